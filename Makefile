@@ -1,0 +1,70 @@
+# Every command a person needs. Each target installs what it needs first: .venv, from the pins.
+PYTHON ?= python3.11
+VERSION ?= 1.0
+KIND ?= inference
+DATA ?= mnist
+ARGS ?=
+PIP_ARGS ?=
+
+PY := .venv/bin/python
+INSTALLED := .venv/installed
+INSTALLED_DEV := .venv/installed-dev
+ARCHIVE := model_store/digits-$(VERSION).mar
+BUNDLED := scripted_model.pt model/model.json handler/model-config.yaml $(wildcard handler/*.py handler/smoke/*.png)
+
+.DEFAULT_GOAL := help
+.PHONY: help serve stop token archive train evaluate evaluate-served predict bench test lint clean
+
+help: ## these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+serve: $(ARCHIVE) ## archive and serve until Ctrl-C; VERSION=1.0
+	@exec $(PY) -m serving serve --version $(VERSION)
+
+stop: $(INSTALLED) ## stop the server from another terminal
+	@$(PY) -m serving stop
+
+token: $(INSTALLED) ## print the token of the running server; KIND=inference or management
+	@$(PY) -m serving token --kind $(KIND)
+
+archive: $(ARCHIVE) ## bundle model and handler into model_store/; VERSION=1.0
+
+$(ARCHIVE): $(BUNDLED) serving/archive.py $(INSTALLED)
+	@$(PY) -m serving archive --version $(VERSION)
+
+train: $(INSTALLED) ## train and write the model files; DATA=mnist, mnist5k or a folder, ARGS=options
+	@$(PY) -m training train --data $(DATA) $(ARGS)
+
+evaluate: $(INSTALLED) ## accuracy, recall, confusion matrix of the released model; DATA= and ARGS= as above
+	@$(PY) -m training evaluate --data $(DATA) $(ARGS)
+
+evaluate-served: $(ARCHIVE) ## accuracy through the served API, and its agreement with training; DATA=
+	@$(PY) -m benchmarks.evaluate_served --data $(DATA) --version $(VERSION)
+
+predict: $(INSTALLED) ## read pictures without a server; IMAGES="a.png b.jpg"
+	@$(PY) -m training predict $(IMAGES)
+
+bench: $(INSTALLED) ## training speed beside the original's way
+	@$(PY) -m benchmarks.training_speed
+
+test: $(INSTALLED_DEV) $(ARCHIVE) ## all tests, real TorchServe included; ARGS=options of pytest
+	@$(PY) -m pytest $(ARGS)
+
+lint: $(INSTALLED_DEV) ## ruff and mypy
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+
+clean: ## remove .venv, archives, logs and caches; models stay
+	@rm -rf .venv logs .mypy_cache .pytest_cache .ruff_cache model_store/*.mar
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): requirements.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v == (3, 11) or sys.exit("Python 3.11 is needed, this is %d.%d; make PYTHON=/path/to/python3.11" % v)'
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install $(PIP_ARGS) -r requirements.txt
+	@touch $@
+
+$(INSTALLED_DEV): requirements-dev.txt $(INSTALLED)
+	$(PY) -m pip install $(PIP_ARGS) -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,84 @@
+"""config.properties, the one place of addresses, as the supervisor and the client read it."""
+
+import socket
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+ROOT = Path(__file__).resolve().parents[1]
+DEFAULT = ROOT / "config.properties"
+_ADDRESSES = ("inference", "management", "metrics", "supervisor")
+_GRPC_PORTS = ("grpc_inference_port", "grpc_management_port")
+
+
+class ServingError(Exception):
+    """What a person can mend; the message says how."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The parsed file. Its folder is the server's working directory: tokens and logs are there."""
+
+    path: Path
+    properties: dict[str, str]
+
+    @property
+    def folder(self) -> Path:
+        return self.path.parent
+
+    @property
+    def key_file(self) -> Path:
+        return self.folder / "key_file.json"
+
+    @property
+    def model_store(self) -> Path:
+        return self.folder / self.properties["model_store"]
+
+    def url(self, api: str) -> str:
+        """The base URL of `inference`, `management`, `metrics` or `supervisor`."""
+        return self.properties[f"{api}_address"]
+
+    def ports(self) -> dict[str, tuple[str, int]]:
+        """What will listen: name -> host and port."""
+        http = {api: urlsplit(self.url(api)) for api in _ADDRESSES}
+        grpc = {key.removesuffix("_port"): int(self.properties[key]) for key in _GRPC_PORTS}
+        return {name: (url.hostname or "", url.port or 80) for name, url in http.items()} | {
+            name: (self.properties[f"{name}_address"], port) for name, port in grpc.items()
+        }
+
+
+def read_config(path: Path = DEFAULT) -> Config:
+    """Raises ServingError if the file is missing or lacks an address."""
+    path = path.resolve()
+    if not path.is_file():
+        raise ServingError(f"{path}: no such file; expected TorchServe's configuration")
+    lines = (line.strip() for line in path.read_text().splitlines())
+    pairs = (line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    properties = {key.strip(): value.strip() for key, value in pairs}
+    needed = [f"{api}_address" for api in _ADDRESSES] + [*_GRPC_PORTS, "model_store"]
+    missing = [key for key in needed if key not in properties]
+    if missing:
+        raise ServingError(f"{path}: no line {missing[0]}=; see the project's own config.properties")
+    return Config(path, properties)
+
+
+def on_free_ports(folder: Path, store: Path | None = None) -> Config:
+    """The project's configuration for a second server: ports that are free now, `folder` as working directory."""
+    config = read_config()
+    free = iter(_free_ports(len(_ADDRESSES) + len(_GRPC_PORTS)))
+    changed = {f"{api}_address": f"http://127.0.0.1:{next(free)}" for api in _ADDRESSES}
+    changed |= {key: str(next(free)) for key in _GRPC_PORTS}
+    changed["model_store"] = str(store or config.model_store)
+    properties = config.properties | changed
+    path = folder / "config.properties"
+    path.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
+    return read_config(path)
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]

