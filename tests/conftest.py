@@ -38,7 +38,12 @@ def client(server: Config) -> Client:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A copy of what an archive is made of, to be changed."""
+    return copy_project(tmp_path)
+
+
+def copy_project(folder: Path) -> Path:
+    """Copies what an archive is made of."""
     for name in ("handler", "model"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy2(ROOT / "scripted_model.pt", tmp_path)
-    return tmp_path
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy2(ROOT / "scripted_model.pt", folder)
+    return folder

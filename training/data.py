@@ -92,8 +92,10 @@ def _mnist(root: Path, download: bool) -> DataSet:
     try:
         train, test = (MNIST(str(root), train=part, download=download) for part in (True, False))
     except Exception as error:  # each mirror and each damaged file fails in its own way
+        tried = "downloaded" if download else "read"
+        reason = " ".join(str(error).split())
         raise DataError(
-            f"{root}: MNIST could not be {'downloaded' if download else 'read'} ({error}); offline, use --data mnist5k "
+            f"{root}: MNIST could not be {tried} ({reason}); offline, use --data mnist5k "
             "(5,000 MNIST pictures, installed already) or --data PATH, a folder that holds MNIST/raw/*-ubyte"
         ) from error
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in _mnist_files(root)}
@@ -121,15 +123,18 @@ def _folder(root: Path, skip_unreadable: bool) -> DataSet:
         raise DataError(f"{root}: has train/ but no test/; expected both, or the subfolders 0 ... 9 alone")
     skipped: list[str] = []
     digest = hashlib.sha256()
-    training = _read_classes(root / "train" if split else root, skipped, digest, least=2)
-    test = _read_classes(root / "test", skipped, digest, least=1) if split else None
+    roots = [root / "train", root / "test"] if split else [root]
+    parts = [_read_classes(part, skipped, digest) for part in roots]
     if skipped and not skip_unreadable:
         listed = "\n  ".join(["unreadable pictures; mend or move them, or pass --skip-unreadable:", *skipped])
         raise DataError(f"{len(skipped)} {listed}")
-    return DataSet(root.name, training, test, {"folder": digest.hexdigest()}, skipped)
+    for part, pictures, least in zip(roots, parts, (2, 1), strict=False):  # 2: one is for validation
+        _check_classes(part, pictures, least)
+    test = parts[1] if split else None
+    return DataSet(root.name, parts[0], test, {"folder": digest.hexdigest()}, skipped)
 
 
-def _read_classes(root: Path, skipped: list[str], digest: "hashlib._Hash", least: int) -> Pictures:
+def _read_classes(root: Path, skipped: list[str], digest: "hashlib._Hash") -> Pictures:
     """The pictures of the subfolders 0 ... 9; what cannot be read is noted in `skipped`, what is read in `digest`."""
     frames: list[Grey] = []
     labels: list[int] = []
@@ -142,10 +147,13 @@ def _read_classes(root: Path, skipped: list[str], digest: "hashlib._Hash", least
             continue
         labels.append(label)
         digest.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode() + content)
-    for label in range(CLASSES):
-        if labels.count(label) < least and not skipped:
-            raise DataError(f"{root / str(label)}: {labels.count(label)} pictures; expected at least {least}")
     return Pictures(np.asarray(frames, np.uint8).reshape(-1, SIZE, SIZE), np.asarray(labels, np.int64))
+
+
+def _check_classes(root: Path, pictures: Pictures, least: int) -> None:
+    for digit, count in enumerate(np.bincount(pictures.labels, minlength=CLASSES)):
+        if count < least:
+            raise DataError(f"{root / str(digit)}: {count} pictures; expected at least {least}")
 
 
 def _listing(root: Path) -> list[tuple[Path, int]]:

@@ -1,0 +1,106 @@
+"""serving/archive.py: the archive holds the source's bytes, works alone, and is written whole or not at all."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+from serving.archive import build_archive
+from serving.config import ROOT, ServingError
+from tests.pictures import SMOKE
+
+ENTRY_FILES = ("digit_handler.py", "model-config.yaml")  # torch-model-archiver puts these at the root as well
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_archive("1.0", tmp_path_factory.mktemp("store"))
+
+
+def expected_members() -> dict[str, Path]:
+    """Name in the archive -> file of the checkout it must equal."""
+    package = [*(ROOT / "handler").glob("*.py"), *(ROOT / "handler").glob("*.yaml")]
+    package += (ROOT / "handler" / "smoke").glob("*.png")
+    members = {path.relative_to(ROOT).as_posix(): path for path in package}
+    members |= {name: ROOT / "handler" / name for name in ENTRY_FILES}
+    return members | {"scripted_model.pt": ROOT / "scripted_model.pt", "model.json": ROOT / "model" / "model.json"}
+
+
+def test_archive_holds_the_sources_bytes_and_nothing_else(archive: Path) -> None:
+    members = expected_members()
+    with ZipFile(archive) as mar:
+        assert set(mar.namelist()) == {*members, "MAR-INF/MANIFEST.json"}
+        for name, source in members.items():
+            assert mar.read(name) == source.read_bytes(), name
+
+
+def test_manifest_says_version_entry_and_configuration(archive: Path) -> None:
+    with ZipFile(archive) as mar:
+        model = json.loads(mar.read("MAR-INF/MANIFEST.json"))["model"]
+    assert model == {
+        "modelName": "digits",
+        "modelVersion": "1.0",
+        "handler": "digit_handler.py",
+        "serializedFile": "scripted_model.pt",
+        "configFile": "model-config.yaml",
+    }
+
+
+ALONE = """
+import json, sys
+from ts.context import Context, RequestProcessor
+from digit_handler import DigitHandler
+
+context = Context("digits", ".", json.load(open("MAR-INF/MANIFEST.json")), 16, None, "0.12.0")
+context.request_processor = [RequestProcessor({})]
+handler = DigitHandler()
+handler.initialize(context)
+answer = json.loads(handler.handle([{"body": open("handler/smoke/7.png", "rb").read()}], context)[0])
+files = {module.__file__ for name, module in sys.modules.items() if name.split(".")[0] in ("handler", "digit_handler")}
+print(json.dumps({"digit": answer["digit"], "files": sorted(files)}))
+"""
+
+
+def test_unzipped_archive_answers_without_the_rest_of_the_project(archive: Path, tmp_path: Path) -> None:
+    with ZipFile(archive) as mar:
+        mar.extractall(tmp_path)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    run = subprocess.run(
+        [sys.executable, "-c", ALONE], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    answer = json.loads(run.stdout)
+    assert answer["digit"] == 7
+    assert all(Path(file).is_relative_to(tmp_path) for file in answer["files"])
+
+
+@pytest.mark.parametrize("version", ["", "../1.0", "1 0", "1.0/2", ".1"])
+def test_a_version_that_is_no_file_name_is_refused(version: str, tmp_path: Path) -> None:
+    with pytest.raises(ServingError, match="expected letters, digits"):
+        build_archive(version, tmp_path / "store")
+    assert not list(tmp_path.rglob("*.mar"))
+
+
+def test_archives_built_at_once_do_not_mix(tmp_path: Path) -> None:
+    versions = [f"1.{minor}" for minor in range(4)]
+    with ThreadPoolExecutor() as pool:
+        archives = list(pool.map(lambda version: build_archive(version, tmp_path / "store"), versions))
+    for version, path in zip(versions, archives, strict=True):
+        with ZipFile(path) as mar:
+            assert json.loads(mar.read("MAR-INF/MANIFEST.json"))["model"]["modelVersion"] == version
+            assert mar.read("handler/smoke/7.png") == SMOKE[7]
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == [f"digits-{v}.mar" for v in versions]
+
+
+def test_a_failed_run_leaves_the_archive_before_it(project: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    before = build_archive("1.0", store, project).read_bytes()
+    (project / "scripted_model.pt").unlink()
+    with pytest.raises(ServingError, match="torch-model-archiver failed"):
+        build_archive("1.0", store, project)
+    assert [path.name for path in store.iterdir()] == ["digits-1.0.mar"]
+    assert (store / "digits-1.0.mar").read_bytes() == before

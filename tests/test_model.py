@@ -1,0 +1,102 @@
+"""training/model.py: the architecture of the contract, and loading that runs nobody's code."""
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from handler.preprocessing import frame, to_input
+from serving.config import ROOT
+from tests.pictures import SMOKE
+from training.export import MODEL, PARAMETERS, SCRIPTED
+from training.model import PARAMETERS as COUNT
+from training.model import DigitCNN, ModelError, load_model
+
+
+def test_exactly_20180_parameters() -> None:
+    assert sum(parameter.numel() for parameter in DigitCNN().parameters()) == COUNT == 20_180
+
+
+def test_layers_are_the_contracts() -> None:
+    shapes = {name: tuple(parameter.shape) for name, parameter in DigitCNN().named_parameters()}
+    assert shapes == {
+        "conv1.weight": (10, 3, 5, 5),
+        "conv1.bias": (10,),
+        "conv2.weight": (10, 10, 5, 5),
+        "conv2.bias": (10,),
+        "linear.weight": (10, 1690),
+        "linear.bias": (10,),
+    }
+
+
+def test_forward_equals_the_contracts_order_of_layers() -> None:
+    """The oracle is the contract's line, layer by layer, as nn.Sequential."""
+    model = DigitCNN().eval()
+    layers = torch.nn.Sequential(
+        model.conv1, torch.nn.MaxPool2d(2), torch.nn.ReLU(), model.conv2, model.dropout, torch.nn.MaxPool2d(2),
+        torch.nn.ReLU(), torch.nn.Flatten(), model.linear,
+    )  # fmt: skip
+    pictures = torch.rand(4, 3, 64, 64)
+    torch.testing.assert_close(model(pictures), layers(pictures))
+
+
+def test_grey_forward_equals_three_equal_channels_in_value_and_gradient() -> None:
+    torch.manual_seed(0)
+    model = DigitCNN().eval()
+    grey = torch.rand(4, 1, 64, 64)
+    gradients = []
+    for logits in (model(grey.expand(-1, 3, -1, -1)), model.forward_grey(grey)):
+        model.zero_grad()
+        logits.square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
+    torch.testing.assert_close(model(grey.expand(-1, 3, -1, -1)), model.forward_grey(grey))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-4)
+
+
+def test_all_three_released_files_load_and_agree() -> None:
+    given = to_input([frame(SMOKE[digit]) for digit in range(10)])
+    with torch.inference_mode():
+        logits = [load_model(ROOT / name)(given) for name in (MODEL, PARAMETERS, SCRIPTED)]
+    for others in logits[1:]:
+        torch.testing.assert_close(logits[0], others)
+    assert logits[0].argmax(1).tolist() == list(range(10))
+
+
+class Malicious:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.target}",)
+
+
+def test_a_malicious_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
+    model = DigitCNN()
+    model.extra = Malicious(tmp_path / "ran")  # type: ignore[assignment]
+    torch.save(model, tmp_path / "whole.pt")
+    (tmp_path / "bare.pt").write_bytes(pickle.dumps(Malicious(tmp_path / "ran")))
+    for name in ("whole.pt", "bare.pt"):
+        with pytest.raises(ModelError, match=name):
+            load_model(tmp_path / name)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", b"PK\3\4 half a zip"])
+def test_a_file_that_is_no_model_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "broken.pt"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="broken.pt: not a whole model, state dict or scripted model"):
+        load_model(path)
+
+
+def test_a_state_dict_of_another_network_is_refused(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "other.pt")
+    with pytest.raises(ModelError, match=r"other\.pt"):
+        load_model(tmp_path / "other.pt")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no such file"):
+        load_model(tmp_path / "nothing.pt")

@@ -1,0 +1,221 @@
+"""A real TorchServe with a real archive, over HTTP: answers, refusals, versions, tokens, metrics."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+import torch
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+
+from handler.preprocessing import MAX_BYTES, frame, to_input
+from serving.archive import build_archive
+from serving.client import Client
+from serving.config import Config
+from tests.conftest import copy_project
+from tests.pictures import SEVENS, SMOKE, Bad, bad_pictures, digits, encode
+from training.predict import RELEASED, load_model
+
+PREDICT = "/predictions/digits"
+BATCH = 8
+BATCH_SECONDS = 5.0  # long enough that only a full batch answers sooner
+
+
+def refused(response: requests.Response, status: int) -> bool:
+    """Whether it is the contract's refusal with this status."""
+    refusal = response.json()
+    return (
+        response.status_code == refusal["code"] == status
+        and refusal["type"] == "InvalidImage"
+        and bool(refusal["message"])
+        and response.headers["Content-Type"] == "application/json"
+        and "Traceback" not in response.text
+    )
+
+
+@pytest.mark.parametrize("form", SEVENS)
+def test_every_form_of_a_picture_is_answered(form: str, client: Client) -> None:
+    response = client.predict(SEVENS[form]())
+    assert response.status_code == 200
+    assert response.json()["digit"] == 7
+
+
+def test_answer_is_the_contracts_in_json(client: Client) -> None:
+    response = client.predict(SMOKE[7])
+    answer = response.json()
+    assert response.headers["Content-Type"] == "application/json"
+    assert list(answer) == ["digit", "confidence", "accepted", "probabilities", "warnings", "model_version"]
+    assert (answer["digit"], answer["model_version"], len(answer["probabilities"])) == (7, "1.0", 10)
+
+
+def test_put_and_multipart_are_ways_in_as_well(client: Client) -> None:
+    put = client.inference("PUT", PREDICT, data=SMOKE[2])  # curl -T
+    multipart = client.inference("POST", PREDICT, files={"data": ("two.png", SMOKE[2], "image/png")})  # curl -F
+    assert [put.json()["digit"], multipart.json()["digit"]] == [2, 2]
+
+
+def test_served_probabilities_equal_trainings_own_on_500_pictures(server: Config) -> None:
+    greys = digits()[0][::10]
+    pictures = [encode(Image.fromarray(grey)) for grey in greys]
+    with torch.inference_mode():
+        logits = load_model(RELEASED)(to_input([frame(picture) for picture in pictures]))
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda picture: Client(server).predict(picture).json(), pictures))
+    served = np.array([answer["probabilities"] for answer in answers])
+    assert np.abs(served - logits.softmax(1).numpy()).max() <= 1e-4
+
+
+@pytest.mark.parametrize("name", bad_pictures())
+def test_bad_input_gets_the_contracts_refusal(name: str, client: Client) -> None:
+    bad = bad_pictures()[name]
+    assert refused(client.inference("POST", PREDICT, **bad.send()), bad.status)
+
+
+def test_a_body_over_the_limit_is_refused_by_torchserve(client: Client) -> None:
+    assert client.predict(bytes(MAX_BYTES + 1)).status_code == 413
+    assert client.predict(SMOKE[7]).json()["digit"] == 7
+
+
+def test_a_body_of_the_limit_reaches_the_handler(client: Client) -> None:
+    assert client.predict(SMOKE[7] + bytes(MAX_BYTES - len(SMOKE[7]))).json()["digit"] == 7
+
+
+@pytest.fixture(scope="module")
+def batching(server: Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A version that waits until BATCH pictures are there, so that they must meet in one batch."""
+    project = tmp_path_factory.mktemp("project")
+    copy_project(project)
+    (project / "handler" / "model-config.yaml").write_text(
+        f"minWorkers: 1\nmaxWorkers: 1\nbatchSize: {BATCH}\nmaxBatchDelay: {BATCH_SECONDS * 1000:.0f}\n"
+    )
+    build_archive("8.0", server.model_store, project)
+    client = Client(server, timeout=60)
+    register(client, "8.0")
+    yield "8.0"
+    client.management("DELETE", "/models/digits/8.0")
+
+
+def register(client: Client, version: str) -> None:
+    query = {"url": f"digits-{version}.mar", "initial_workers": "1", "synchronous": "true"}
+    response = client.management("POST", "/models", params=query)
+    assert response.status_code == 200, response.text
+
+
+def test_bad_pictures_harm_no_neighbour_in_their_batch(batching: str, server: Config) -> None:
+    """Groups of seven bad ones and a good one; each is answered as soon as the batch is full, so they shared it."""
+    cases = list(bad_pictures().values())
+    groups = [cases[start : start + BATCH - 1] for start in range(0, len(cases), BATCH - 1)]
+    for group in groups:
+        mixed = [*group, *[Bad(200, SMOKE[7])] * (BATCH - len(group))]
+        together = Barrier(BATCH)
+
+        def send(bad: Bad, together: Barrier = together) -> tuple[requests.Response, float]:
+            client = Client(server, timeout=60)
+            together.wait()
+            started = time.monotonic()
+            response = client.inference("POST", f"{PREDICT}/{batching}", **bad.send())
+            return response, time.monotonic() - started
+
+        with ThreadPoolExecutor(BATCH) as pool:
+            answers = list(pool.map(send, mixed))
+        for bad, (response, seconds) in zip(mixed, answers, strict=True):
+            assert seconds < BATCH_SECONDS, "the batch was not full"
+            if bad.status == 200:
+                assert response.json()["digit"] == 7
+            else:
+                assert refused(response, bad.status)
+
+
+def test_two_versions_at_once_then_the_default_switches_and_the_old_one_goes(
+    server: Config, client: Client
+) -> None:
+    for version in ("1.1", "1.2"):
+        build_archive(version, server.model_store)
+        register(client, version)
+    urls = {"": "1.0", "1.0": "1.0", "1.1": "1.1", "1.2": "1.2"}
+    assert {url: client.predict(SMOKE[3], url).json()["model_version"] for url in urls} == urls
+    assert client.management("PUT", "/models/digits/1.1/set-default").status_code == 200
+    assert client.predict(SMOKE[3]).json()["model_version"] == "1.1"
+    assert client.management("DELETE", "/models/digits/1.2").status_code == 200
+    assert client.predict(SMOKE[3], "1.2").status_code == 404
+    assert client.predict(SMOKE[3]).json()["digit"] == 3
+    assert client.management("PUT", "/models/digits/1.0/set-default").status_code == 200
+    assert client.management("DELETE", "/models/digits/1.1").status_code == 200
+
+
+MANAGEMENT: list[tuple[str, str, dict[str, str]]] = [
+    ("POST", "/models", {"url": "digits-1.0.mar"}),
+    ("GET", "/models/digits", {}),
+    ("PUT", "/models/digits", {"min_worker": "3"}),
+    ("PUT", "/models/digits/1.0/set-default", {}),
+    ("DELETE", "/models/digits/1.0", {}),
+]
+
+
+@pytest.mark.parametrize("kind", ["none", "wrong", "inference"])
+@pytest.mark.parametrize(("method", "path", "query"), MANAGEMENT)
+def test_management_without_its_token_is_refused(
+    method: str, path: str, query: dict[str, str], kind: str, client: Client
+) -> None:
+    response = client.management(method, path, params=query, headers=authorization(client, kind))
+    assert (response.status_code, response.json()["type"]) == (400, "InvalidKeyException")
+    assert client.predict(SMOKE[1]).json()["model_version"] == "1.0"
+
+
+@pytest.mark.parametrize("kind", ["none", "wrong", "management"])
+def test_inference_without_its_token_is_refused(kind: str, client: Client) -> None:
+    response = client.inference("POST", PREDICT, data=SMOKE[1], headers=authorization(client, kind))
+    assert (response.status_code, response.json()["type"]) == (400, "InvalidKeyException")
+
+
+def authorization(client: Client, kind: str) -> dict[str, Any]:
+    token = {"none": None, "wrong": "Bearer 00000000"}
+    return {"Authorization": token[kind] if kind in token else f"Bearer {client.token(kind)}"}
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/digits-1.0.mar", "https://127.0.0.1:9/a.mar", "file:///tmp/a.mar", "../a.mar"])
+def test_only_the_model_store_can_be_registered_from(url: str, client: Client) -> None:
+    assert client.management("POST", "/models", params={"url": url}).status_code in (400, 404)
+
+
+def test_key_file_is_its_owners_alone(server: Config) -> None:
+    assert server.key_file.stat().st_mode & 0o777 == 0o600
+
+
+def request_counts(server: Config) -> dict[str, float]:
+    """Requests answered so far by version, as a Prometheus server would read them."""
+    text = requests.get(server.url("metrics") + "/metrics", timeout=10).text
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    samples = families["ts_inference_requests"].samples
+    return {each.labels["model_version"]: each.value for each in samples if each.labels["model_name"] == "digits"}
+
+
+def test_metrics_are_prometheus_text_and_count_what_was_sent(server: Config, client: Client) -> None:
+    before = request_counts(server)
+    for _ in range(30):
+        client.predict(SMOKE[5])
+    for _ in range(12):
+        client.predict(SMOKE[5], "1.0")
+    client.predict(b"no picture")
+    after = request_counts(server)
+    assert after["default"] - before.get("default", 0) == 31
+    assert after["1.0"] - before.get("1.0", 0) == 12
+
+
+def test_the_door_says_live_ready_and_gives_metrics(server: Config) -> None:
+    door = server.url("supervisor")
+    answers = {path: requests.get(door + path, timeout=10) for path in ("/live", "/ready", "/metrics", "/other")}
+    assert {path: answer.status_code for path, answer in answers.items()} == {
+        "/live": 200,
+        "/ready": 200,
+        "/metrics": 200,
+        "/other": 404,
+    }
+    samples = [family.samples[0] for family in text_string_to_metric_families(answers["/metrics"].text)]
+    assert [(sample.name, sample.value) for sample in samples] == [("digits_ready", 1.0)]
