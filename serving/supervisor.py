@@ -24,6 +24,7 @@ from serving.torchserve import TorchServe, check_ports
 
 SMOKE = ROOT / "handler" / "smoke"  # <digit>.png
 READY_SECONDS = 120.0  # until a start is given up
+STOP_SECONDS = 40.0  # more than TorchServe is given
 POLL_SECONDS = 0.1
 PROBE_SECONDS = 5.0  # a server that takes longer to answer one picture is not ready
 PID_FILE = ".serve.pid"
@@ -223,5 +224,17 @@ def stop(config: Config) -> bool:
         process.terminate()
     except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
         return False
-    process.wait()
+    deadline = time.monotonic() + STOP_SECONDS
+    while not _ended(process):
+        if time.monotonic() > deadline:
+            raise ServingError(f"process {pid} still runs {STOP_SECONDS:.0f} s after it was asked to stop")
+        time.sleep(POLL_SECONDS)
     return True
+
+
+def _ended(process: psutil.Process) -> bool:
+    """Also when its parent has not asked for its exit code yet."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

@@ -79,8 +79,8 @@ class TorchServe:
         """Java and its workers, also those that outlived it."""
         processes = []
         for process in psutil.process_iter():
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                if os.getpgid(process.pid) == self.process.pid:
+            with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+                if os.getpgid(process.pid) == self.process.pid and process.status() != psutil.STATUS_ZOMBIE:
                     processes.append(process)
         return processes
 

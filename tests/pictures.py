@@ -169,5 +169,7 @@ def bad_pictures() -> dict[str, Bad]:
         "blank white": Bad(422, encode(Image.new("RGB", (300, 200), "white"))),
         "blank black": Bad(422, encode(Image.new("L", (28, 28)))),
         "wholly transparent": Bad(422, encode(Image.new("RGBA", (28, 28), (9, 9, 9, 0)))),
-        "nearly blank": Bad(422, encode(Image.fromarray(np.random.default_rng(0).integers(250, 255, (28, 28), np.uint8)))),
+        "nearly blank": Bad(
+            422, encode(Image.fromarray(np.random.default_rng(0).integers(250, 255, (28, 28), np.uint8)))
+        ),
     }

@@ -31,7 +31,9 @@ def write_mnist(root: Path) -> Path:
         part, names = greys[rows], labels[rows].astype(np.uint8)
         header = b"\0\0\x08\x03" + b"".join(size.to_bytes(4, "big") for size in part.shape)
         (raw / f"{prefix}-images-idx3-ubyte").write_bytes(header + part.tobytes())
-        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01" + len(names).to_bytes(4, "big") + names.tobytes())
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(
+            b"\0\0\x08\x01" + len(names).to_bytes(4, "big") + names.tobytes()
+        )
     return root
 
 

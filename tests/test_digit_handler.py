@@ -77,7 +77,9 @@ def test_the_field_data_is_read_before_the_body(handler: DigitHandler, model_dir
 
 def test_every_form_of_a_picture_gives_the_same_digit(handler: DigitHandler, model_dir: Path) -> None:
     answers = ask(handler, model_dir, [{"body": form()} for form in SEVENS.values()])
-    assert {name: answer["digit"] for name, (_, answer) in zip(SEVENS, answers, strict=True)} == dict.fromkeys(SEVENS, 7)
+    assert {name: answer["digit"] for name, (_, answer) in zip(SEVENS, answers, strict=True)} == dict.fromkeys(
+        SEVENS, 7
+    )
 
 
 def test_bad_rows_fail_alone_beside_good_ones(handler: DigitHandler, model_dir: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
 def test_a_file_that_is_no_model_is_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "broken.pt"
     path.write_bytes(content)
-    with pytest.raises(ModelError, match="broken.pt: not a whole model, state dict or scripted model"):
+    with pytest.raises(ModelError, match=r"broken\.pt: not a whole model, state dict or scripted model"):
         load_model(path)
 
 

