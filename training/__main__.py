@@ -29,8 +29,9 @@ _HELP = {
     "dropout": "of whole channels after the second convolution",
     "schedule": "of the learning rate: onecycle or constant",
     "average": "decay of the weights' moving average, 0 for none",
+    "augment": "train on slightly rotated, scaled, sheared and shifted pictures",
     "held_out": "what each epoch is measured on: validation or test",
-    "seed": "of initial weights, order and dropout",
+    "seed": "of initial weights, order, dropout and augmentation",
     "threads": "of the CPU; another number gives slightly other weights",
 }
 _CHOICES = {"schedule": ("onecycle", "constant"), "held_out": ("validation", "test")}
@@ -60,9 +61,11 @@ def _train_options(command: argparse.ArgumentParser) -> None:
     for field in dataclasses.fields(Config):
         if field.name != "recipe":
             defaults = ", ".join(f"{name}: {getattr(config, field.name)}" for name, config in RECIPES.items())
+            kind = types[field.name]
+            how = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
             command.add_argument(
                 "--" + field.name.replace("_", "-"),
-                type=types[field.name],
+                **how,
                 choices=_CHOICES.get(field.name),
                 help=f"{_HELP[field.name]} ({defaults})",
             )

@@ -20,6 +20,7 @@ from torchmetrics.functional.classification import multiclass_accuracy
 from tqdm import tqdm
 
 from handler.preprocessing import to_input
+from training.augment import augment
 from training.data import DataSet, Pictures
 from training.export import write_whole
 from training.model import CLASSES, DigitCNN
@@ -38,10 +39,11 @@ class Config:
     recipe: str = "default"
     epochs: int = 30
     batch: int = 50
-    lr: float = 0.01  # Adam's; the peak where the schedule is onecycle
-    dropout: float = 0.1  # Dropout2d after the second convolution
+    lr: float = 0.003  # Adam's; the peak where the schedule is onecycle
+    dropout: float = 0.0  # Dropout2d after the second convolution
     schedule: str = "onecycle"  # or constant
     average: float = 0.999  # decay of the weights' moving average (EMA), 0 for none
+    augment: bool = True  # slightly changed pictures in every epoch
     held_out: str = "validation"  # or test: what each epoch is measured on
     seed: int = 0
     threads: int = 2  # of the CPU; part of what makes a run repeatable
@@ -49,7 +51,9 @@ class Config:
 
 RECIPES: Final = {
     "default": Config(),
-    "original": Config("original", dropout=0.5, schedule="constant", average=0.0, held_out="test"),
+    "original": Config(
+        "original", lr=0.01, dropout=0.5, schedule="constant", average=0.0, augment=False, held_out="test"
+    ),
 }
 
 
@@ -131,7 +135,7 @@ class Run:
         self.labels = torch.from_numpy(self.train.labels).to(device)
         self.model = DigitCNN(config.dropout).to(device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-        self.optimizer = torch.optim.Adam(self.model.parameters(), config.lr)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), config.lr, fused=True)
         self.scheduler = _scheduler(config, self.optimizer, len(self.train))
         self.average = AveragedModel(self.model, avg_fn=_moving_average(config.average))
         self.order = torch.Generator().manual_seed(config.seed)
@@ -159,6 +163,8 @@ class Run:
         """One batch; returns loss [n], logits [n,10] and labels [n], detached."""
         rows = rows.to(self.device)
         grey = to_input(self.frames[rows])[:, :1]  # [n,1,64,64]
+        if self.config.augment:
+            grey = augment(grey)
         labels = self.labels[rows]
         logits = self.model.forward_grey(grey)
         losses = F.cross_entropy(logits, labels, reduction="none")
