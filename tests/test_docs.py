@@ -11,7 +11,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from serving import __main__ as serving_cli
-from serving.config import ROOT, Config, read_config
+from serving.archive import build_archive
+from serving.config import ROOT, Config, on_free_ports, read_config
+from serving.supervisor import running, wait_ready
 from training import __main__ as training_cli
 
 README = (ROOT / "README.md").read_text()
@@ -93,11 +95,21 @@ set -euo pipefail
 """
 
 
-def test_the_readmes_curl_lines_run_as_written_against_a_server(server: Config, tmp_path: Path) -> None:
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Config]:
+    """A server for one test, which may remove its versions."""
+    archive = build_archive("1.0", tmp_path / "model_store")
+    config = on_free_ports(tmp_path, archive.parent)
+    with running(config, archive) as readiness:
+        wait_ready(readiness)
+        yield config
+
+
+def test_the_readmes_curl_lines_run_as_written_against_a_server(own_server: Config, tmp_path: Path) -> None:
     """All in order; only the ports are the test server's, and `make` asks that server."""
-    script = MAKE.format(serving=f"{sys.executable} -m serving --config {server.path}") + "\n".join(shell_blocks())
+    script = MAKE.format(serving=f"{sys.executable} -m serving --config {own_server.path}") + "\n".join(shell_blocks())
     for api in ("inference", "management", "metrics", "supervisor"):
-        script = script.replace(urlsplit(read_config().url(api)).netloc, urlsplit(server.url(api)).netloc)
+        script = script.replace(urlsplit(read_config().url(api)).netloc, urlsplit(own_server.url(api)).netloc)
     (tmp_path / "readme.sh").write_text(script)
     run = subprocess.run(["bash", str(tmp_path / "readme.sh")], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
