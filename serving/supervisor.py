@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -179,9 +179,9 @@ def _stop_on_signals() -> threading.Event:
 
 @contextmanager
 def _own_terminal() -> Iterator[None]:
-    """Takes the terminal for the block, as a shell gives it to a job: Ctrl-C then reaches us and not `make`,
+    """Takes the terminal for the block, as a shell gives it to a job: Ctrl-C then reaches us and not `make`.
 
-    which would report it as an error. Without a terminal, or in the background, nothing is done.
+    `make` would report it as an error. Without a terminal, or in the background, nothing is done.
     """
     try:
         terminal = os.open("/dev/tty", os.O_RDWR)
@@ -200,7 +200,8 @@ def _own_terminal() -> Iterator[None]:
     try:
         yield
     finally:
-        os.tcsetpgrp(terminal, before)
+        with suppress(OSError):  # whoever had the terminal before us is gone
+            os.tcsetpgrp(terminal, before)
         os.close(terminal)
 
 

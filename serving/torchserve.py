@@ -53,7 +53,7 @@ class TorchServe:
             cwd=config.folder,
             env=_environment(self.temporary),
             stdin=subprocess.DEVNULL,
-            stdout=sys.stderr,
+            stdout=subprocess.DEVNULL,  # banners; warnings come on standard error
             start_new_session=True,  # Ctrl-C reaches the supervisor alone, which then stops this in order
         )
 

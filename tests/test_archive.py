@@ -8,11 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from zipfile import ZipFile
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from serving.archive import build_archive
 from serving.config import ROOT, ServingError
-from tests.pictures import SMOKE
+from tests.pictures import SMOKE, digits
 
 ENTRY_FILES = ("digit_handler.py", "model-config.yaml")  # torch-model-archiver puts these at the root as well
 
@@ -104,3 +106,25 @@ def test_a_failed_run_leaves_the_archive_before_it(project: Path, tmp_path: Path
         build_archive("1.0", store, project)
     assert [path.name for path in store.iterdir()] == ["digits-1.0.mar"]
     assert (store / "digits-1.0.mar").read_bytes() == before
+
+
+def make(*words: str) -> int:
+    return subprocess.run(["make", "-q", *words, "archive"], cwd=ROOT, capture_output=True).returncode
+
+
+def test_make_archives_again_only_if_something_bundled_changed() -> None:
+    """`make test` has just archived; -W pretends that a file is new."""
+    if make() == 2 or not (ROOT / "model_store" / "digits-1.0.mar").exists():
+        pytest.skip("needs the archive and .venv that `make test` prepares")
+    assert make() == 0
+    for changed in ("handler/preprocessing.py", "handler/smoke/7.png", "scripted_model.pt", "model/model.json"):
+        assert make("-W", changed) == 1, changed
+    assert make("-W", "README.md") == 0
+
+
+def test_smoke_pictures_are_the_ones_nearest_to_each_digits_mean() -> None:
+    greys, labels = digits()
+    for digit in range(10):
+        own = greys[labels == digit].astype(float)
+        nearest = own[np.abs(own - own.mean(0)).sum((1, 2)).argmin()]
+        np.testing.assert_array_equal(np.asarray(Image.open(ROOT / "handler" / "smoke" / f"{digit}.png")), nearest)

@@ -2,16 +2,25 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
 import pytest
 import torch
 
+from serving.config import ROOT
 from training.data import load_data
-from training.export import MODEL, PARAMETERS, RECORD, SCRIPTED, export, record, write_whole
+from training.export import LIBRARIES, MODEL, PARAMETERS, RECORD, SCRIPTED, export, record, write_whole
 from training.model import DigitCNN, load_model
-from training.train import Run, configure
+from training.train import RECIPES, Run, configure
+
+MNIST_SHA256 = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
 
 
 def test_the_three_models_are_one(tmp_path: Path) -> None:
@@ -48,3 +57,15 @@ def test_no_file_is_left_half_written(path: Path, tmp_path: Path) -> None:
         write_whole(target, failing)
     assert target.read_bytes() == b"before"
     assert [file.name for file in target.parent.iterdir()] == [target.name]
+
+
+def test_released_weights_are_the_default_recipes_on_mnist() -> None:
+    """`make train` with the files of model.json's hashes gives them again."""
+    released = json.loads((ROOT / RECORD).read_text())
+    assert released["recipe"] == asdict(RECIPES["default"])
+    assert (released["data"]["name"], released["data"]["training_pictures"]) == ("mnist", 55_000)
+    assert released["data"]["sha256"] == MNIST_SHA256
+    pins = dict(line.split("==") for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line)
+    libraries = {name: version.split("+")[0] for name, version in released["libraries"].items()}
+    assert all(pins[name] == libraries[name] for name in LIBRARIES)
+    assert released["metrics"]["test"]["accuracy"] >= 0.989

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from handler.preprocessing import MAX_BYTES, frame, to_input
 from serving.archive import build_archive
-from serving.client import Client
+from serving.client import TOKENS, Client
 from serving.config import Config
 from tests.conftest import copy_project
 from tests.pictures import SEVENS, SMOKE, Bad, bad_pictures, digits, encode
@@ -186,6 +186,13 @@ def test_only_the_model_store_can_be_registered_from(url: str, client: Client) -
 
 def test_key_file_is_its_owners_alone(server: Config) -> None:
     assert server.key_file.stat().st_mode & 0o777 == 0o600
+
+
+def test_no_token_is_in_a_log(server: Config, client: Client) -> None:
+    client.predict(SMOKE[1])
+    logs = [path.read_text() for path in (server.folder / "logs").rglob("*") if path.is_file()]
+    assert logs
+    assert not [kind for kind in TOKENS for log in logs if client.token(kind) in log]
 
 
 def request_counts(server: Config) -> dict[str, float]:

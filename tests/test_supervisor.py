@@ -237,3 +237,13 @@ def test_a_configuration_without_an_address_is_named(tmp_path: Path) -> None:
     path.write_text((ROOT / "config.properties").read_text().replace("grpc_inference_port", "#"))
     with pytest.raises(ServingError, match="no line grpc_inference_port="):
         read_config(path)
+
+
+def test_everything_listens_on_loopback_alone() -> None:
+    assert {host for host, _ in read_config().ports().values()} == {"127.0.0.1"}
+
+
+def test_token_without_a_server_says_so(own: Config) -> None:
+    run = subprocess.run(serving(own, "token"), cwd=ROOT, capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert "key_file.json: no tokens; is the server running? `make serve`" in run.stderr
