@@ -8,10 +8,10 @@ from torch import Tensor
 
 from handler.preprocessing import SIZE
 
-ROTATION = math.radians(10)
-SCALE = 0.1  # of each axis on its own, so aspect changes as well
-SHEAR = 0.1
-SHIFT = 2 / SIZE  # of the frame's side, here 2 pixels
+ROTATION = math.radians(15)
+SCALE = 0.15  # of each axis on its own, so aspect changes as well
+SHEAR = 0.15
+SHIFT = 3 / SIZE  # of the frame's side, here 3 pixels
 
 
 def augment(grey: Tensor) -> Tensor:

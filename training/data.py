@@ -17,7 +17,7 @@ from handler.preprocessing import SIZE, Grey, ImageError, frame, frame_grey
 from training.model import CLASSES
 
 DOWNLOADS = Path("data")  # torchvision's root, below the working directory
-VALIDATION = 1 / 12  # share of the training pictures: 5,000 of MNIST's 60,000
+VALIDATION = 1 / 12  # share of the training pictures: 5,001 of MNIST's 60,000
 SPLIT_SEED = 20_180  # of the validation split alone, so that no run's own seed moves a picture across
 
 
