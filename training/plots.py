@@ -37,6 +37,8 @@ def confusion_matrix(measures: "Measures", title: str, path: Path) -> None:
     figure = Figure(figsize=(6, 5.6), layout="constrained")
     axes = figure.subplots()
     matrix.plot(ax=axes, cmap="Blues")
+    for number in axes.texts:
+        number.set_fontsize(9)  # four digits fit into a field
     axes.set_title(title)
     axes.set_xlabel("predicted digit")
     axes.set_ylabel("true digit")
