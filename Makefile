@@ -33,13 +33,13 @@ $(ARCHIVE): $(BUNDLED) serving/archive.py $(INSTALLED)
 	@$(PY) -m serving archive --version $(VERSION)
 
 train: $(INSTALLED) ## train and write the model files; DATA=mnist, mnist5k or a folder, ARGS=options
-	@$(PY) -m training train --data $(DATA) $(ARGS)
+	@$(PY) -m training train --data "$(DATA)" $(ARGS)
 
 evaluate: $(INSTALLED) ## accuracy, recall, confusion matrix of the released model; DATA= and ARGS= as above
-	@$(PY) -m training evaluate --data $(DATA) $(ARGS)
+	@$(PY) -m training evaluate --data "$(DATA)" $(ARGS)
 
 evaluate-served: $(ARCHIVE) ## accuracy through the served API, and its agreement with training; DATA=
-	@$(PY) -m benchmarks.evaluate_served --data $(DATA) --version $(VERSION)
+	@$(PY) -m benchmarks.evaluate_served --data "$(DATA)" --version $(VERSION)
 
 predict: $(INSTALLED) ## read pictures without a server; IMAGES="a.png b.jpg"
 	@$(PY) -m training predict $(IMAGES)

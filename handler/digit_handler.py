@@ -69,6 +69,9 @@ def _framed(row: Row) -> Grey | ImageError:
         return frame(_picture(row))
     except ImageError as error:
         return error
+    except Exception as error:  # whatever it is, memory for instance, it must not reach the row's neighbours
+        logging.exception("a picture failed unexpectedly")
+        return ImageError(400, f"the picture cannot be processed: {type(error).__name__}")
 
 
 def _picture(row: Row) -> bytes:

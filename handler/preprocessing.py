@@ -5,6 +5,7 @@ bytes -> decode -> grey -> 64x64 uint8, ink bright on 0 (`frame`) -> float32 [N,
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from io import BytesIO
 
 import numpy as np
@@ -16,6 +17,7 @@ SIZE = 64  # pixels, side of the model's input
 CHANNELS = 3  # equal ones: the model was born for RGB pictures
 MAX_BYTES = 16 * 2**20  # body of one picture
 MAX_PIXELS = 50_000_000  # width x height, checked before anything is decoded
+LARGE = 16 * SIZE  # pixels of a side; larger pictures are averaged down to about this first
 MIN_CONTRAST = 16  # grey levels of 255 between paper and strongest ink; less is a blank sheet
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
 
@@ -44,7 +46,9 @@ def frame(picture: bytes) -> Grey:
 
 def frame_grey(grey: Grey) -> Grey:
     """The grey picture [height, width] as uint8 [64,64], ink bright on 0; ImageError 422 if it is blank."""
-    small = np.asarray(Image.fromarray(grey).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+    # reducing_gap: a large picture is averaged down first, which keeps a strip of 50 million pixels fast as well.
+    image = Image.fromarray(grey).resize((SIZE, SIZE), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    small = np.asarray(image)
     ink = ink_on_black(small)
     if int(ink.max()) < MIN_CONTRAST:
         raise ImageError(422, "nothing is drawn on the picture; expected one digit that stands out from its background")
@@ -106,10 +110,9 @@ def _reason(error: Exception) -> str:
 def _upright(image: Image.Image) -> Image.Image:
     """Turned as its EXIF orientation says; a damaged EXIF block is no reason to refuse the picture."""
     image.load()
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # parser of a foreign block inside an otherwise good picture
-        return image
+    with suppress(Exception):  # parser of a foreign block inside an otherwise good picture
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def _grey(image: Image.Image) -> Grey:
@@ -119,21 +122,31 @@ def _grey(image: Image.Image) -> Grey:
         return _opaque(image)
     if image.mode == "LAB":  # Pillow converts it only with colour profiles; its first band is lightness
         return np.asarray(image.getchannel("L"))
-    if image.mode not in ("1", "L", "RGB"):
-        image = image.convert("RGB")
-    return np.asarray(image.convert("L"))
+    if image.mode not in ("L", "RGB"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    return np.asarray(_reduced(image).convert("L"))
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    factors = (max(1, image.width // LARGE), max(1, image.height // LARGE))
+    return image if factors == (1, 1) else image.reduce(factors)
 
 
 def _eight_bits(image: Image.Image) -> Grey:
     """16-bit grey by its full range; 32-bit and float pictures, whose range nobody states, by their own."""
-    values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = (0.0, 65535.0) if image.mode.startswith("I;16") else (values.min(), values.max())
-    return (255 * (values - low) / max(high - low, 1e-9)).round().astype(np.uint8)
+    values = np.asarray(image).astype(np.float32)
+    np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = (0.0, 65535.0) if image.mode.startswith("I;16") else (float(values.min()), float(values.max()))
+    values -= low
+    values *= 255 / (max(high - low, 1e-9))
+    return values.round(out=values).astype(np.uint8)
 
 
 def _opaque(image: Image.Image) -> Grey:
     """Transparency over white where what shows is dark, over black where it is bright: ink stays visible."""
     pixels = image.convert("RGBA")
+    if max(pixels.size) >= 2 * LARGE:  # premultiplied, so that what is transparent adds no colour
+        pixels = _reduced(pixels.convert("RGBa")).convert("RGBA")
     grey = np.asarray(pixels.convert("RGB").convert("L")).astype(np.float32)
     alpha = np.asarray(pixels.getchannel("A")).astype(np.float32) / 255
     shown = float((grey * alpha).sum()) / max(float(alpha.sum()), 1e-9)

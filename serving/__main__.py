@@ -1,6 +1,6 @@
 """python -m serving archive | serve | stop | token
 
-python -m serving serve      READY in about 6 s, then serves until Ctrl-C
+python -m serving serve      READY in about 5 s, then serves until Ctrl-C
 """
 
 import argparse
@@ -54,9 +54,11 @@ def main() -> int:
     given = parser().parse_args()
     try:
         return int(given.run(config.read_config(given.config), given))
-    except config.ServingError as error:
+    except (config.ServingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def build_archive(version: str, store: Path, root: Path = ROOT) -> Path:
     """Writes the archive of `root`'s released model into the store, whole or not at all; returns its path."""
     if not _VERSION.fullmatch(version):
         raise ServingError(f"version {version!r}; expected letters, digits, dots and dashes, such as 1.1")
-    store.mkdir(exist_ok=True)
+    store.mkdir(parents=True, exist_ok=True)
     target = store / f"{MODEL}-{version}.mar"
     # The archiver stages in $TMPDIR under the model's name: a folder of our own keeps parallel runs apart.
     with tempfile.TemporaryDirectory(dir=store, prefix=".archive-") as temporary:

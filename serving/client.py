@@ -13,13 +13,19 @@ TOKENS = ("inference", "management", "API")
 TIMEOUT = 10.0  # s, of one request
 
 
+def _direct_session() -> requests.Session:
+    session = requests.Session()
+    session.trust_env = False  # a proxy or a .netrc of the user's is not for a server on loopback
+    return session
+
+
 @dataclass
 class Client:
     """One server's APIs, with its tokens; keeps its connections, so each thread needs its own."""
 
     config: Config
     timeout: float = TIMEOUT
-    session: requests.Session = field(default_factory=requests.Session)
+    session: requests.Session = field(default_factory=_direct_session)
 
     def token(self, kind: str) -> str:
         """The token that is valid now; ServingError if the server has written none."""

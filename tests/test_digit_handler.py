@@ -12,6 +12,7 @@ import torch
 from ts.context import Context, RequestProcessor
 
 from handler.digit_handler import DigitHandler
+from handler.preprocessing import Grey, frame
 from serving.archive import build_archive
 from tests.pictures import SEVENS, SMOKE, bad_pictures
 
@@ -91,6 +92,19 @@ def test_bad_rows_fail_alone_beside_good_ones(handler: DigitHandler, model_dir: 
         assert good["probabilities"] == pytest.approx(answers[1][1]["probabilities"], abs=1e-6)
         assert (refusal["code"], refusal["type"]) == (status, "InvalidImage")
         assert refusal["message"]
+
+
+def test_an_unforeseen_failure_stays_in_its_row(
+    handler: DigitHandler, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(picture: bytes) -> Grey:
+        if picture == b"huge":
+            raise MemoryError
+        return frame(picture)
+
+    monkeypatch.setattr("handler.digit_handler.frame", out_of_memory)
+    answers = ask(handler, model_dir, [{"body": SMOKE[1]}, {"body": b"huge"}, {"body": SMOKE[2]}])
+    assert [status for status, _ in answers] == [200, 400, 200]
 
 
 @pytest.mark.parametrize("row", [{}, {"image": b"x"}, {"body": {"instances": []}}, {"data": "text"}, {"body": None}])

@@ -1,7 +1,9 @@
 """README and docs name every make target and every option, and none that does not exist; their commands run."""
 
 import argparse
+import dataclasses
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,9 +14,11 @@ import pytest
 
 from serving import __main__ as serving_cli
 from serving.archive import build_archive
-from serving.config import ROOT, Config, on_free_ports, read_config
+from serving.config import ROOT, on_free_ports, read_config
+from serving.config import Config as ServingConfig
 from serving.supervisor import running, wait_ready
 from training import __main__ as training_cli
+from training.train import RECIPES, Config
 
 README = (ROOT / "README.md").read_text()
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
@@ -57,6 +61,22 @@ def test_every_option_is_in_the_reference_and_none_that_does_not_exist() -> None
     assert own_words <= known
 
 
+def test_the_references_defaults_are_the_recipes() -> None:
+    rows = [line.split("|")[1:-1] for line in REFERENCE.splitlines() if line.startswith("| `-")]
+    cells = {re.findall(r"[a-z-]+", row[0])[0]: [cell.strip(" `") for cell in row[2:]] for row in rows if len(row) == 4}
+    for field in dataclasses.fields(Config):
+        if field.name != "recipe":
+            values = [getattr(recipe, field.name) for recipe in RECIPES.values()]
+            assert cells["--" + field.name.replace("_", "-")] == [shown(value) for value in values]
+
+
+def shown(value: object) -> str:
+    """A default as the reference writes it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def test_every_command_is_in_the_reference() -> None:
     for parser in PARSERS:
         for action in parser._actions:
@@ -96,7 +116,7 @@ set -euo pipefail
 
 
 @pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[Config]:
+def own_server(tmp_path: Path) -> Iterator[ServingConfig]:
     """A server for one test, which may remove its versions."""
     archive = build_archive("1.0", tmp_path / "model_store")
     config = on_free_ports(tmp_path, archive.parent)
@@ -105,8 +125,10 @@ def own_server(tmp_path: Path) -> Iterator[Config]:
         yield config
 
 
-def test_the_readmes_curl_lines_run_as_written_against_a_server(own_server: Config, tmp_path: Path) -> None:
+def test_the_readmes_curl_lines_run_as_written_against_a_server(own_server: ServingConfig, tmp_path: Path) -> None:
     """All in order; only the ports are the test server's, and `make` asks that server."""
+    if not shutil.which("curl"):
+        pytest.skip("curl is not installed")
     script = MAKE.format(serving=f"{sys.executable} -m serving --config {own_server.path}") + "\n".join(shell_blocks())
     for api in ("inference", "management", "metrics", "supervisor"):
         script = script.replace(urlsplit(read_config().url(api)).netloc, urlsplit(own_server.url(api)).netloc)

@@ -12,6 +12,7 @@ from handler.preprocessing import ImageError
 from serving.config import ROOT
 from tests.test_data import write_folder
 from training.predict import MakePrediction
+from training.train import ConfigError, configure
 
 mpl.use("Agg")
 SMOKE = ROOT / "handler" / "smoke"
@@ -48,13 +49,13 @@ def test_predict_reads_the_good_and_names_the_bad(tmp_path: Path) -> None:
 def test_evaluate_prints_accuracy_recall_and_matrix_and_draws_it(tmp_path: Path) -> None:
     run = training("evaluate", "--data", "mnist5k", "--plot", tmp_path / "matrix.png")
     assert run.returncode == 0, run.stderr
-    assert "mnist5k, validation: 420 pictures" in run.stdout
+    assert "mnist5k, all: 5000 pictures" in run.stdout
     accuracy = re.search(r"^accuracy (\d+\.\d\d)%, loss", run.stdout, re.MULTILINE)
     assert accuracy is not None
     assert float(accuracy.group(1)) >= 99
     rows = [line.split() for line in run.stdout.splitlines() if line.strip()[:1].isdigit()]
     assert [row[0] for row in rows] == [str(digit) for digit in range(10)]
-    assert all(sum(map(int, row[2:])) == 42 for row in rows)
+    assert all(sum(map(int, row[2:])) == 500 for row in rows)
     assert (tmp_path / "matrix.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -66,7 +67,7 @@ def test_evaluate_takes_any_saved_model_and_ones_own_pictures(name: str, tmp_pat
     model = ROOT / "model" / name
     run = training("evaluate", "--data", own, "--model", model, "--plot", tmp_path / "matrix.png")
     assert run.returncode == 0, run.stderr
-    assert "own, validation: 10 pictures" in run.stdout
+    assert "own, all: 30 pictures" in run.stdout
 
 
 def test_train_on_ones_own_pictures_writes_everything(tmp_path: Path) -> None:
@@ -97,3 +98,20 @@ def test_errors_are_one_line_without_a_traceback(words: list[str]) -> None:
     assert run.returncode == 1
     assert run.stderr.startswith("error: ")
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("epochs", 0), ("batch", 0), ("lr", -1), ("dropout", 2), ("average", 1.5), ("seed", 10**23), ("threads", 0)],
+)
+def test_an_option_out_of_its_range_is_named(option: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"--{option} .*expected"):
+        configure("default", **{option: value})
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    run = training("train", "--data", "mnist5k", "--epochs", 1, "--out", tmp_path / "file")
+    assert run.returncode == 1
+    assert run.stderr.startswith("error: ")
+    assert "Epoch" not in run.stdout

@@ -1,5 +1,8 @@
 """handler/preprocessing.py: pictures in every form become the same frame, what is none is refused."""
 
+import time
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -48,6 +51,25 @@ def test_more_bytes_than_the_limit_are_refused_unread() -> None:
 def test_only_the_formats_of_the_contract_are_opened() -> None:
     with pytest.raises(ImageError, match="expected PNG, JPEG, GIF, BMP, WEBP or TIFF"):
         frame(encode(SEVEN, "PPM"))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        lambda: Image.new("L", (1, 49_000_000), 0),
+        lambda: Image.new("L", (49_000_000, 1), 0),
+        lambda: Image.new("RGBA", (7000, 7000), (0, 0, 0, 0)),
+        lambda: Image.fromarray(np.zeros((7000, 7000), np.uint16)),
+    ],
+    ids=["column", "row", "rgba", "16-bit"],
+)
+def test_a_picture_of_nearly_the_limit_takes_seconds_at_most(image: Callable[[], Image.Image]) -> None:
+    """A batch holds 16 of them, one worker has 60 s for it."""
+    content = encode(image())
+    started = time.process_time()
+    with pytest.raises(ImageError, match="nothing is drawn"):
+        frame(content)
+    assert time.process_time() - started <= 3
 
 
 def test_background_is_subtracted_whichever_its_level() -> None:

@@ -184,6 +184,30 @@ def test_a_wrong_java_home_is_named(own: Config, monkeypatch: pytest.MonkeyPatch
     assert "JAVA_HOME=/nowhere: has no bin/java" in run.stderr
 
 
+def test_a_second_server_in_the_same_folder_is_refused_and_harms_nothing(own: Config) -> None:
+    with started(own) as process:
+        output_until_curl(process)
+        second = subprocess.run(serving(own, "serve"), cwd=ROOT, capture_output=True, text=True)
+        assert second.returncode == 1
+        assert f"a server already runs here, as process {process.pid}; `make stop` ends it" in second.stderr
+        assert ready(own) == (200, "ready")
+
+
+def test_readiness_does_not_ask_a_proxy(own: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with started(own) as process:
+        output_until_curl(process)
+
+
+def test_a_port_that_is_none_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.properties"
+    for wrong in ("grpc_inference_port=abc", "grpc_inference_port=99999"):
+        path.write_text((ROOT / "config.properties").read_text().replace("grpc_inference_port=7070", wrong))
+        with pytest.raises(ServingError, match="expected"):
+            read_config(path)
+
+
 def test_ready_is_503_with_the_reason_until_the_workers_answer(own: Config) -> None:
     with started(own) as process:
         seen: list[tuple[int, str]] = []

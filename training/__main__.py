@@ -19,7 +19,7 @@ from training import export, plots
 from training.data import DataError, DataSet, Pictures, load_data
 from training.model import CLASSES, ModelError, load_model
 from training.predict import RELEASED, MakePrediction
-from training.train import RECIPES, Config, Measures, ResumeError, configure, evaluate, fit
+from training.train import RECIPES, Config, ConfigError, Measures, ResumeError, configure, evaluate, fit
 
 _DATA = "mnist (found in data/ or downloaded there), mnist5k (needs no download), or a folder"
 _HELP = {
@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     _train_options(commands.add_parser("train", help="train and write the models", description=_train.__doc__))
     command = commands.add_parser("evaluate", help="measure a saved model", description=_evaluate.__doc__)
     _data_options(command)
-    command.add_argument("--part", choices=("test", "validation"), help="(default: test, where the data has one)")
+    command.add_argument("--part", choices=("test", "validation", "all"), help="(default: test, else all)")
     command.add_argument("--model", type=Path, default=RELEASED, help="whole model, state dict or scripted model")
     command.add_argument("--plot", type=Path, default=Path("confusion_matrix.png"), help="(default: %(default)s)")
     command.set_defaults(run=_evaluate)
@@ -95,6 +95,7 @@ def _train(given: argparse.Namespace) -> int:
     checkpoint = given.out / export.CHECKPOINT
     if checkpoint.exists() and not given.resume:
         print(f"{checkpoint} of a stopped run is replaced; --resume would go on from it", file=sys.stderr)
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the first epoch
     data = _load(given)
     run = fit(config, data, checkpoint, given.resume)
     held = {run.held_out: run.held} | ({"test": data.test} if data.test else {})
@@ -125,8 +126,10 @@ def _evaluate(given: argparse.Namespace) -> int:
 def _part(data: DataSet, part: str | None) -> tuple[str, Pictures]:
     if part == "test" and data.test is None:
         raise DataError(f"{data.name} has no test pictures; leave out --part test")
-    if data.test is None or part == "validation":
-        return "validation", data.validation
+    if part == "validation":
+        return part, data.validation
+    if part == "all" or data.test is None:
+        return "all", data.all_training
     return "test", data.test
 
 
@@ -157,15 +160,15 @@ def main() -> int:
     given = parser().parse_args()
     try:
         return int(given.run(given))
-    except (DataError, ModelError, ResumeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         hint = "; --resume with the same options goes on from the last finished epoch" if given.run is _train else ""
         print(f"\nstopped{hint}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ConfigError, DataError, ModelError, ResumeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
 
 

@@ -98,6 +98,9 @@ def _mnist_files(root: Path) -> list[Path]:
 def _mnist(root: Path, download: bool) -> DataSet:
     train, test = _mnist_arrays(root, download)
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in _mnist_files(root)}
+    for part, (_, labels) in (("training", train), ("test", test)):
+        if sorted(set(labels.tolist())) != list(range(CLASSES)):
+            raise DataError(f"{root}: MNIST's {part} labels are {sorted(set(labels.tolist()))}; expected 0 to 9")
     return DataSet("mnist", _framed(*train), _framed(*test), digests)
 
 
@@ -106,7 +109,7 @@ def _mnist_arrays(root: Path, download: bool) -> list[tuple[NDArray[np.uint8], N
     try:
         train, test = (MNIST(str(root), train=part, download=download) for part in (True, False))
     except Exception as error:  # each mirror and each damaged file fails in its own way
-        tried = "downloaded" if download else "read"
+        tried = "downloaded" if download and not _mnist_files(root) else "read"
         reason = " ".join(str(error).split())
         raise DataError(
             f"{root}: MNIST could not be {tried} ({reason}); offline, use --data mnist5k "
@@ -129,7 +132,10 @@ def _mnist5k_arrays() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 def _framed(greys: NDArray[np.uint8], labels: NDArray[np.int64]) -> Pictures:
     frames = np.empty((len(labels), SIZE, SIZE), np.uint8)
     for row, grey in enumerate(tqdm(greys, "framing", leave=False, disable=None)):
-        frames[row] = frame_grey(grey)
+        try:
+            frames[row] = frame_grey(grey)
+        except ImageError as error:
+            raise DataError(f"MNIST picture {row}: {error.message}") from error
     return Pictures(frames, labels)
 
 
@@ -155,11 +161,11 @@ def _read_classes(root: Path, skipped: list[str], digest: "hashlib._Hash") -> Pi
     frames: list[Grey] = []
     labels: list[int] = []
     for path, label in tqdm(_listing(root), "reading", leave=False, disable=None):
-        content = path.read_bytes()
         try:
+            content = path.read_bytes()
             frames.append(frame(content))
-        except ImageError as error:
-            skipped.append(f"{path}: {error.message}")
+        except (ImageError, OSError) as error:
+            skipped.append(f"{path}: {error.message if isinstance(error, ImageError) else error.strerror}")
             continue
         labels.append(label)
         digest.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode() + content)
@@ -183,5 +189,5 @@ def _listing(root: Path) -> list[tuple[Path, int]]:
         (path, digit)
         for digit in range(CLASSES)
         for path in sorted((root / str(digit)).rglob("*"))
-        if path.is_file() and not path.name.startswith(".")
+        if not path.is_dir() and not path.name.startswith(".")
     ]

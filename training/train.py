@@ -1,7 +1,7 @@
 """The training loop: `fit` trains by a Config and yields nothing half-done, `evaluate` measures.
 
 A finished epoch is kept in a checkpoint; a run resumed from it ends in the same weights, bit for bit, on the
-same machine with the same number of threads.
+same machine with the same number of threads, on the CPU.
 """
 
 import hashlib
@@ -28,6 +28,10 @@ from training.model import CLASSES, DigitCNN
 EVALUATION_BATCH = 500
 
 
+class ConfigError(Exception):
+    """An option out of its range; the message names option, value and range."""
+
+
 class ResumeError(Exception):
     """A checkpoint that does not belong to this run; the message names what differs."""
 
@@ -47,6 +51,15 @@ class Config:
     held_out: str = "validation"  # or test: what each epoch is measured on
     seed: int = 0
     threads: int = 2  # of the CPU; part of what makes a run repeatable
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "epochs": (1, 100_000), "batch": (1, 60_000), "lr": (1e-9, 10), "dropout": (0, 0.99),
+            "average": (0, 0.999999), "seed": (0, 2**63 - 1), "threads": (1, 1024),
+        }  # fmt: skip
+        for name, (low, high) in ranges.items():
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"--{name} {getattr(self, name)}; expected {low} to {high}")
 
 
 RECIPES: Final = {
