@@ -42,7 +42,7 @@ evaluate-served: $(ARCHIVE) ## accuracy through the served API, and its agreemen
 	@$(PY) -m benchmarks.evaluate_served --data "$(DATA)" --version $(VERSION)
 
 predict: $(INSTALLED) ## read pictures without a server; IMAGES="a.png b.jpg"
-	@$(PY) -m training predict $(IMAGES)
+	@$(PY) -m training predict $(or $(IMAGES),$(error no pictures; make predict IMAGES="a.png b.jpg"))
 
 bench: $(INSTALLED) ## training speed beside the original's way
 	@$(PY) -m benchmarks.training_speed

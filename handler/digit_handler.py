@@ -79,7 +79,7 @@ def _picture(row: Row) -> bytes:
     sent = row.get("data", row.get("body"))
     if isinstance(sent, bytes | bytearray):
         return bytes(sent)
-    fields = ", ".join(sorted(row)) or "none"
+    fields = ascii(", ".join(sorted(row)))[1:-1][:80] if row else "none"  # a misread body may be one
     raise ImageError(
         400, f"no picture among the request's fields ({fields}); send it as the raw body or as the multipart field data"
     )

@@ -58,6 +58,13 @@ def test_put_and_multipart_are_ways_in_as_well(client: Client) -> None:
     assert [put.json()["digit"], multipart.json()["digit"]] == [2, 2]
 
 
+def test_any_content_type_but_a_forms_is_a_raw_body(client: Client) -> None:
+    """curl's --data-binary calls its body a form, which TorchServe then takes apart; the README says what to add."""
+    for content_type in ("application/octet-stream", "image/png", "text/plain", "application/json"):
+        response = client.inference("POST", PREDICT, data=SMOKE[2], headers={"Content-Type": content_type})
+        assert response.json()["digit"] == 2, content_type
+
+
 def test_served_probabilities_equal_trainings_own_on_500_pictures(server: Config) -> None:
     """By the functions that `make evaluate-served` uses for all of MNIST."""
     pictures = [encode(Image.fromarray(grey)) for grey in digits()[0][::10]]

@@ -95,6 +95,8 @@ def _train(given: argparse.Namespace) -> int:
     checkpoint = given.out / export.CHECKPOINT
     if checkpoint.exists() and not given.resume:
         print(f"{checkpoint} of a stopped run is replaced; --resume would go on from it", file=sys.stderr)
+    if given.resume and not checkpoint.exists():
+        print(f"{checkpoint}: nothing to resume, starting from the first epoch", file=sys.stderr)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the first epoch
     data = _load(given)
     run = fit(config, data, checkpoint, given.resume)
