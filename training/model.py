@@ -13,7 +13,6 @@ from handler.preprocessing import CHANNELS
 from training.pooling import pool_relu
 
 CLASSES = 10
-PARAMETERS = 20_180
 ARCHITECTURE = "Conv2d(3,10,5) MaxPool2d(2) ReLU Conv2d(10,10,5) Dropout2d MaxPool2d(2) ReLU flatten Linear(1690,10)"
 
 
