@@ -7,9 +7,11 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
 
-from handler.preprocessing import Grey, ImageError, frame, to_input
+from handler.confidence import read_calibration
+from handler.preprocessing import Framed, ImageError, examine, to_input
 
 Row = dict[str, Any]  # field -> what was sent in it; a raw body is the field "body"
 
@@ -20,53 +22,58 @@ class DigitHandler:
     def initialize(self, context: Any) -> None:
         """Loads the scripted model of the archive, optimises it and answers the smoke pictures once."""
         torch.set_num_threads(1)  # each worker has one core's work; more threads only fight each other
+        cv2.setNumThreads(1)
         folder = Path(context.system_properties["model_dir"])
         model = context.manifest["model"]
         self.version: str = model["modelVersion"]
         scripted = torch.jit.load(str(folder / model["serializedFile"]), map_location="cpu").eval()
+        self.calibration = read_calibration(folder / "model.json")
         self.model = torch.jit.optimize_for_inference(torch.jit.freeze(scripted))
         self._warm_up(sorted((folder / "handler" / "smoke").glob("*.png")), context.system_properties["batch_size"])
         logging.getLogger().setLevel(logging.WARNING)  # TorchServe's worker logs a line for every batch
 
     def handle(self, rows: Sequence[Row], context: Any) -> list[bytes]:
         """One JSON answer a row, in order; sets status and content type of each."""
-        framed = [_framed(row) for row in rows]
-        answers = iter(self._answers([result for result in framed if not isinstance(result, ImageError)]))
+        examined = [_examined(row) for row in rows]
+        answers = iter(self._answers([result for result in examined if not isinstance(result, ImageError)]))
         return [
             _respond(context, index, result.status, _refusal(result))
             if isinstance(result, ImageError)
             else _respond(context, index, HTTPStatus.OK, next(answers))
-            for index, result in enumerate(framed)
+            for index, result in enumerate(examined)
         ]
 
-    def _answers(self, frames: list[Grey]) -> list[dict[str, Any]]:
-        if not frames:
+    def _answers(self, pictures: list[Framed]) -> list[dict[str, Any]]:
+        if not pictures:
             return []
         with torch.inference_mode():
-            probabilities = self.model(to_input(frames)).double().softmax(1)  # [N,10]
-        return [self._answer(row) for row in probabilities.tolist()]
+            logits = self.model(to_input([picture.frame for picture in pictures]))
+            probabilities = self.calibration.probabilities(logits)  # [N,10]
+            accepted = self.calibration.accepted(logits)  # [N]
+        columns = (pictures, probabilities.tolist(), accepted.tolist())
+        return [self._answer(*row) for row in zip(*columns, strict=True)]
 
-    def _answer(self, probabilities: list[float]) -> dict[str, Any]:
+    def _answer(self, picture: Framed, probabilities: list[float], accepted: bool) -> dict[str, Any]:
         confidence = max(probabilities)
         return {
             "digit": probabilities.index(confidence),
             "confidence": confidence,
-            "accepted": True,
+            "accepted": accepted,
             "probabilities": probabilities,
-            "warnings": [],
+            "warnings": picture.warnings,
             "model_version": self.version,
         }
 
     def _warm_up(self, smoke: list[Path], batch_size: int) -> None:
         """The first calls of a scripted model are slow, for each new batch size again: made here, not by a user."""
-        frames = [frame(path.read_bytes()) for path in smoke]
-        for size in (1, 1, 1, len(frames), batch_size, batch_size):
-            self._answers((frames * size)[:size])
+        pictures = [examine(path.read_bytes()) for path in smoke]
+        for size in (1, 1, 1, len(pictures), batch_size, batch_size):
+            self._answers((pictures * size)[:size])
 
 
-def _framed(row: Row) -> Grey | ImageError:
+def _examined(row: Row) -> Framed | ImageError:
     try:
-        return frame(_picture(row))
+        return examine(_picture(row))
     except ImageError as error:
         return error
     except Exception as error:  # whatever it is, memory for instance, it must not reach the row's neighbours

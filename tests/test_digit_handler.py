@@ -3,18 +3,23 @@
 import importlib
 import inspect
 import json
+import math
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from ts.context import Context, RequestProcessor
 
 from handler.digit_handler import DigitHandler
-from handler.preprocessing import Grey, frame
+from handler.preprocessing import Framed, examine, to_input
 from serving.archive import build_archive
-from tests.pictures import SEVENS, SMOKE, bad_pictures
+from serving.config import ROOT
+from tests.pictures import SEVENS, SMOKE, bad_pictures, encode
+from training.model import load_model
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +70,29 @@ def test_answer_has_the_fields_of_the_contract(handler: DigitHandler, model_dir:
     assert sum(answer["probabilities"]) == pytest.approx(1)
 
 
+def test_warnings_are_each_rows_own(handler: DigitHandler, model_dir: Path) -> None:
+    answers = ask(handler, model_dir, [{"body": SMOKE[7]}, {"body": SEVENS["dark on light"]()}, {"body": SMOKE[1]}])
+    assert [answer["warnings"] for _, answer in answers] == [[], ["inverted"], []]
+
+
+def test_what_is_no_digit_is_not_accepted(handler: DigitHandler, model_dir: Path) -> None:
+    stripes = np.tile(np.repeat(np.array([0, 255], np.uint8), 8), (64, 8))
+    answers = ask(
+        handler, model_dir, [{"body": encode(Image.fromarray(stripes))}, *({"body": SMOKE[d]} for d in SMOKE)]
+    )
+    assert [answer["accepted"] for _, answer in answers] == [False, *[True] * 10]
+
+
+def test_confidence_is_the_released_calibrations(handler: DigitHandler, model_dir: Path) -> None:
+    released = json.loads((ROOT / "model" / "model.json").read_text())["calibration"]
+    with torch.inference_mode():
+        logits = load_model(ROOT / "scripted_model.pt")(to_input([examine(SMOKE[5]).frame])).double()
+    [(_, answer)] = ask(handler, model_dir, [{"body": SMOKE[5]}])
+    expected = (logits / released["temperature"]).softmax(1)[0].tolist()
+    assert answer["probabilities"] == pytest.approx(expected, abs=1e-6)
+    assert answer["accepted"] == (sum(p * math.log(p) for p in expected) >= released["threshold"])
+
+
 def test_rows_are_answered_in_order(handler: DigitHandler, model_dir: Path) -> None:
     order = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3]
     answers = ask(handler, model_dir, [{"body": bytearray(SMOKE[digit])} for digit in order])
@@ -97,12 +125,12 @@ def test_bad_rows_fail_alone_beside_good_ones(handler: DigitHandler, model_dir: 
 def test_an_unforeseen_failure_stays_in_its_row(
     handler: DigitHandler, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def out_of_memory(picture: bytes) -> Grey:
+    def out_of_memory(picture: bytes) -> Framed:
         if picture == b"huge":
             raise MemoryError
-        return frame(picture)
+        return examine(picture)
 
-    monkeypatch.setattr("handler.digit_handler.frame", out_of_memory)
+    monkeypatch.setattr("handler.digit_handler.examine", out_of_memory)
     answers = ask(handler, model_dir, [{"body": SMOKE[1]}, {"body": b"huge"}, {"body": SMOKE[2]}])
     assert [status for status, _ in answers] == [200, 400, 200]
 

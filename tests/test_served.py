@@ -13,7 +13,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.evaluate_served import served, trained
-from handler.preprocessing import MAX_BYTES
+from handler.decoding import MAX_BYTES
 from serving.archive import build_archive
 from serving.client import TOKENS, Client
 from serving.config import Config

@@ -1,0 +1,35 @@
+"""What the logits say of the digit and of its being one: calibrated probabilities, and the score that accepts."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Fitted on validation pictures, kept in model.json; without it probabilities are as trained, all is accepted."""
+
+    temperature: float = 1.0
+    threshold: float = -math.inf  # of the score; a picture below it is not accepted as a digit
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits [N,10] -> probabilities float64 [N,10] (temperature scaling: Guo et al., ICML 2017)."""
+        return (logits.double() / self.temperature).softmax(1)
+
+    def score(self, logits: Tensor) -> Tensor:
+        """Logits [N,10] -> float64 [N], at most 0, higher for digits: the probabilities' negative entropy, in nats."""
+        probabilities = self.probabilities(logits)
+        return torch.xlogy(probabilities, probabilities).sum(1)
+
+    def accepted(self, logits: Tensor) -> Tensor:
+        """Logits [N,10] -> bool [N]: whether the score is enough."""
+        return self.score(logits) >= self.threshold
+
+
+def read_calibration(record: Path) -> Calibration:
+    """The calibration in a model.json, or the neutral one where that has none."""
+    return Calibration(**json.loads(record.read_text()).get("calibration", {}))

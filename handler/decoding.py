@@ -1,0 +1,119 @@
+"""From the bytes of a picture to upright, opaque grey; what is no picture, or too large a one, is refused."""
+
+import warnings
+from contextlib import suppress
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_BYTES = 16 * 2**20  # body of one picture
+MAX_PIXELS = 50_000_000  # width x height, checked before anything is decoded
+LARGE = 512  # pixels of the longer side; pictures of twice that are reduced to no less while they are read
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
+
+Grey = NDArray[np.uint8]  # [height, width]
+
+# What Pillow warns of, many pixels or a damaged block, is judged here; its warnings would only fill the log.
+warnings.filterwarnings("ignore", module="PIL")
+
+
+class ImageError(Exception):
+    """A picture that cannot be answered: `status` is the HTTP status, `message` is for its sender."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(status, message)
+        self.status = status
+        self.message = message
+
+
+def decode(picture: bytes) -> Grey:
+    """The picture's first image, upright and opaque, as grey uint8 [height, width]; see `frame` for errors."""
+    if not picture:
+        raise ImageError(400, f"the picture is 0 bytes; expected {_known()}")
+    if len(picture) > MAX_BYTES:
+        raise ImageError(413, f"the picture is {len(picture)} bytes; at most {MAX_BYTES} are accepted")
+    image = _open(picture)
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(f"{image.width}x{image.height} pixels")
+    try:
+        return _grey(_upright(image))
+    except Exception as error:  # decoders of damaged files raise whatever comes to them
+        raise ImageError(400, f"the {image.format} picture cannot be read: {_reason(error)}") from error
+
+
+def _open(picture: bytes) -> Image.Image:
+    try:
+        return Image.open(BytesIO(picture), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise _too_large("far more pixels than that") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(400, f"{len(picture)} bytes that are no picture; expected {_known()}") from error
+    except Exception as error:  # a damaged header raises whatever comes to the format's parser
+        raise ImageError(400, f"the picture cannot be read: {_reason(error)}; expected {_known()}") from error
+
+
+def _known() -> str:
+    return ", ".join(FORMATS[:-1]) + " or " + FORMATS[-1]
+
+
+def _too_large(size: str) -> ImageError:
+    return ImageError(413, f"the picture has {size}; at most {MAX_PIXELS} pixels are accepted")
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF orientation says; a damaged EXIF block is no reason to refuse the picture."""
+    image.draft("L" if image.mode == "RGB" else None, _reduced_size(image.size))  # a JPEG is decoded no larger
+    image.load()
+    with suppress(Exception):  # parser of a foreign block inside an otherwise good picture
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
+
+
+def _grey(image: Image.Image) -> Grey:
+    if image.mode.startswith(("I", "F")):
+        return _eight_bits(image)
+    if image.has_transparency_data:
+        return _opaque(image)
+    if image.mode == "LAB":  # Pillow converts it only with colour profiles; its first band is lightness
+        return np.asarray(image.getchannel("L"))
+    if image.mode not in ("L", "RGB"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    return np.asarray(_reduced(image).convert("L"))
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    factor = max(image.size) // LARGE
+    return image.reduce(factor) if factor > 1 else image
+
+
+def _reduced_size(size: tuple[int, int]) -> tuple[int, int]:
+    factor = max(1, max(size) // LARGE)
+    return size[0] // factor, size[1] // factor
+
+
+def _eight_bits(image: Image.Image) -> Grey:
+    """16-bit grey by its full range; 32-bit and float pictures, whose range nobody states, by their own."""
+    values = np.asarray(image).astype(np.float32)
+    np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = (0.0, 65535.0) if image.mode.startswith("I;16") else (float(values.min()), float(values.max()))
+    values -= low
+    values *= 255 / (max(high - low, 1e-9))
+    return values.round(out=values).astype(np.uint8)
+
+
+def _opaque(image: Image.Image) -> Grey:
+    """Transparency over white where what shows is dark, over black where it is bright: ink stays visible."""
+    pixels = image.convert("RGBA")
+    if max(pixels.size) >= 2 * LARGE:  # premultiplied, so that what is transparent adds no colour
+        pixels = _reduced(pixels.convert("RGBa")).convert("RGBA")
+    grey = np.asarray(pixels.convert("RGB").convert("L")).astype(np.float32)
+    alpha = np.asarray(pixels.getchannel("A")).astype(np.float32) / 255
+    shown = float((grey * alpha).sum()) / max(float(alpha.sum()), 1e-9)
+    paper = 255.0 if shown < 128 else 0.0
+    return (grey * alpha + paper * (1 - alpha)).round().astype(np.uint8)

@@ -1,0 +1,130 @@
+"""What is drawn on the paper: found among specks and shadows, cut out, scaled and placed in MNIST's geometry.
+
+MNIST's geometry: the ink's longer side is 20/28 of the frame's, its centre of mass is in the middle (LeCun, Bottou,
+Bengio, Haffner: Gradient-based learning applied to document recognition, Proc. IEEE 86, 1998, section III.A). In the
+published pictures that is the pixel of index 14 of 0..27, so a little right of and below the middle.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from handler.decoding import Grey, ImageError
+from handler.paper import Ink
+
+SIZE = 64  # pixels, side of the frame
+EXTENT = round(SIZE * 20 / 28)  # pixels of the ink's longer side in the frame
+CENTRE = SIZE * 14.5 / 28 - 0.5  # index of the pixel, across and down, where the centre of mass is placed
+NOISE = 4  # grey levels of standard deviation; less needs no smoothing
+FLOOR = 2  # standard deviations of the paper's noise that are no ink
+BLANK = 6  # the same, for the strongest ink of a picture that is not blank
+BLANK_UNEVEN = 14  # the same under uneven light, which makes noise uneven as well
+MIN_CONTRAST = 16  # grey levels of 255 between paper and strongest ink; less is a blank sheet
+WEAKEST = 0.2  # of the strongest ink, what still belongs to a mark
+WEAKEST_UNEVEN = 0.3  # the same under uneven light, which leaves weak remains beside the ink
+SPECK = 0.04  # of the largest mark's ink; less is a speck
+LEAST_INSIDE = 0.1  # of the largest mark's ink: with so much clear of the picture's edge, the digit is that
+WEAK_MARK = 0.5  # of the digit's mean ink; a weaker mark under uneven light is no ink
+THINNEST = 2.5  # pixels in the frame; thinner strokes are thickened to about this
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What is drawn: `kept` uint8 [height,width] is 255 on it, None where there is nothing else on the picture."""
+
+    boxes: NDArray[np.int32]  # [marks,4]: left, top, width, height
+    kept: Grey | None
+    contrast: float  # grey levels of 255, of the strongest ink
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """Left, top, right, bottom of all marks together, in pixels; right and bottom are outside."""
+        left, top = self.boxes[:, :2].min(0).tolist()
+        right, bottom = (self.boxes[:, :2] + self.boxes[:, 2:]).max(0).tolist()
+        return left, top, right, bottom
+
+
+def find_marks(ink: Ink) -> Marks:
+    """The connected marks of the ink; specks and remains of shadows left out. ImageError 422 if there is none."""
+    smooth, noise = ink.levels, ink.noise
+    if noise > NOISE:
+        smooth, noise = cv2.GaussianBlur(smooth, (3, 3), 0), noise / 2
+    contrast = float(smooth.max())
+    if contrast < max(MIN_CONTRAST, (BLANK if ink.even else BLANK_UNEVEN) * noise):
+        raise ImageError(422, "nothing is drawn on the picture; expected one digit that stands out from its background")
+    weakest = max((WEAKEST if ink.even else WEAKEST_UNEVEN) * contrast, (FLOOR + 1) * noise)
+    mask = cv2.threshold(smooth, weakest, 255, cv2.THRESH_BINARY)[1]
+    count, labels, boxes, _ = cv2.connectedComponentsWithStats(mask)
+    if count == 2 and ink.even:
+        return Marks(boxes[1:, :4], None, contrast)
+    keep = _marks_of_the_digit(smooth, labels, boxes, ink.even)
+    return Marks(boxes[keep, :4], keep.astype(np.uint8)[labels] * np.uint8(255), contrast)
+
+
+def _marks_of_the_digit(
+    ink: Grey, labels: NDArray[np.int32], boxes: NDArray[np.int32], even: bool
+) -> NDArray[np.bool_]:
+    """Which of the labels belong to what is drawn; the first, the paper, never does."""
+    squared = np.square(ink.ravel(), dtype=np.float32)  # what is strong counts more than what is wide
+    mass = np.bincount(labels.ravel(), squared, len(boxes)).astype(np.float64)
+    mass[0] = 0
+    if even:
+        return np.asarray(mass >= SPECK * mass.max())
+    strength = np.sqrt(mass / boxes[:, 4])  # root mean square of a mark's ink
+    mass[_at_the_edge(ink.shape, boxes, mass)] = 0
+    return np.asarray((mass >= SPECK * mass.max()) & (strength >= WEAK_MARK * strength[mass.argmax()]))
+
+
+def _at_the_edge(shape: tuple[int, ...], boxes: NDArray[np.int32], mass: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which marks are shadows or things that reach into a photo rather than the digit, which lies inside."""
+    left, top, width, height = boxes[:, :4].T
+    sides = np.stack((left == 0, left + width == shape[1], top == 0, top + height == shape[0]))
+    inside = mass[~sides.any(0)].max(initial=0)
+    if inside >= LEAST_INSIDE * mass.max():
+        return np.asarray(sides.any(0))
+    return np.asarray(sides.all(0) & bool(inside))  # what is all around is the table
+
+
+def cut_out(ink: Ink, marks: Marks) -> Grey:
+    """The marks alone, uint8 [h,w] with the longer side EXTENT, contrast stretched to 255."""
+    left, top, right, bottom = marks.box
+    cut = ink.levels[top:bottom, left:right]
+    if marks.kept is not None:
+        near = cv2.dilate(marks.kept[top:bottom, left:right], np.ones((3, 3), np.uint8))
+        cut = cv2.bitwise_and(cut, near)
+    if ink.noise > NOISE:
+        cut = cv2.subtract(cut, np.full_like(cut, int(FLOOR * ink.noise)))
+    factor = EXTENT / max(cut.shape)
+    if factor < 1 / 2:
+        cut = _thickened(cut, THINNEST / factor)
+    width, height = (max(1, round(side * factor)) for side in cut.shape[::-1])
+    method = cv2.INTER_CUBIC if factor >= 1 else cv2.INTER_AREA
+    scaled = cv2.resize(cut, (width, height), interpolation=method)
+    stretched: Grey = cv2.convertScaleAbs(scaled, alpha=255 / max(1, int(scaled.max())))
+    return stretched
+
+
+def _thickened(cut: Grey, least: float) -> Grey:
+    """Strokes thinner than `least` pixels widened to about that, lest they fade when the picture is reduced."""
+    edges = cv2.norm(cut[1:], cut[:-1], cv2.NORM_L1) + cv2.norm(cut[:, 1:], cut[:, :-1], cv2.NORM_L1)
+    width = 2.5 * float(cut.sum()) / max(edges, 1)  # area over half the outline, whose steps count 5/4 of its length
+    missing = round(least - width)
+    if missing < 1:
+        return cut
+    pen = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (missing + 1, missing + 1))
+    thicker: Grey = cv2.dilate(cut, pen)
+    return thicker
+
+
+def place(cut: Grey) -> Grey:
+    """The cut-out marks on a frame uint8 [64,64], their centre of mass at CENTRE as far as they fit."""
+    moments = cv2.moments(cut)
+    height, width = cut.shape
+    mass = max(moments["m00"], 1)
+    left, top = (CENTRE - moments[first] / mass for first in ("m10", "m01"))
+    left, top = min(max(round(left), 0), SIZE - width), min(max(round(top), 0), SIZE - height)
+    frame = np.zeros((SIZE, SIZE), np.uint8)
+    frame[top : top + height, left : left + width] = cut
+    return frame

@@ -1,0 +1,122 @@
+"""What a picture is drawn on: a sheet on a table, its level under even and uneven light, and the ink that stands out.
+
+All of it works for dark ink on light paper and for light ink on dark alike.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from handler.decoding import LARGE, Grey
+
+SMALL = 64  # pixels of the longer side; a picture of no more may be filled by its digit and is no photo
+NARROW = 24  # pixels of the shorter side; less is too few to tell strokes from paper by their width
+TABLE = 0.8  # of the border's pixels dark, where a sheet of paper lies on a darker table
+SHEET = 0.4  # of the picture's shorter side, the least of such a sheet's sides
+SHEET_FILLED = 0.9  # of the rectangle around it
+SHEET_EDGE = 4  # pixels of the sheet's edge that are cut off
+UNEVEN = 5  # grey levels, beyond its noise, that an evenly lit paper keeps to
+EVEN_BORDER = 0.9  # of the border's pixels that do so, else the light is uneven
+LEAST_BORDER = 0.4  # the same where the digit may fill the picture: a small one, or one whose paper is one level
+SURROUNDINGS = 0.4  # of the shorter side: ink is darker, or lighter, than the median of so wide a square around it
+STROKE = 0.25  # of the shorter side; under uneven light what is wider is no stroke
+LEAST_RANGE = 64  # grey levels from paper to black or white; less is taken for as much, else its noise would grow
+
+
+@dataclass(frozen=True)
+class Ink:
+    """What stands out from the paper: `levels` uint8 [height,width], and the standard deviation of their noise."""
+
+    levels: Grey
+    noise: float
+    inverted: bool  # dark on light, other than MNIST's
+    even: bool  # seen under even light
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The background: its grey level, one for all or uint8 [height,width], and its noise's standard deviation."""
+
+    level: int | Grey
+    noise: float
+
+    @property
+    def even(self) -> bool:
+        return isinstance(self.level, int)
+
+
+def reduced(grey: Grey) -> Grey:
+    """The picture with at most LARGE pixels a side, averaged, aspect kept."""
+    factor = LARGE / max(grey.shape)
+    if factor >= 1:
+        return grey
+    height, width = (max(1, round(side * factor)) for side in grey.shape)
+    smaller: Grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
+    return smaller
+
+
+def sheet(grey: Grey) -> Grey:
+    """The sheet of paper on a darker table, cut out; any other picture as it is."""
+    if max(grey.shape) <= SMALL or _noise(_border(grey)) == 0:
+        return grey
+    split, bright = cv2.threshold(grey, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    if np.count_nonzero(_border(grey) > split) > (1 - TABLE) * len(_border(grey)):
+        return grey
+    outlines, _ = cv2.findContours(bright, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    outline = max(outlines, key=cv2.contourArea)
+    area, sides = cv2.contourArea(outline), cv2.minAreaRect(outline)[1]
+    if min(sides) < SHEET * min(grey.shape) or area < SHEET_FILLED * sides[0] * sides[1]:
+        return grey
+    inside = cv2.drawContours(np.zeros_like(grey), [outline], -1, 255, cv2.FILLED)
+    inside = cv2.erode(inside, np.ones((2 * SHEET_EDGE + 1,) * 2, np.uint8))
+    left, top, width, height = cv2.boundingRect(inside)
+    filled = np.where(inside, grey, np.uint8(np.median(grey[inside > 0][::16])))
+    return filled[top : top + height, left : left + width]
+
+
+def background(grey: Grey) -> Paper:
+    """The paper: the border's median, or under uneven light what is left of the picture without its strokes."""
+    border = _border(grey)
+    noise = _noise(border)
+    level = int(np.sort(border)[len(border) // 2])
+    if max(grey.shape) <= SMALL:
+        even = min(grey.shape) < NARROW or _share(border, level, UNEVEN + 2 * noise) >= LEAST_BORDER
+    else:
+        even = _share(border, level, 1) >= LEAST_BORDER or _share(border, level, UNEVEN + 2 * noise) >= EVEN_BORDER
+    return Paper(level, noise) if even else Paper(*_under_uneven_light(grey))
+
+
+def _border(grey: Grey) -> Grey:
+    return np.concatenate((grey[0], grey[:, -1], grey[-1], grey[:, 0]))
+
+
+def _noise(border: Grey) -> float:
+    """Standard deviation of normal noise, from the median step between neighbours: ink is rarer."""
+    steps = np.sort(cv2.absdiff(border[1:], border[:-1]).ravel())
+    return float(steps[len(steps) // 2]) * 1.05
+
+
+def _share(pixels: Grey, level: int, near: float) -> float:
+    """Share of the pixels that differ from the level by no more than `near`."""
+    return np.count_nonzero(cv2.absdiff(pixels, np.full_like(pixels, level)) <= near) / max(1, pixels.size)
+
+
+def _under_uneven_light(grey: Grey) -> tuple[Grey, float]:
+    side = min(grey.shape)
+    middle = cv2.medianBlur(grey, min(int(side * SURROUNDINGS) | 1, 255))
+    inverted = cv2.norm(cv2.subtract(middle, grey)) > cv2.norm(cv2.subtract(grey, middle))
+    smooth = cv2.medianBlur(grey, 3)
+    window = cv2.getStructuringElement(cv2.MORPH_RECT, (max(3, int(side * STROKE) | 1),) * 2)
+    level = cv2.morphologyEx(smooth, cv2.MORPH_CLOSE if inverted else cv2.MORPH_OPEN, window)
+    return level, float(np.median(cv2.absdiff(smooth, level)[::4, ::4])) * 1.48
+
+
+def separate(grey: Grey, paper: Paper) -> Ink:
+    """What differs from the paper: 0 for paper, 255 for black on white or white on black."""
+    level = paper.level if isinstance(paper.level, np.ndarray) else np.full_like(grey, paper.level)
+    dark, light = cv2.subtract(level, grey), cv2.subtract(grey, level)
+    inverted = cv2.norm(dark) > cv2.norm(light)
+    most = cv2.max(level if inverted else cv2.bitwise_not(level), LEAST_RANGE)
+    ink = cv2.divide(dark if inverted else light, most, scale=255)
+    return Ink(ink, paper.noise * 255 / float(most.mean()), inverted, paper.even)

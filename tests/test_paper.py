@@ -1,0 +1,81 @@
+"""handler/paper.py: the sheet, its level under any light, and what stands out from it."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from handler.decoding import LARGE, Grey
+from handler.paper import background, reduced, separate, sheet
+
+STROKE = np.zeros((200, 200), bool)
+STROKE[50:150, 90:102] = True
+
+
+def lit(light: NDArray[np.float64] | float, noise: float = 2, reflects: float = 0.2) -> Grey:
+    """STROKE on paper under that light, with a pen that reflects so much of it."""
+    seen = light * np.where(STROKE, reflects, 1) + np.random.default_rng(0).normal(0, noise, STROKE.shape)
+    return seen.clip(0, 255).astype(np.uint8)
+
+
+RAMP = np.linspace(80, 240, 200) * np.ones((200, 1))
+SHADOW = np.where(np.add.outer(np.arange(200), np.arange(200)) > 210, 120.0, 220.0)
+
+
+def test_a_large_picture_is_reduced_with_its_aspect_and_a_small_one_left() -> None:
+    assert reduced(np.zeros((1000, 2000), np.uint8)).shape == (LARGE // 2, LARGE)
+    small = np.zeros((28, 28), np.uint8)
+    assert reduced(small) is small
+
+
+@pytest.mark.parametrize("tilt", [0.0, 0.05])
+def test_a_sheet_on_a_dark_table_is_cut_out_also_when_it_lies_askew(tilt: float) -> None:
+    rows, columns = np.mgrid[:300, :400]
+    inside = (abs(columns - 200 + tilt * rows) < 120) & (abs(rows - 150 - tilt * columns) < 90)
+    noise = np.random.default_rng(0).normal(0, 3, inside.shape)
+    cut = sheet((np.where(inside, 220, 50) + noise).clip(0, 255).astype(np.uint8))
+    assert 150 <= cut.shape[0] <= 205
+    assert 210 <= cut.shape[1] <= 260
+    assert cut.min() > 150
+
+
+@pytest.mark.parametrize("light", [230.0, RAMP, SHADOW], ids=["even", "ramp", "shadow"])
+def test_a_picture_of_paper_alone_is_no_sheet_on_a_table(light: NDArray[np.float64] | float) -> None:
+    grey = lit(light)
+    assert sheet(grey) is grey
+
+
+def test_even_paper_has_one_level_and_its_noise_is_measured() -> None:
+    paper = background(lit(200.0, noise=5))
+    assert paper.even
+    assert paper.level == pytest.approx(200, abs=1)
+    assert paper.noise == pytest.approx(5, rel=0.3)
+
+
+@pytest.mark.parametrize("light", [RAMP, SHADOW], ids=["ramp", "shadow"])
+def test_unevenly_lit_paper_has_its_level_everywhere_under_the_ink_too(light: NDArray[np.float64]) -> None:
+    paper = background(lit(light))
+    assert not paper.even
+    error = np.abs(np.asarray(paper.level).astype(float) - light)
+    assert np.median(error) <= 8
+    assert np.median(error[STROKE]) <= 12
+
+
+@pytest.mark.parametrize("light", [230.0, RAMP, SHADOW], ids=["even", "ramp", "shadow"])
+@pytest.mark.parametrize("inverted", [True, False])
+def test_ink_stands_out_alike_in_any_light_and_of_any_polarity(
+    light: NDArray[np.float64] | float, inverted: bool
+) -> None:
+    grey = lit(light) if inverted else 255 - lit(light)
+    ink = separate(grey, background(grey))
+    assert ink.inverted == inverted
+    assert np.median(ink.levels[~STROKE]) <= 25
+    if inverted:  # four fifths of the light are missing, wherever it is
+        assert np.percentile(np.abs(ink.levels[STROKE].astype(float) - 204), 90) <= 25
+
+
+def test_mnists_levels_come_through_untouched() -> None:
+    grey = np.zeros((28, 28), np.uint8)
+    grey[5:20, 10:14] = np.arange(60, dtype=np.uint8).reshape(15, 4) * 4
+    ink = separate(grey, background(grey))
+    np.testing.assert_array_equal(ink.levels, grey)
+    np.testing.assert_array_equal(separate(255 - grey, background(255 - grey)).levels, grey)
