@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from handler.confidence import read_calibration
 from handler.preprocessing import frame, to_input
 from serving.client import MODEL, Client
-from serving.config import Config, ServingError, on_free_ports
+from serving.config import ROOT, Config, ServingError, on_free_ports
 from serving.supervisor import running, wait_ready
 from training.data import DataError, raw_pictures
+from training.export import RECORD
 from training.model import load_model
 from training.predict import RELEASED
 
@@ -58,8 +60,8 @@ def trained(pictures: list[bytes]) -> NDArray[np.float64]:
     with torch.inference_mode():
         batches = [pictures[start : start + 500] for start in range(0, len(pictures), 500)]
         logits = [model(to_input([frame(picture) for picture in batch])) for batch in batches]
-    probabilities: NDArray[np.float64] = torch.cat(logits).double().softmax(1).numpy()
-    return probabilities
+    probabilities = read_calibration(ROOT / RECORD).probabilities(torch.cat(logits))
+    return np.asarray(probabilities.numpy())
 
 
 def main() -> int:

@@ -64,8 +64,9 @@ def our_way(run: Run) -> Iterator[None]:
     run.model.train()
     for _ in itertools.count():
         outputs = []
+        material = run.material(0)
         for rows in torch.randperm(len(run.train)).split(BATCH)[:-1]:
-            outputs.append(run.step(rows))
+            outputs.append(run.step(rows, material))
             yield
         losses, logits, labels = (torch.cat(column) for column in zip(*outputs, strict=True))
         losses.mean().item(), accuracy(logits, labels)

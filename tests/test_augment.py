@@ -1,5 +1,7 @@
-"""training/augment.py: another hand, the same digit."""
+"""training/augment.py, rounds.py and outliers.py: another hand, the same digit; and what is no digit."""
 
+import numpy as np
+import pytest
 import torch
 from torchvision.transforms.functional import InterpolationMode, affine
 
@@ -10,56 +12,112 @@ from training import augment as module
 from training.augment import augment
 from training.data import load_data
 from training.model import load_model
+from training.outliers import KINDS, LETTERS, LOOKALIKES, outliers
+from training.rounds import Rounds
+from training.teacher import Teacher
+
+CPU = torch.device("cpu")
+FRAMES = load_data("mnist5k").all_training.frames
 
 
 def grey(count: int) -> torch.Tensor:
-    return to_input(load_data("mnist5k").train.frames[:: 4580 // count][:count])[:, :1]
+    return to_input(FRAMES[:: 5000 // count][:count])[:, :1]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def rounds(count: int = 3, outlier_count: int = 20, seed: int = 0) -> Rounds:
+    return Rounds(FRAMES[::100], count, outlier_count, seed, CPU)
 
 
 def test_pictures_stay_pictures_and_each_is_changed() -> None:
     before = grey(50)
-    after = augment(before)
+    after = augment(before, generator())
     assert after.shape == before.shape == (50, 1, 64, 64)
     assert after.dtype == torch.float32
-    assert float(after.min()) >= 0
-    assert float(after.max()) <= 1
+    assert 0 <= float(after.min()) <= float(after.max()) <= 1
     assert all((each - other).abs().max() > 0.1 for each, other in zip(before, after, strict=True))
+    assert torch.equal(before, grey(50))
 
 
-def test_the_seed_fixes_what_is_drawn() -> None:
+def test_the_generator_alone_fixes_what_is_drawn() -> None:
+    first, again, other = (augment(grey(20), generator(seed)) for seed in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_without_strength_only_the_margin_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.ones(shape))
+    monkeypatch.setattr(module, "ROTATION", 0.0)
+    for name in ("ASPECT", "SHEAR", "ELASTIC", "SHIFT"):
+        monkeypatch.setattr(module, name, 0.0)
     pictures = grey(5)
-    torch.manual_seed(3)
-    first = augment(pictures)
-    torch.manual_seed(3)
-    assert torch.equal(first, augment(pictures))
-    assert not torch.equal(first, augment(pictures))
+    expected = affine(pictures, 0, [0, 0], 1 / module.MARGIN, [0.0], interpolation=InterpolationMode.BILINEAR)
+    torch.testing.assert_close(augment(pictures, generator()), expected, atol=1e-3, rtol=0)
 
 
-def test_no_change_drawn_is_the_identity(monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, 0.5))
-    pictures = grey(5)
-    torch.testing.assert_close(augment(pictures), pictures, atol=1e-4, rtol=0)
+def test_a_thicker_stroke_has_more_ink_and_a_thinner_one_less() -> None:
+    pictures = grey(200)
+    share = (module._stroked(pictures, generator()).sum((1, 2, 3)) / pictures.sum((1, 2, 3))).sort().values
+    assert float(share[10]) < 0.7
+    assert float(share[-10]) > 1.4
 
 
-def test_a_shift_is_torchvisions(monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    def right_only(*shape: int, **_: object) -> torch.Tensor:
-        drawn = torch.full(shape, 0.5)
-        drawn[4] = 1.0
-        return drawn
-
-    monkeypatch.setattr(torch, "rand", right_only)
-    pictures = grey(5)
-    pixels = module.SHIFT * 64
-    assert pixels == 3
-    expected = affine(pictures, 0, [-3, 0], 1, [0.0], interpolation=InterpolationMode.BILINEAR)
-    torch.testing.assert_close(augment(pictures), expected, atol=1e-4, rtol=0)
+def test_a_round_is_the_same_whenever_it_is_made() -> None:
+    first, second = rounds(), rounds()
+    second.digits(1), second.outliers(2)
+    assert torch.equal(first.digits(0), second.digits(0))
+    assert torch.equal(first.outliers(1), second.outliers(1))
+    assert not torch.equal(first.digits(0), rounds(seed=1).digits(0))
 
 
-def test_the_released_model_still_reads_them() -> None:
+def test_epochs_take_turns_with_the_rounds() -> None:
+    turns = rounds(count=3)
+    assert torch.equal(turns.digits(1), turns.digits(4))
+    assert not torch.equal(turns.digits(1), turns.digits(2))
+
+
+def test_without_augmentation_every_epoch_sees_the_pictures_themselves() -> None:
+    np.testing.assert_array_equal(rounds(count=0).digits(7).numpy(), FRAMES[::100])
+
+
+def test_a_round_is_framed_as_serving_frames() -> None:
+    for each in rounds().digits(0).numpy():
+        rows, columns = (np.flatnonzero(each.max(axis) > 20) for axis in (1, 0))
+        assert 40 <= max(np.ptp(rows), np.ptp(columns)) + 1 <= 46
+
+
+def test_a_teachers_logits_belong_to_their_round() -> None:
     torch.manual_seed(0)
-    greys, labels = digits()
-    assert len(greys) == 5000
-    frames = load_data("mnist5k").all_training.frames[::10]
+    teacher = Teacher().eval()
+    turns = rounds()
     with torch.inference_mode():
-        logits = load_model(ROOT / "scripted_model.pt")(augment(to_input(frames)[:, :1]).expand(-1, 3, -1, -1))
-    assert float((logits.argmax(1) == torch.from_numpy(labels[::10])).float().mean()) >= 0.97
+        expected = teacher(to_input(turns.digits(2)))
+    torch.testing.assert_close(turns.logits(2, teacher), expected)
+    assert turns.logits(5, teacher) is turns.logits(2, teacher)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_kind_of_outlier_can_be_drawn(kind: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.outliers.KINDS", {kind: 1.0})
+    drawn = outliers(FRAMES, 20, np.random.default_rng(0))
+    assert drawn.shape == (20, 64, 64)
+    assert len(np.unique(drawn, axis=0)) == 20
+
+
+def test_no_lookalike_is_among_the_letters() -> None:
+    assert len(LETTERS) == 52 - len(LOOKALIKES) == 38
+
+
+def test_the_released_model_still_reads_what_is_augmented() -> None:
+    labels = torch.from_numpy(digits()[1][::10])
+    changed = rounds_of(FRAMES[::10])
+    with torch.inference_mode():
+        logits = load_model(ROOT / "scripted_model.pt")(to_input(changed))
+    assert float((logits.argmax(1) == labels).float().mean()) >= 0.97
+
+
+def rounds_of(frames: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> torch.Tensor:
+    return Rounds(frames, 1, 0, 0, CPU).digits(0)

@@ -9,6 +9,7 @@ from typing import IO
 import pytest
 import torch
 
+from handler.confidence import Calibration
 from serving.config import ROOT
 from training.data import load_data
 from training.export import LIBRARIES, MODEL, PARAMETERS, RECORD, SCRIPTED, export, record, write_whole
@@ -35,11 +36,13 @@ def test_the_three_models_are_one(tmp_path: Path) -> None:
 def test_record_names_all_that_determines_the_run() -> None:
     data = load_data("mnist5k")
     run = Run(configure("default", seed=7), data, torch.device("cpu"))
-    written = json.loads(json.dumps(record(run, data, {})))
+    written = json.loads(json.dumps(record(run, data, {}, Calibration(1.5, 0.7))))
     assert written["run_id"] == run.identity
     assert (written["parameters"], written["seed"], written["recipe"]["lr"]) == (20_180, 7, run.config.lr)
     assert written["data"]["sha256"] == data.sha256
     assert written["libraries"]["torch"] == torch.__version__
+    assert written["calibration"] == {"temperature": 1.5, "threshold": 0.7}
+    assert "calibration" not in record(run, data, {}, None)
     assert {"version", "architecture", "epochs", "metrics"} <= set(written)
 
 
@@ -68,4 +71,5 @@ def test_released_weights_are_the_default_recipes_on_mnist() -> None:
     pins = dict(line.split("==") for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line)
     libraries = {name: version.split("+")[0] for name, version in released["libraries"].items()}
     assert all(pins[name] == libraries[name] for name in LIBRARIES)
-    assert released["metrics"]["test"]["accuracy"] >= 0.989
+    assert released["metrics"]["test"]["accuracy"] >= 0.992
+    assert set(released["calibration"]) == {"temperature", "threshold"}

@@ -15,10 +15,11 @@ from sklearn.metrics import accuracy_score
 from serving.config import ROOT
 from tests.test_data import write_mnist
 from training.data import DataSet, load_data
-from training.train import RECIPES, Config, ResumeError, Run, accuracy, configure, evaluate, fit
+from training.model import DigitCNN
+from training.train import RECIPES, ResumeError, Run, accuracy, configure, evaluate, fit
 
 LINE = r"Epoch : \d+ \| Train_loss : \d\.\d{3} \| Train_acc : \d+% \| Val_loss : \d\.\d{3} \| Val_acc : \d+%"
-SMALL = configure("default", epochs=3)
+SMALL = configure("default", epochs=3, rounds=2)
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +48,11 @@ def test_two_epochs_of_mnist5k_reach_90_percent() -> None:
     assert all(re.fullmatch(LINE, line) for line in lines)
 
 
-def test_default_and_original_recipe_are_what_the_readme_says() -> None:
-    for recipe in RECIPES.values():
-        assert (recipe.epochs, recipe.batch) == (30, 50)
+def test_the_original_recipe_is_the_notebooks() -> None:
     original = RECIPES["original"]
-    assert (original.lr, original.schedule, original.average, original.held_out) == (0.01, "constant", 0.0, "test")
+    assert (original.epochs, original.batch, original.lr, original.dropout) == (30, 50, 0.01, 0.5)
+    assert (original.schedule, original.average, original.held_out) == ("constant", 0.0, "test")
+    assert (original.augment, original.normalise, original.outliers, original.teacher) == (False, False, 0, 0)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(small: DataSet) -> None:
@@ -75,6 +76,28 @@ def test_a_resumed_run_ends_in_the_same_bits(recipe: str, small: DataSet, tmp_pa
     resumed = fit(config, small, checkpoint, resume=True, report=silent)
     assert same(whole, resumed)
     assert whole.history == resumed.history
+
+
+def test_a_run_with_a_teacher_that_is_stopped_in_either_ends_in_the_same_bits(small: DataSet, tmp_path: Path) -> None:
+    config = replace(SMALL, teacher=2)
+    whole = fit(config, small, report=silent)
+    checkpoint = tmp_path / "checkpoint.pt"
+    for last in ("Teacher, Epoch : 1", "Epoch : 1"):
+
+        def stop(line: str, last: str = last) -> None:
+            if line.startswith(last):
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            fit(config, small, checkpoint, resume=True, report=stop)
+    lines: list[str] = []
+    resumed = fit(config, small, checkpoint, resume=True, report=lines.append)
+    assert same(whole, resumed)
+    assert [line.startswith("Teacher") for line in lines] == [True, True, False, False, False]
+
+
+def test_a_teacher_changes_what_is_learnt(small: DataSet) -> None:
+    assert not same(fit(SMALL, small, report=silent), fit(replace(SMALL, teacher=1), small, report=silent))
 
 
 def test_resume_without_a_checkpoint_starts(small: DataSet, tmp_path: Path) -> None:
@@ -142,7 +165,6 @@ def test_accuracy_is_scikit_learns() -> None:
 
 
 def test_evaluation_leaves_the_models_mode(small: DataSet) -> None:
-    run = Run(Config(), small, torch.device("cpu"))
-    run.model.train()
-    evaluate(run.model, small.validation)
-    assert run.model.training
+    model = DigitCNN().train()
+    evaluate(model, small.validation)
+    assert model.training

@@ -1,4 +1,4 @@
-"""python -m training train | evaluate | predict
+"""python -m training train | tune | evaluate | predict
 
 python -m training train --data mnist5k      about a minute, Val_acc 97%
 python -m training evaluate --data mnist     accuracy of the released model on MNIST's test pictures
@@ -10,16 +10,27 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
-from typing import get_type_hints
+from typing import Final, get_type_hints
 
 from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_recall
 
 from handler.preprocessing import ImageError
-from training import export, plots
+from training import export, plots, tune
+from training.calibration import calibrate
 from training.data import DataError, DataSet, Pictures, load_data
-from training.model import CLASSES, ModelError, load_model
+from training.model import CLASSES, DigitCNN, ModelError, load_model
 from training.predict import RELEASED, MakePrediction
-from training.train import RECIPES, Config, ConfigError, Measures, ResumeError, configure, evaluate, fit
+from training.train import (
+    RECIPES,
+    Config,
+    ConfigError,
+    Measures,
+    ResumeError,
+    checkpoint_of_teacher,
+    configure,
+    evaluate,
+    fit,
+)
 
 _DATA = "mnist (found in data/ or downloaded there), mnist5k (needs no download), or a folder"
 _HELP = {
@@ -29,7 +40,13 @@ _HELP = {
     "dropout": "of whole channels after the second convolution",
     "schedule": "of the learning rate: onecycle or constant",
     "average": "decay of the weights' moving average, 0 for none",
-    "augment": "train on slightly rotated, scaled, sheared and shifted pictures",
+    "normalise": "batch normalisation while training, folded into the weights afterwards",
+    "augment": "train on changed pictures: turned, stretched, bent, thicker, thinner, blurred, noisy, framed anew",
+    "rounds": "versions of every picture that epochs take turns with, if pictures are changed",
+    "outliers": "pictures of no digit to be unsure of, as a share of a batch's digits",
+    "teacher": "epochs of a larger network that is trained first, 0 for none",
+    "distillation": "share of the teacher's probabilities in the loss; the labels have the rest",
+    "softness": "temperature of the probabilities that are learnt from the teacher",
     "held_out": "what each epoch is measured on: validation or test",
     "seed": "of initial weights, order, dropout and augmentation",
     "threads": "of the CPU; another number gives slightly other weights",
@@ -41,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser("python -m training", description="Train, evaluate and try the digit model.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _train_options(commands.add_parser("train", help="train and write the models", description=_train.__doc__))
+    _tune_options(commands.add_parser("tune", help="search for a better recipe", description=_tune.__doc__))
     command = commands.add_parser("evaluate", help="measure a saved model", description=_evaluate.__doc__)
     _data_options(command)
     command.add_argument("--part", choices=("test", "validation", "all"), help="(default: test, else all)")
@@ -56,7 +74,34 @@ def parser() -> argparse.ArgumentParser:
 
 def _train_options(command: argparse.ArgumentParser) -> None:
     _data_options(command)
-    command.add_argument("--recipe", choices=RECIPES, default="default", help="what the options below default to")
+    _recipe_options(command)
+    command.add_argument("--resume", action="store_true", help="go on from the last finished epoch")
+    command.add_argument("--out", type=Path, default=Path(), help="folder that gets model/ and scripted_model.pt")
+    command.set_defaults(run=_train)
+
+
+def _tune_options(command: argparse.ArgumentParser) -> None:
+    _data_options(command)
+    _recipe_options(command)
+    command.add_argument(
+        "--trials", type=_positive, default=30, help="in the study, earlier ones included (default: %(default)s)"
+    )
+    command.add_argument("--out", type=Path, default=Path("study"), help="folder of the study (default: %(default)s)")
+    command.set_defaults(run=_tune)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}; expected a number from 1")
+    return int(text)
+
+
+def _recipe_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--recipe",
+        default="default",
+        help="default, original or a file that tune wrote: what the options below default to",
+    )
     types = get_type_hints(Config)
     for field in dataclasses.fields(Config):
         if field.name != "recipe":
@@ -69,9 +114,6 @@ def _train_options(command: argparse.ArgumentParser) -> None:
                 choices=_CHOICES.get(field.name),
                 help=f"{_HELP[field.name]} ({defaults})",
             )
-    command.add_argument("--resume", action="store_true", help="go on from the last finished epoch")
-    command.add_argument("--out", type=Path, default=Path(), help="folder that gets model/ and scripted_model.pt")
-    command.set_defaults(run=_train)
 
 
 def _data_options(command: argparse.ArgumentParser) -> None:
@@ -90,8 +132,7 @@ def _load(given: argparse.Namespace) -> DataSet:
 
 def _train(given: argparse.Namespace) -> int:
     """Train DigitCNN; write state dict, whole model, scripted model, model.json and curves."""
-    fields = [field.name for field in dataclasses.fields(Config) if field.name != "recipe"]
-    config = configure(given.recipe, **{name: getattr(given, name) for name in fields})
+    config = _configured(given)
     checkpoint = given.out / export.CHECKPOINT
     if checkpoint.exists() and not given.resume:
         print(f"{checkpoint} of a stopped run is replaced; --resume would go on from it", file=sys.stderr)
@@ -101,15 +142,39 @@ def _train(given: argparse.Namespace) -> int:
     data = _load(given)
     run = fit(config, data, checkpoint, given.resume)
     held = {run.held_out: run.held} | ({"test": data.test} if data.test else {})
-    measures = {part: evaluate(run.best, pictures) for part, pictures in held.items()}
-    export.export(run.best, export.record(run, data, measures), given.out)
+    model = run.best
+    assert isinstance(model, DigitCNN)
+    measures = {part: evaluate(model, pictures) for part, pictures in held.items()}
+    calibration = calibrate(measures["validation"]) if run.held_out == "validation" else None
+    export.export(model, export.record(run, data, measures, calibration), given.out)
     plots.curves(run.history, run.held_out, given.out / "model" / "curves.png")
     checkpoint.unlink()
+    checkpoint_of_teacher(checkpoint).unlink(missing_ok=True)
     for part, each in measures.items():
         print(f"{part}: accuracy {each.accuracy:.2%} of {len(each.labels)} pictures")
     for path in (export.PARAMETERS, export.MODEL, export.SCRIPTED, export.RECORD):
         print(given.out / path)
     return 0
+
+
+def _tune(given: argparse.Namespace) -> int:
+    """Search for a better recipe on the validation split; write recipe.json, which train takes, and study.png.
+
+    Trials have no teacher; the recipe keeps it. A search that was stopped goes on with the same command.
+    """
+    config = _configured(given)
+    if config.held_out != "validation":
+        raise ConfigError(f"--held-out {config.held_out}; tune judges by the validation split alone")
+    study = tune.tune(config, _load(given), given.trials, given.out)
+    print(f"best: trial {study.best_trial.number}, validation loss {study.best_value:.4f}, {study.best_params}")
+    for name in (tune.RECIPE, tune.PICTURE, tune.STUDY):
+        print(given.out / name)
+    return 0
+
+
+def _configured(given: argparse.Namespace) -> Config:
+    fields = [field.name for field in dataclasses.fields(Config) if field.name != "recipe"]
+    return configure(given.recipe, **{name: getattr(given, name) for name in fields})
 
 
 def _evaluate(given: argparse.Namespace) -> int:
@@ -158,12 +223,18 @@ def _predict(given: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+_GO_ON: Final = {
+    _train: "; --resume with the same options goes on from the last finished epoch",
+    _tune: "; the same command goes on with the trial that was stopped",
+}
+
+
 def main() -> int:
     given = parser().parse_args()
     try:
         return int(given.run(given))
     except KeyboardInterrupt:
-        hint = "; --resume with the same options goes on from the last finished epoch" if given.run is _train else ""
+        hint = _GO_ON.get(given.run, "")
         print(f"\nstopped{hint}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has seen enough

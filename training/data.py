@@ -72,11 +72,19 @@ def load_data(source: str, skip_unreadable: bool = False) -> DataSet:
     return _folder(root, skip_unreadable)
 
 
-def raw_pictures(source: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Unframed test pictures uint8 [N,28,28] of MNIST, or all 5,000 of mnist5k, with labels [N]; raises DataError."""
+def raw_pictures(source: str, part: str = "test") -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """MNIST's unframed `training`, `validation` or `test` pictures uint8 [N,28,28] with labels [N]; raises DataError.
+
+    `training` are all but the test ones, the validation ones included; mnist5k's stand for its test ones as well.
+    """
     if source == "mnist5k":
-        return _mnist5k_arrays()
-    return _mnist_arrays(*((DOWNLOADS, True) if source == "mnist" else (Path(source), False)))[1]
+        all_training = test = _mnist5k_arrays()
+    else:
+        all_training, test = _mnist_arrays(*((DOWNLOADS, True) if source == "mnist" else (Path(source), False)))
+    if part == "validation":
+        rows = _split(all_training[1])[1]
+        return all_training[0][rows], all_training[1][rows]
+    return test if part == "test" else all_training
 
 
 def _split(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

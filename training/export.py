@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import torch
 
+from handler.confidence import Calibration
 from training import __version__
 from training.model import ARCHITECTURE, DigitCNN
 
@@ -24,7 +25,7 @@ PARAMETERS = Path("model/DigitRecognitionModelParameter.pt")  # state dict
 SCRIPTED = Path("scripted_model.pt")  # what `make archive` bundles
 RECORD = Path("model/model.json")
 CHECKPOINT = Path("model/checkpoint.pt")
-LIBRARIES = ("torch", "torchvision", "torchmetrics", "numpy", "pillow")
+LIBRARIES = ("torch", "torchvision", "torchmetrics", "numpy", "pillow", "opencv-python-headless")
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -52,7 +53,9 @@ def export(model: DigitCNN, record: dict[str, Any], folder: Path) -> None:
     write_whole(folder / RECORD, lambda file: file.write(text.encode()))
 
 
-def record(run: "Run", data: "DataSet", measures: dict[str, "Measures"]) -> dict[str, Any]:
+def record(
+    run: "Run", data: "DataSet", measures: dict[str, "Measures"], calibration: Calibration | None
+) -> dict[str, Any]:
     """model.json: what determines the run, and what it measured. No date: a repeated run writes the same."""
     return {
         "version": __version__,
@@ -70,6 +73,7 @@ def record(run: "Run", data: "DataSet", measures: dict[str, "Measures"]) -> dict
         "epochs": len(run.history),
         "libraries": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
         "device": run.device.type,
+        **({"calibration": asdict(calibration)} if calibration else {}),
         "metrics": {
             part: {"pictures": len(each.labels), "accuracy": each.accuracy, "loss": each.loss}
             for part, each in measures.items()

@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812 - as all of torch writes it
 from torch import Tensor, nn
 
 from handler.preprocessing import CHANNELS
-from training.pooling import pool_relu
+from training.pooling import pool
 
 CLASSES = 10
 ARCHITECTURE = "Conv2d(3,10,5) MaxPool2d(2) ReLU Conv2d(10,10,5) Dropout2d MaxPool2d(2) ReLU flatten Linear(1690,10)"
@@ -42,8 +42,8 @@ class DigitCNN(nn.Module):
     def forward_grey(self, grey: Tensor) -> Tensor:
         """The same for grey [N,1,64,64], faster: three equal channels are one, convolved with the summed weights."""
         weight = self.conv1.weight.sum(1, keepdim=True)
-        x = pool_relu(F.conv2d(grey, weight, self.conv1.bias))
-        x = pool_relu(self.dropout(self.conv2(x)))
+        x = F.relu(pool(F.conv2d(grey, weight, self.conv1.bias)))
+        x = F.relu(pool(self.dropout(self.conv2(x))))
         logits: Tensor = self.linear(x.flatten(1))
         return logits
 

@@ -1,4 +1,4 @@
-"""MaxPool2d(2) and ReLU in one differentiable step, for training on a CPU.
+"""MaxPool2d(2), differentiable, for training on a CPU.
 
 torch's own pooling branches on every value, which takes a third of a training step; here whole slices are compared,
 without a branch. `python -m benchmarks.training_speed` measures what it gives.
@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 
-def pool_relu(x: Tensor) -> Tensor:
-    """x [n,c,2h,2w] -> relu(max_pool2d(x, 2)) [n,c,h,w]; of equal maxima the first gets the gradient, as in torch."""
-    pooled: Tensor = _PoolReLU.apply(x)  # type: ignore[no-untyped-call]
+def pool(x: Tensor) -> Tensor:
+    """x [n,c,2h,2w] -> max_pool2d(x, 2) [n,c,h,w]; of equal maxima the first gets the gradient, as in torch."""
+    pooled: Tensor = _Pool.apply(x)  # type: ignore[no-untyped-call]
     return pooled
 
 
-class _PoolReLU(torch.autograd.Function):
+class _Pool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         # The four values of every window, each a view [n,c,h,w], in the order in which torch compares them.
@@ -27,16 +27,14 @@ class _PoolReLU(torch.autograd.Function):
         down = bottom > top
         right = top_right > top_left
         right ^= down & (right ^ (bottom_right > bottom_left))  # where(down, bottom's, top's), without a branch
-        pooled = torch.maximum(top, bottom).clamp_min_(0)
-        ctx.save_for_backward(x, pooled, _indices(x, down, right))
-        return pooled
+        ctx.save_for_backward(x, _indices(x, down, right))
+        return torch.maximum(top, bottom)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        x, pooled, indices = ctx.saved_tensors
-        gradient = torch.ops.aten.threshold_backward(gradients[0], pooled, 0)
+        x, indices = ctx.saved_tensors
         window = ([2, 2], [2, 2], [0, 0], [1, 1], False)  # kernel, stride, padding, dilation, ceil_mode
-        result: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(gradient, x, *window, indices)
+        result: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(gradients[0], x, *window, indices)
         return result
 
 

@@ -8,8 +8,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from handler.preprocessing import frame, to_input
-from training.export import PARAMETERS
+from handler.confidence import Calibration, read_calibration
+from handler.preprocessing import examine, to_input
+from training.export import PARAMETERS, RECORD
 from training.model import load_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,18 +18,20 @@ RELEASED = ROOT / PARAMETERS
 
 
 class MakePrediction:
-    """Reads one picture; `show_prediction().item()` is its digit.
+    """Reads one picture; `show_prediction().item()` is its digit, `accepted` whether it is surely one.
 
-    Raises OSError if the file cannot be opened, ImageError if it is no picture or shows nothing, ModelError if
-    the model cannot be loaded.
+    `frame` is what the model saw, uint8 [64,64], `warnings` are serving's. Raises OSError if the file cannot be opened,
+    ImageError if it is no picture or shows nothing, ModelError if the model cannot be loaded.
     """
 
     def __init__(self, path: str | Path, model: str | Path = RELEASED) -> None:
         self.path = Path(path)
-        self.frame = frame(self.path.read_bytes())  # uint8 [64,64]
+        self.frame, self.warnings = examine(self.path.read_bytes())
+        network, calibration = _model(Path(model)), _calibration(Path(model))
         with torch.inference_mode():
-            logits = _model(Path(model))(to_input([self.frame]))
-        self.probabilities: Tensor = logits.double().softmax(1)[0]  # float64 [10], index = digit
+            logits = network(to_input([self.frame]))
+        self.probabilities: Tensor = calibration.probabilities(logits)[0]  # float64 [10], index = digit
+        self.accepted = bool(calibration.accepted(logits)[0])
 
     def show_prediction(self) -> Tensor:
         """The digit, int64 []."""
@@ -52,3 +55,10 @@ class MakePrediction:
 @cache
 def _model(path: Path) -> nn.Module:
     return load_model(path)
+
+
+@cache
+def _calibration(model: Path) -> Calibration:
+    """Of the record that training wrote with this model; the neutral one for a model without."""
+    records = (model.parent / RECORD.name, model.parent / RECORD)
+    return next((read_calibration(record) for record in records if record.exists()), Calibration())

@@ -1,7 +1,7 @@
 """The training loop: `fit` trains by a Config and yields nothing half-done, `evaluate` measures.
 
-A finished epoch is kept in a checkpoint; a run resumed from it ends in the same weights, bit for bit, on the
-same machine with the same number of threads, on the CPU.
+A recipe with a teacher trains that first, by the same loop. A finished epoch of either is kept in a checkpoint; a run
+resumed from it ends in the same weights, bit for bit, on the same machine with the same number of threads, on the CPU.
 """
 
 import hashlib
@@ -9,10 +9,12 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_type_hints
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - as all of torch writes it
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel
@@ -20,12 +22,15 @@ from torchmetrics.functional.classification import multiclass_accuracy
 from tqdm import tqdm
 
 from handler.preprocessing import to_input
-from training.augment import augment
 from training.data import DataSet, Pictures
 from training.export import write_whole
 from training.model import CLASSES, DigitCNN
+from training.normalised import NormalisedDigitCNN
+from training.rounds import Rounds, logits_of
+from training.teacher import Teacher
 
-EVALUATION_BATCH = 500
+OUTLIER_WEIGHT = 0.03  # of the pictures of no digit in the loss; 0.5, as Hendrycks et al. have it, costs accuracy
+TEACHER: Final[dict[str, Any]] = {"batch": 100, "lr": 0.004, "average": 0.998, "normalise": False, "outliers": 0.0}
 
 
 class ConfigError(Exception):
@@ -41,13 +46,19 @@ class Config:
     """One training run; the defaults are the best recipe found on the validation split."""
 
     recipe: str = "default"
-    epochs: int = 30
+    epochs: int = 60
     batch: int = 50
-    lr: float = 0.003  # Adam's; the peak where the schedule is onecycle
+    lr: float = 0.01  # Adam's; the peak where the schedule is onecycle
     dropout: float = 0.0  # Dropout2d after the second convolution
     schedule: str = "onecycle"  # or constant
     average: float = 0.999  # decay of the weights' moving average (EMA), 0 for none
-    augment: bool = True  # slightly changed pictures in every epoch
+    normalise: bool = True  # batch normalisation while training, folded into the weights afterwards
+    augment: bool = True  # changed pictures, framed anew
+    rounds: int = 12  # versions of every picture that epochs take turns with
+    outliers: float = 0.1  # pictures of no digit, as a share of a batch's digits
+    teacher: int = 0  # epochs of a larger network that is trained first, 0 for none
+    distillation: float = 0.9  # share of the teacher's probabilities in the loss, the labels have the rest
+    softness: float = 2.0  # temperature of both networks' probabilities in it
     held_out: str = "validation"  # or test: what each epoch is measured on
     seed: int = 0
     threads: int = 2  # of the CPU; part of what makes a run repeatable
@@ -55,7 +66,8 @@ class Config:
     def __post_init__(self) -> None:
         ranges = {
             "epochs": (1, 100_000), "batch": (1, 60_000), "lr": (1e-9, 10), "dropout": (0, 0.99),
-            "average": (0, 0.999999), "seed": (0, 2**63 - 1), "threads": (1, 1024),
+            "average": (0, 0.999999), "rounds": (1, 1000), "outliers": (0, 1), "teacher": (0, 100_000),
+            "distillation": (0, 1), "softness": (0.1, 100), "seed": (0, 2**32), "threads": (1, 1024),
         }  # fmt: skip
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
@@ -65,7 +77,19 @@ class Config:
 RECIPES: Final = {
     "default": Config(),
     "original": Config(
-        "original", lr=0.01, dropout=0.5, schedule="constant", average=0.0, augment=False, held_out="test"
+        "original",
+        epochs=30,
+        lr=0.01,
+        dropout=0.5,
+        schedule="constant",
+        average=0.0,
+        normalise=False,
+        augment=False,
+        rounds=1,
+        outliers=0.0,
+        teacher=0,
+        distillation=0.0,
+        held_out="test",
     ),
 }
 
@@ -95,6 +119,11 @@ class Measures:
     logits: Tensor
     labels: Tensor
 
+    @classmethod
+    def of_probabilities(cls, probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> "Measures":
+        """Of probabilities [N,10] and labels [N]; their logarithms are logits."""
+        return cls(torch.from_numpy(probabilities).log(), torch.from_numpy(labels))
+
     @property
     def loss(self) -> float:
         return float(F.cross_entropy(self.logits, self.labels))
@@ -112,15 +141,7 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 def evaluate(model: nn.Module, pictures: Pictures) -> Measures:
     """The model's logits on the pictures, in evaluation mode; the mode it came in is put back."""
     device = next(model.parameters()).device
-    training = model.training
-    model.eval()
-    with torch.inference_mode():
-        logits = [
-            model(to_input(pictures.frames[start : start + EVALUATION_BATCH]).to(device)).cpu()
-            for start in range(0, len(pictures), EVALUATION_BATCH)
-        ]
-    model.train(training)
-    return Measures(torch.cat(logits), torch.from_numpy(pictures.labels))
+    return Measures(logits_of(model, torch.from_numpy(pictures.frames), device), torch.from_numpy(pictures.labels))
 
 
 def parts(config: Config, data: DataSet) -> tuple[Pictures, Pictures, str]:
@@ -136,59 +157,120 @@ def run_id(config: Config, data: DataSet) -> str:
     return hashlib.sha256(given.encode()).hexdigest()[:12]
 
 
-class Run:
-    """A training run between two epochs: all that has to be kept for it to go on to the same result."""
+@dataclass(frozen=True)
+class Material:
+    """An epoch's pictures: frames uint8 [N,64,64] of digits, [M,64,64] of none, the teacher's logits [N,10]."""
 
-    def __init__(self, config: Config, data: DataSet, device: torch.device) -> None:
+    digits: Tensor
+    outliers: Tensor | None = None
+    logits: Tensor | None = None
+
+
+def make_rounds(config: Config, pictures: Pictures, device: torch.device) -> Rounds:
+    """The rounds of a recipe; a teacher and its pupil share them."""
+    count = config.rounds if config.augment else 0
+    return Rounds(pictures.frames, count, round(len(pictures) * config.outliers), config.seed, device)
+
+
+def _digit_network(config: Config) -> nn.Module:
+    return NormalisedDigitCNN(config.dropout) if config.normalise else DigitCNN(config.dropout)
+
+
+class Run:
+    """A training run between two epochs: all that has to be kept for it to go on to the same result.
+
+    It trains the teacher itself if `network` says so, else the digit model, with the teacher's help if there is one.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        data: DataSet,
+        device: torch.device,
+        rounds: Rounds | None = None,
+        teacher: nn.Module | None = None,
+        network: Callable[[Config], nn.Module] | None = None,
+    ) -> None:
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self.config, self.device, self.identity = config, device, run_id(config, data)
         self.train, self.held, self.held_out = parts(config, data)
-        self.frames = torch.from_numpy(self.train.frames).to(device)  # uint8 [N,64,64]
+        self.rounds = rounds or make_rounds(config, self.train, device)
+        self.teacher = teacher
         self.labels = torch.from_numpy(self.train.labels).to(device)
-        self.model = DigitCNN(config.dropout).to(device)
+        self.model = (network or _digit_network)(config).to(device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         self.optimizer = torch.optim.Adam(self.model.parameters(), config.lr, fused=True)
         self.scheduler = _scheduler(config, self.optimizer, len(self.train))
-        self.average = AveragedModel(self.model, avg_fn=_moving_average(config.average))
+        self.average = AveragedModel(self.model, avg_fn=_moving_average(config.average), use_buffers=True)
         self.order = torch.Generator().manual_seed(config.seed)
         self.history: list[Epoch] = []
 
     @property
-    def best(self) -> DigitCNN:
-        """The weights that the run answers with: their average where the recipe keeps one."""
+    def best(self) -> DigitCNN | Teacher:
+        """What the run answers with: averaged weights where the recipe keeps them, normalisation folded into them."""
         best = self.average.module if self.config.average else self.model
-        assert isinstance(best, DigitCNN)
+        if isinstance(best, NormalisedDigitCNN):
+            return best.folded()
+        assert isinstance(best, DigitCNN | Teacher)
         return best
 
     def epoch(self) -> Epoch:
         """One pass over the training pictures, then the measures; appends to the history."""
         self.model.train()
+        number = len(self.history)
+        material = self.material(number)
         batches = torch.randperm(len(self.train), generator=self.order).split(self.config.batch)
-        outputs = [self.step(rows) for rows in tqdm(batches, f"epoch {len(self.history)}", leave=False, disable=None)]
+        bar = tqdm(batches, f"epoch {number}", leave=False, disable=None)
+        outputs = [self.step(rows, material) for rows in bar]
         losses, logits, labels = (torch.cat(column) for column in zip(*outputs, strict=True))
         held = evaluate(self.best, self.held)
         seen = float(losses.mean()), accuracy(logits, labels)
-        self.history.append(Epoch(len(self.history), *seen, held.loss, held.accuracy))
+        self.history.append(Epoch(number, *seen, held.loss, held.accuracy))
         return self.history[-1]
 
-    def step(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One batch; returns loss [n], logits [n,10] and labels [n], detached."""
-        rows = rows.to(self.device)
-        grey = to_input(self.frames[rows])[:, :1]  # [n,1,64,64]
-        if self.config.augment:
-            grey = augment(grey)
-        labels = self.labels[rows]
-        logits = self.model.forward_grey(grey)
+    def material(self, number: int) -> "Material":
+        return Material(
+            self.rounds.digits(number),
+            self.rounds.outliers(number) if self.config.outliers else None,
+            self.rounds.logits(number, self.teacher) if self.teacher else None,
+        )
+
+    def step(self, rows: Tensor, material: "Material") -> tuple[Tensor, Tensor, Tensor]:
+        """One batch; returns loss [n], logits [n,10] and labels [n] of its digits, detached."""
+        frames = material.digits[rows]
+        if material.outliers is not None:
+            count = round(len(rows) * self.config.outliers)
+            frames = torch.cat((frames, material.outliers[torch.randint(len(material.outliers), (count,))]))
+        grey = to_input(frames.to(self.device))[:, :1]  # [n + outliers,1,64,64]
+        labels = self.labels[rows.to(self.device)]
+        logits, unsure = self.model.forward_grey(grey).tensor_split([len(rows)])  # type: ignore[operator]
         losses = F.cross_entropy(logits, labels, reduction="none")
+        loss = losses.mean()
+        if material.logits is not None:
+            taught = self._distillation(logits, material.logits[rows].to(self.device))
+            loss = loss.lerp(taught, self.config.distillation)
+        if len(unsure):  # to be answered with equal probabilities
+            loss = loss - OUTLIER_WEIGHT * F.log_softmax(unsure, 1).mean()
         self.optimizer.zero_grad()
-        losses.mean().backward()
+        loss.backward()
         self.optimizer.step()
         if self.scheduler:
             self.scheduler.step()
         if self.config.average:
             self.average.update_parameters(self.model)
         return losses.detach(), logits.detach(), labels
+
+    def _distillation(self, logits: Tensor, taught: Tensor) -> Tensor:
+        """Hinton, Vinyals, Dean: Distilling the knowledge in a neural network, 2015."""
+        softness = self.config.softness
+        divergence = F.kl_div(
+            F.log_softmax(logits / softness, 1),
+            F.log_softmax(taught / softness, 1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        return divergence * softness**2
 
     def save(self, path: Path) -> None:
         write_whole(path, lambda file: torch.save(self._state(), file))
@@ -244,6 +326,8 @@ def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Te
     """EMA whose decay grows to `decay` with the steps taken, so that the initial weights do not linger."""
 
     def average(averaged: Tensor, current: Tensor, steps: Tensor | int) -> Tensor:
+        if not averaged.is_floating_point():  # a counter among the buffers
+            return current
         return torch.lerp(averaged, current, max(1 - decay, 9 / (9 + int(steps))))
 
     return average
@@ -257,12 +341,28 @@ def fit(
     report: Callable[[str], None] = print,
 ) -> Run:
     """Trains to the last epoch, reporting a line each and keeping each in `checkpoint`; returns the run."""
-    run = Run(config, data, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rounds = make_rounds(config, parts(config, data)[0], device)
+    teacher = None
+    if config.teacher:
+        tutor = replace(config, epochs=config.teacher, teacher=0, **TEACHER)
+        kept = checkpoint and checkpoint_of_teacher(checkpoint)
+        taught = Run(tutor, data, device, rounds, network=lambda _: Teacher())
+        teacher = _finish(taught, kept, resume, lambda line: report(f"Teacher, {line}")).best
+    return _finish(Run(config, data, device, rounds, teacher), checkpoint, resume, report)
+
+
+def checkpoint_of_teacher(checkpoint: Path) -> Path:
+    """Where a teacher's epochs are kept, beside those of its pupil."""
+    return checkpoint.with_suffix(f".teacher{checkpoint.suffix}")
+
+
+def _finish(run: Run, checkpoint: Path | None, resume: bool, report: Callable[[str], None]) -> Run:
     if resume and checkpoint:
         run.load(checkpoint)
     for done in run.history:
         report(done.line(run.held_out))
-    while len(run.history) < config.epochs:
+    while len(run.history) < run.config.epochs:
         report(run.epoch().line(run.held_out))
         if checkpoint:
             run.save(checkpoint)
@@ -270,5 +370,23 @@ def fit(
 
 
 def configure(recipe: str, **changes: Any) -> Config:
-    """The recipe's Config with the given fields changed; None leaves the recipe's own."""
-    return replace(RECIPES[recipe], **{name: value for name, value in changes.items() if value is not None})
+    """The Config of a named recipe or of a recipe file, with the given fields changed; None leaves the recipe's own.
+
+    Raises ConfigError if there is no such recipe, or the file holds anything else.
+    """
+    start = RECIPES.get(recipe) or _read_recipe(Path(recipe))
+    return replace(start, **{name: value for name, value in changes.items() if value is not None})
+
+
+def _read_recipe(path: Path) -> Config:
+    try:
+        fields = json.loads(path.read_text())
+        types = get_type_hints(Config)
+        wrong = [name for name, value in fields.items() if name not in types or type(value) is not types[name]]
+    except FileNotFoundError as error:
+        raise ConfigError(f"--recipe {path}: expected {', '.join(RECIPES)} or a file that tune wrote") from error
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"--recipe {path}: not a recipe file: {error}") from error
+    if wrong:
+        raise ConfigError(f"--recipe {path}: {', '.join(wrong)}: no such option, or not of its type")
+    return Config(**fields)

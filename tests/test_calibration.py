@@ -1,0 +1,58 @@
+"""training/calibration.py and handler/confidence.py: confidence means what it says."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import entropy
+
+from handler.confidence import Calibration, read_calibration
+from training.calibration import REFUSED, calibrate
+from training.train import Measures
+
+
+def drawn(temperature: float, count: int = 20_000) -> Measures:
+    """Logits that are `temperature` times too sure of labels drawn from their own probabilities."""
+    generator = torch.Generator().manual_seed(0)
+    honest = torch.randn(count, 10, generator=generator) * 2
+    labels = torch.multinomial(honest.softmax(1), 1, generator=generator).flatten()
+    return Measures(honest * temperature, labels)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_the_temperature_that_was_put_in_is_found(temperature: float) -> None:
+    assert calibrate(drawn(temperature)).temperature == pytest.approx(temperature, rel=0.03)
+
+
+def test_the_threshold_refuses_the_share_it_is_meant_to() -> None:
+    measures = drawn(2.0)
+    calibration = calibrate(measures)
+    accepted = calibration.accepted(measures.logits)
+    assert 1 - float(accepted.double().mean()) == pytest.approx(REFUSED, abs=1e-3)
+
+
+def test_temperature_leaves_the_digit() -> None:
+    logits = drawn(1.0, 100).logits
+    probabilities = Calibration(7.0).probabilities(logits)
+    assert torch.equal(probabilities.argmax(1), logits.argmax(1))
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(100, dtype=torch.float64))
+
+
+def test_score_is_scipys_entropy_of_the_probabilities() -> None:
+    logits, calibration = drawn(1.0, 100).logits, Calibration(2.0)
+    np.testing.assert_allclose(calibration.score(logits), -entropy(calibration.probabilities(logits).numpy(), axis=1))
+
+
+def test_a_record_without_calibration_changes_nothing_and_accepts_all(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text("{}")
+    neutral = read_calibration(tmp_path / "model.json")
+    logits = drawn(1.0, 100).logits
+    torch.testing.assert_close(neutral.probabilities(logits), logits.double().softmax(1))
+    assert neutral.accepted(logits).all()
+
+
+def test_a_record_gives_its_calibration(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text(json.dumps({"calibration": {"temperature": 2.0, "threshold": 0.9}}))
+    assert read_calibration(tmp_path / "model.json") == Calibration(2.0, 0.9)

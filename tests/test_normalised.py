@@ -1,0 +1,57 @@
+"""training/normalised.py against torch's own batch normalisation."""
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - as all of torch writes it
+from torch import Tensor, nn
+
+from training import normalised
+from training.normalised import NormalisedDigitCNN
+
+
+def with_torchs_own(model: NormalisedDigitCNN, grey: Tensor) -> tuple[Tensor, list[nn.BatchNorm2d]]:
+    """The same network's logits, put together from torch's layers."""
+    net, x, norms = model.network, grey.expand(-1, 3, -1, -1), []
+    for conv in (net.conv1, net.conv2):
+        norm = nn.BatchNorm2d(10, momentum=normalised.MOMENTUM)
+        assert isinstance(conv.bias, nn.Parameter)
+        norm.bias = conv.bias
+        x = F.relu(F.max_pool2d(norm(F.conv2d(x, conv.weight)), 2))
+        norms.append(norm)
+    logits: Tensor = net.linear(x.flatten(1))
+    return logits, norms
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_logits_and_gradients_are_those_of_torchs_batch_normalisation(
+    layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(normalised, "LINES", 1)
+    torch.manual_seed(0)
+    model = NormalisedDigitCNN().to(memory_format=layout)  # type: ignore[call-overload]
+    grey, labels = torch.rand(6, 1, 64, 64), torch.arange(6)
+    logits, norms = with_torchs_own(model, grey)
+    torch.testing.assert_close(model.forward_grey(grey), logits)
+    F.cross_entropy(logits, labels).backward()
+    expected = [parameter.grad for parameter in model.network.parameters()]
+    scales = [norm.weight.grad for norm in norms]
+    model.zero_grad()
+    F.cross_entropy(model.forward_grey(grey), labels).backward()
+    for parameter, gradient in zip(model.network.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, atol=1e-5, rtol=1e-3)
+    for norm, scale in zip(model.norms, scales, strict=True):
+        torch.testing.assert_close(norm.scale.grad, scale, atol=1e-5, rtol=1e-3)
+
+
+def test_folded_network_is_the_plain_architecture_with_the_running_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(normalised, "MOMENTUM", 1.0)
+    torch.manual_seed(0)
+    model = NormalisedDigitCNN()
+    grey = torch.rand(50, 1, 64, 64) ** 3
+    with torch.no_grad():
+        logits = model.forward_grey(grey)
+    folded = model.folded()
+    assert sum(parameter.numel() for parameter in folded.parameters()) == 20_180
+    assert not folded.training
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(grey.expand(-1, 3, -1, -1)), logits, atol=1e-4, rtol=1e-4)

@@ -1,0 +1,40 @@
+"""The teacher: a larger network that is trained first, and whose probabilities the digit model then learns."""
+
+import torch.nn.functional as F  # noqa: N812 - as all of torch writes it
+from torch import Tensor, nn
+
+from training.model import CLASSES
+
+WIDTH = 24  # channels of the first block
+
+
+class Teacher(nn.Module):
+    """Pictures float32 [N,3,64,64] in 0..1 -> logits float32 [N,10]; reads them at half the resolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            *_convolution(1, WIDTH),
+            nn.MaxPool2d(2),
+            *_convolution(WIDTH, 2 * WIDTH),
+            *_convolution(2 * WIDTH, 2 * WIDTH),
+            nn.MaxPool2d(2),
+            *_convolution(2 * WIDTH, 4 * WIDTH),
+            *_convolution(4 * WIDTH, 4 * WIDTH),
+            nn.MaxPool2d(2),
+        )
+        self.dropout = nn.Dropout(0.3)
+        self.linear = nn.Linear(4 * WIDTH * 4 * 4, CLASSES)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.forward_grey(pictures[:, :1])
+
+    def forward_grey(self, grey: Tensor) -> Tensor:
+        """The same for grey [N,1,64,64]."""
+        x = self.features(F.avg_pool2d(grey, 2))  # [N,4*WIDTH,4,4]
+        logits: Tensor = self.linear(self.dropout(x.flatten(1)))
+        return logits
+
+
+def _convolution(channels: int, out: int) -> list[nn.Module]:
+    return [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
