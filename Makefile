@@ -13,7 +13,7 @@ ARCHIVE := model_store/digits-$(VERSION).mar
 BUNDLED := scripted_model.pt model/model.json handler/model-config.yaml $(wildcard handler/*.py handler/smoke/*.png)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve stop token archive train evaluate evaluate-served predict bench test lint clean
+.PHONY: help serve stop token archive train tune evaluate evaluate-served report predict bench test lint clean
 
 help: ## these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,11 +35,17 @@ $(ARCHIVE): $(BUNDLED) serving/archive.py $(INSTALLED)
 train: $(INSTALLED) ## train and write the model files; DATA=mnist, mnist5k or a folder, ARGS=options
 	@$(PY) -m training train --data "$(DATA)" $(ARGS)
 
+tune: $(INSTALLED) ## search for a better recipe on the validation split; DATA= as above, ARGS=options
+	@$(PY) -m training tune --data "$(DATA)" $(ARGS)
+
 evaluate: $(INSTALLED) ## accuracy, recall, confusion matrix of the released model; DATA= and ARGS= as above
 	@$(PY) -m training evaluate --data "$(DATA)" $(ARGS)
 
 evaluate-served: $(ARCHIVE) ## accuracy through the served API, and its agreement with training; DATA=
 	@$(PY) -m benchmarks.evaluate_served --data "$(DATA)" --version $(VERSION)
+
+report: $(INSTALLED) ## docs/report.md: the released model on every set of digits and of what is none; DATA=, ARGS=
+	@$(PY) -m evaluation report --data "$(DATA)" $(ARGS)
 
 predict: $(INSTALLED) ## read pictures without a server; IMAGES="a.png b.jpg"
 	@$(PY) -m training predict $(or $(IMAGES),$(error no pictures; make predict IMAGES="a.png b.jpg"))

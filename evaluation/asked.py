@@ -1,0 +1,104 @@
+"""Pictures answered by the handler itself, as TorchServe's worker asks it: from an archive, in batches of rows."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from tqdm import tqdm
+from ts.context import Context, RequestProcessor
+
+from handler.digit_handler import DigitHandler
+from serving.archive import build_archive
+from training.model import CLASSES
+
+LOWEST = -1e6  # score of a blank picture, below any other
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the handler said of N pictures; one it refused as blank has digit -1, confidence 0 and the lowest score."""
+
+    digits: NDArray[np.int64]
+    probabilities: NDArray[np.float64]  # [N,10]
+    scores: NDArray[np.float64]  # [N], what acceptance goes by
+    accepted: NDArray[np.bool_]
+    refused: NDArray[np.bool_]
+    warnings: list[list[str]]
+
+    @property
+    def confidence(self) -> NDArray[np.float64]:
+        """Probability of the digit [N]."""
+        return np.asarray(self.probabilities.max(1))
+
+
+class Asked:
+    """A handler with the released archive; `answers` asks it."""
+
+    def __init__(self, folder: Path) -> None:
+        with ZipFile(build_archive("0", folder)) as archive:
+            archive.extractall(folder)
+        self.folder = folder
+        self.manifest = json.loads((folder / "MAR-INF" / "MANIFEST.json").read_text())
+        self.batch = int(yaml.safe_load((folder / "model-config.yaml").read_text())["batchSize"])
+        self.handler = DigitHandler()
+        self.handler.initialize(self._context(0))
+        self.model = self.handler.model
+        self.logits: list[torch.Tensor] = []
+        setattr(self.handler, "model", self._recorded)  # noqa: B010 - mypy takes it for a scripted model
+
+    def answers(self, pictures: list[bytes], name: str) -> Answers:
+        """Asks for all pictures in batches of the shipped size; any other refusal than 422 is an error."""
+        starts = tqdm(range(0, len(pictures), self.batch), name, leave=False, disable=None)
+        self.logits.clear()
+        rows = [row for start in starts for row in self._batch(pictures[start : start + self.batch])]
+        blank = np.array([status == 422 for status, _ in rows])
+        scores = np.full(len(rows), LOWEST)
+        scores[~blank] = self.handler.calibration.score(torch.cat(self.logits)) if self.logits else 0
+        unknown: dict[str, Any] = {"digit": -1, "probabilities": [0.0] * CLASSES, "accepted": False, "warnings": []}
+        known = [unknown if status == 422 else answer for status, answer in rows]
+        return Answers(
+            np.array([row["digit"] for row in known]),
+            np.array([row["probabilities"] for row in known]),
+            scores,
+            np.array([row["accepted"] for row in known]),
+            blank,
+            [row["warnings"] for row in known],
+        )
+
+    def _recorded(self, pictures: torch.Tensor) -> torch.Tensor:
+        """What the handler's model says, kept: an answer does not tell the score."""
+        logits: torch.Tensor = self.model(pictures)
+        self.logits.append(logits)
+        return logits
+
+    def _batch(self, pictures: list[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
+        context = self._context(len(pictures))
+        answers = self.handler.handle([{"body": picture} for picture in pictures], context)
+        for row, answer in enumerate(answers):
+            status, _ = context.get_response_status(row)
+            if status not in (200, 422):
+                raise ValueError(f"the handler answered {status}: {answer!r}")
+            yield status, json.loads(answer)
+
+    def _context(self, rows: int) -> Context:
+        context = Context("digits", str(self.folder), self.manifest, 16, None, "0.12.0")
+        context.request_processor = [RequestProcessor({}) for _ in range(rows)]
+        return context
+
+
+@contextmanager
+def asked() -> Iterator[Asked]:
+    """The handler with the released model; torch's number of threads is put back, which the handler sets to one."""
+    threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        yield Asked(Path(folder))
+    torch.set_num_threads(threads)

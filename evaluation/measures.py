@@ -1,0 +1,33 @@
+"""What the report measures, by torchmetrics where that has it."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchmetrics.functional.classification import binary_auroc, multiclass_calibration_error
+
+from training.model import CLASSES
+
+BINS = 15  # of confidence, for the expected calibration error
+
+Floats = NDArray[np.float64]
+Labels = NDArray[np.int64]
+
+
+def calibration_error(probabilities: Floats, labels: Labels) -> float:
+    """Expected calibration error (ECE) of probabilities [N,10], 0..1; Guo et al., ICML 2017."""
+    given = torch.from_numpy(probabilities), torch.from_numpy(labels)
+    return float(multiclass_calibration_error(*given, CLASSES, BINS, "l1"))
+
+
+def auroc(digits: Floats, outliers: Floats) -> float:
+    """How well a score [N] of digits and [M] of outliers tells them apart: 0.5 by chance, 1 without a mistake."""
+    scores = torch.from_numpy(np.concatenate((digits, outliers)))
+    target = torch.cat((torch.ones(len(digits)), torch.zeros(len(outliers)))).long()
+    return float(binary_auroc(scores, target))
+
+
+def risk_coverage(score: Floats, right: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Coverage [N], the share of pictures accepted as the threshold falls, and the risk [N], wrong ones among them."""
+    order = np.argsort(-score, kind="stable")
+    count = np.arange(1, len(score) + 1)
+    return count / len(score), np.cumsum(~right[order]) / count

@@ -1,0 +1,257 @@
+"""Asks the released model, through the handler, about every set there is; writes docs/report.md and its pictures."""
+
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import chain
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from evaluation import figures, original
+from evaluation.asked import Answers, Asked, asked
+from evaluation.measures import Floats, auroc, calibration_error
+from evaluation.outliers import MissingData
+from evaluation.photo import photo
+from evaluation.sets import CLEAN, PHOTO_LIKE, Sample, digit_sets, fashion_set, outlier_sets, png, scikit_learn_digits
+from handler.confidence import Calibration
+from handler.preprocessing import frame
+from serving.config import ROOT
+from training.data import raw_pictures
+from training.export import RECORD
+from training.plots import confusion_matrix
+from training.train import Measures
+
+SEED = 3  # of every set that is drawn
+PICTURES = Path("report")  # beside the report
+CAMERA = (3000, 4000)  # pixels: 12 million
+
+
+PAGE = """# Report
+
+What the released model (run `{run}`) answers on pictures of digits and of other things, asked through the handler of
+its archive, in its batches. Written by `make report`; the digit sets are made of {data}.
+
+## Digits
+
+ECE is the expected calibration error (15 bins). The last column is the original notebook's recipe with its plain
+resize, on the same bytes. A digit that was refused as blank counts as wrong.
+
+| set | pictures | right | ECE | accepted | right among accepted | the original |
+|---|---|---|---|---|---|---|
+{digits}
+
+![Confusion matrix](report/confusion_matrix.png)
+![Reliability](report/reliability.png)
+![Risk and coverage](report/risk_coverage.png)
+
+## What is no digit
+
+A picture is accepted if its score, the negative entropy of its probabilities, is at least {threshold:.4f} nats (they
+are of temperature {temperature:.4f}). AUROC: how well the score tells the {clean} digits from the set;
+what is refused as blank has the lowest score. The original's score is its highest probability.
+
+| set | pictures | AUROC | refused | of these as blank | AUROC, the original |
+|---|---|---|---|---|---|
+{outliers}
+
+![Scores](report/score.png)
+
+## Framing
+
+{speed}
+
+![Framing](report/framing.png)
+
+## The worst mistakes
+
+The picture, and the frame that the model saw; the most confident first. {clean}:
+
+![Mistakes](report/mistakes_{clean}.png)
+
+{photo}:
+
+![Mistakes](report/mistakes_{photo}.png)
+"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A set, what the handler answered, and what the original's way gives for the same bytes."""
+
+    sample: Sample
+    answers: Answers
+    original: Floats
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        assert self.sample.labels is not None
+        return self.sample.labels
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        return np.asarray(self.answers.digits == self.labels)
+
+    @property
+    def original_accuracy(self) -> float:
+        return float((self.original.argmax(1) == self.labels).mean())
+
+
+def report(source: str, folder: Path, photos: int, outlier_count: int, part: str = "test") -> Path:
+    """Writes report.md and its pictures below `folder` from MNIST's `part` in `source`; raises DataError."""
+    greys, labels = raw_pictures(source, part)
+    calibration = json.loads((ROOT / RECORD).read_text()).get("calibration", {})
+    with asked() as handler:
+        digits = [
+            _result(handler, sample)
+            for sample in chain(digit_sets(greys, labels, SEED, photos), [scikit_learn_digits()])
+        ]
+        outliers = [_result(handler, sample) for sample in _outliers(outlier_count)]
+    (folder / PICTURES).mkdir(parents=True, exist_ok=True)
+    _draw(folder / PICTURES, digits, outliers, Calibration(**calibration).threshold, greys)
+    (folder / "report.md").write_text(_page(source, part, digits, outliers, Calibration(**calibration)))
+    return folder / "report.md"
+
+
+def _outliers(count: int) -> Iterator[Sample]:
+    try:
+        yield fashion_set()
+    except MissingData as missing:
+        print(f"left out: {missing}")
+    yield from outlier_sets(SEED, count)
+
+
+def _result(handler: Asked, sample: Sample) -> Result:
+    plainly = original.answers(sample.pictures, sample.name)
+    return Result(sample, handler.answers(sample.pictures, sample.name), plainly)
+
+
+def _draw(
+    folder: Path, digits: list[Result], outliers: list[Result], threshold: float, greys: NDArray[np.uint8]
+) -> None:
+    by_name = {result.sample.name: result for result in digits}
+    two = {name: (by_name[name].answers.confidence, by_name[name].right) for name in (CLEAN, PHOTO_LIKE)}
+    figures.reliability(two, folder / "reliability.png")
+    scored = {name: (by_name[name].answers.scores, by_name[name].right) for name in two}
+    figures.risks(scored, folder / "risk_coverage.png")
+    shown = [each for each in (*digits, *outliers) if not each.answers.refused.all()]
+    spread = {each.sample.name: each.answers.scores[~each.answers.refused] for each in shown}
+    figures.scores(spread, threshold, folder / "score.png")
+    for name in two:
+        _draw_mistakes(by_name[name], folder / f"mistakes_{name}.png")
+    figures.stages(_examples(greys, by_name), folder / "framing.png")
+    _draw_confusion(by_name[CLEAN], folder / "confusion_matrix.png")
+
+
+def _draw_mistakes(result: Result, path: Path) -> None:
+    wrong = np.flatnonzero(~result.right & ~result.answers.refused)
+    pictures = [result.sample.pictures[row] for row in wrong]
+    answers = result.answers
+    figures.mistakes(pictures, result.labels[wrong], answers.digits[wrong], answers.confidence[wrong], path)
+
+
+def _draw_confusion(result: Result, path: Path) -> None:
+    measures = Measures.of_probabilities(result.answers.probabilities, result.labels)
+    confusion_matrix(measures, f"{result.sample.name}: accuracy {result.right.mean():.2%}", path)
+
+
+def _examples(greys: NDArray[np.uint8], results: dict[str, Result]) -> list[tuple[str, bytes]]:
+    photos = results[PHOTO_LIKE].sample.pictures
+    named = [(name, results[name].sample.pictures[0]) for name in (CLEAN, "off-centre", "noisy")]
+    return named + [("photo-like", picture) for picture in photos[:3]] + [("sheet on a table", _on_table(greys[0]))]
+
+
+def _on_table(grey: NDArray[np.uint8]) -> bytes:
+    """A written sheet, a little turned, on a dark table."""
+    digit = cv2.resize(grey, (180, 180), interpolation=cv2.INTER_CUBIC) / 255
+    sheet = np.full((300, 340), 225.0)
+    sheet[60:240, 80:260] *= 1 - 0.75 * digit
+    turn = cv2.getRotationMatrix2D((170, 150), 4, 1)
+    turn[:, 2] += (80, 50)
+    table = cv2.warpAffine(sheet, turn, (500, 400), borderValue=60)
+    noisy = table + np.random.default_rng(SEED).normal(0, 3, table.shape)
+    return png(noisy.clip(0, 255).astype(np.uint8))
+
+
+def _page(source: str, part: str, digits: list[Result], outliers: list[Result], calibration: Calibration) -> str:
+    run = json.loads((ROOT / RECORD).read_text())
+    data = "mnist5k" if source == "mnist5k" else "MNIST"
+    return PAGE.format(
+        run=run["run_id"],
+        data=f"{data}'s {part} pictures",
+        clean=CLEAN,
+        photo=PHOTO_LIKE,
+        threshold=calibration.threshold,
+        temperature=calibration.temperature,
+        digits="\n".join(map(_digit_row, digits)),
+        outliers="\n".join(_outlier_row(result, digits[0]) for result in outliers),
+        speed="\n".join(_speed()),
+    )
+
+
+def _digit_row(result: Result) -> str:
+    answers, right = result.answers, result.right
+    error = calibration_error(answers.probabilities, result.labels)
+    among = right[answers.accepted].mean() if answers.accepted.any() else float("nan")
+    return (
+        f"| {result.sample.name} | {len(right):,} | {right.mean():.2%} | {error:.2%} | {answers.accepted.mean():.2%} "
+        f"| {among:.2%} | {result.original_accuracy:.2%} |"
+    )
+
+
+def _outlier_row(result: Result, clean: Result) -> str:
+    answers = result.answers
+    return (
+        f"| {result.sample.name} | {len(answers.digits):,} | {auroc(clean.answers.scores, answers.scores):.4f} "
+        f"| {1 - answers.accepted.mean():.2%} | {answers.refused.mean():.2%} "
+        f"| {auroc(clean.original.max(1), result.original.max(1)):.4f} |"
+    )
+
+
+def _speed() -> Iterator[str]:
+    """Milliseconds of framing, decoding included, on one core."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    yield "| picture | milliseconds to frame it, decoding included, one core (median) |"
+    yield "|---|---|"
+    for name, pictures in _timed_pictures().items():
+        yield f"| {name} | {_milliseconds(pictures):.3g} |"
+    cv2.setNumThreads(threads)
+
+
+def _timed_pictures() -> dict[str, list[bytes]]:
+    greys, _ = raw_pictures("mnist5k")
+    small = [png(grey) for grey in greys[::10]]
+    camera = _camera(greys[0])
+    return {
+        "28x28 PNG": small,
+        f"12-megapixel JPEG ({len(camera[0]) / 1e6:.1f} MB)": camera[:1] * 7,
+        f"12-megapixel PNG ({len(camera[1]) / 1e6:.1f} MB)": camera[1:] * 3,
+    }
+
+
+def _camera(grey: NDArray[np.uint8]) -> list[bytes]:
+    """The same photo-like picture of 12 million pixels as JPEG and as PNG."""
+    with Image.open(BytesIO(photo(grey, np.random.default_rng(SEED)))) as image:
+        large = image.resize(CAMERA, Image.Resampling.BICUBIC)
+    files = [BytesIO(), BytesIO()]
+    large.save(files[0], "JPEG", quality=90)
+    large.save(files[1], "PNG", compress_level=3)
+    return [file.getvalue() for file in files]
+
+
+def _milliseconds(pictures: list[bytes]) -> float:
+    """Median over 7 rounds of the mean of a round."""
+    rounds = []
+    for _ in range(7):
+        started = time.perf_counter()
+        for picture in pictures:
+            frame(picture)
+        rounds.append((time.perf_counter() - started) / len(pictures) * 1e3)
+    return statistics.median(rounds)

@@ -1,0 +1,92 @@
+"""evaluation/: the report is what the handler answers; its measures are those of others."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from evaluation import original, outliers
+from evaluation.asked import Asked, asked
+from evaluation.measures import auroc, calibration_error, risk_coverage
+from evaluation.sets import png
+from handler.confidence import read_calibration
+from handler.preprocessing import frame, to_input
+from serving.config import ROOT
+from tests.pictures import digits
+from training.export import RECORD
+from training.model import load_model
+
+BLANK = png(np.full((28, 28), 200, np.uint8))
+
+
+@pytest.fixture(scope="module")
+def handler() -> Asked:
+    with asked() as handler:
+        return handler
+
+
+def test_answers_are_the_models_own_and_blank_pictures_are_counted_as_refused(handler: Asked) -> None:
+    pictures = [png(grey) for grey in digits()[0][::250]]
+    answers = handler.answers([*pictures, BLANK], "some")
+    with torch.inference_mode():
+        logits = load_model(ROOT / "scripted_model.pt")(to_input([frame(picture) for picture in pictures]))
+    expected = read_calibration(ROOT / RECORD).probabilities(logits)
+    np.testing.assert_allclose(answers.probabilities[:-1], expected.numpy(), atol=1e-4)
+    np.testing.assert_array_equal(answers.digits[:-1], expected.argmax(1).numpy())
+    assert answers.refused.tolist() == [False] * 20 + [True]
+    assert (answers.digits[-1], answers.confidence[-1], answers.accepted[-1]) == (-1, 0, False)
+
+
+def test_any_other_refusal_stops_the_report(handler: Asked) -> None:
+    with pytest.raises(ValueError, match="answered 400"):
+        handler.answers([b"no picture"], "bad")
+
+
+def test_auroc_is_scikit_learns() -> None:
+    random = np.random.default_rng(0)
+    first, second = random.normal(1, 1, 300), random.normal(0, 1, 200)
+    truth = np.repeat((1, 0), (300, 200))
+    assert auroc(first, second) == pytest.approx(roc_auc_score(truth, np.concatenate((first, second))), abs=1e-6)
+
+
+def test_calibration_error_is_zero_for_what_is_always_right_and_sure_and_large_for_what_is_wrong() -> None:
+    labels = np.arange(10)
+    assert calibration_error(np.eye(10), labels) == pytest.approx(0)
+    assert calibration_error(np.eye(10), (labels + 1) % 10) == pytest.approx(1)
+
+
+def test_risk_grows_with_coverage_when_confidence_is_worth_something() -> None:
+    coverage, risk = risk_coverage(np.array([0.9, 0.5, 0.8, 0.1]), np.array([True, False, True, False]))
+    assert coverage.tolist() == [0.25, 0.5, 0.75, 1]
+    assert risk.tolist() == [0, 0, 1 / 3, 0.5]
+
+
+def test_the_original_reads_mnist_as_it_is_and_hardly_anything_inverted() -> None:
+    greys, labels = digits()
+    clean = original.answers([png(grey) for grey in greys[::20]], "clean").argmax(1)
+    inverted = original.answers([png(255 - grey) for grey in greys[::20]], "inverted").argmax(1)
+    assert (clean == labels[::20]).mean() >= 0.95
+    assert (inverted == labels[::20]).mean() <= 0.4
+
+
+@pytest.mark.timeout(600)
+def test_report_has_every_set_and_its_pictures(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "evaluation", "report", "--data", "mnist5k", "--part", "validation"]
+    command += ["--photos", "30", "--outliers", "30", "--out", str(tmp_path)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"MPLBACKEND": "Agg"})
+    assert run.returncode == 0, run.stderr
+    text = (tmp_path / "report.md").read_text()
+    names = ["clean", "inverted", "off-centre", "thin", "thick", "rotated", "blurred", "noisy", "photo-like"]
+    names += ["scikit-learn digits", "letters", "blank", "noise", "texture"]
+    names += ["Fashion-MNIST"] if outliers.FASHION.exists() else []
+    assert all(f"\n| {name} | " in text for name in names)
+    shown = {part.split(")")[0] for part in text.split("](")[1:]}
+    assert all((tmp_path / each).read_bytes().startswith(b"\x89PNG") for each in shown)
+    assert len(shown) == 7
+    if not outliers.FASHION.exists():
+        assert "left out: " in run.stdout
