@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from evaluation import __main__ as evaluation_cli
+from handler.preprocessing import WARNINGS
 from serving import __main__ as serving_cli
 from serving.archive import build_archive
 from serving.config import ROOT, on_free_ports, read_config
@@ -22,7 +24,7 @@ from training.train import RECIPES, Config
 
 README = (ROOT / "README.md").read_text()
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
-PARSERS = [training_cli.parser(), serving_cli.parser()]
+PARSERS = [training_cli.parser(), serving_cli.parser(), evaluation_cli.parser()]
 
 
 def subparsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -91,9 +93,14 @@ def test_every_address_in_the_readme_is_the_configurations() -> None:
 
 
 def test_every_link_in_the_docs_leads_somewhere() -> None:
-    for folder, text in ((ROOT, README), (ROOT / "docs", REFERENCE)):
-        for target in re.findall(r"\]\(([^)#]+)\)", text):
-            assert target.startswith("http") or (folder / target).exists(), target
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_warning_is_explained() -> None:
+    explained = re.findall(r"^\| `([a-z_]+)` \| (?!`)", (ROOT / "docs" / "framing.md").read_text(), re.MULTILINE)
+    assert tuple(explained) == WARNINGS
 
 
 def shell_blocks() -> list[str]:
