@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from evaluation.measures import BINS, Floats, Labels, risk_coverage
-from handler.marks import WEAKEST, cut_out, find_marks, place
+from handler.marks import WEAKEST, cut_out, find_marks, place, upright
 from handler.paper import background, reduced, separate, sheet
 from handler.preprocessing import decode, frame
 from training.export import write_whole
@@ -91,7 +91,7 @@ def _square(picture: bytes, side: int = 128) -> NDArray[np.uint8]:
 def stages(pictures: Sequence[tuple[str, bytes]], path: Path) -> None:
     """What framing makes of named pictures, step by step: a row a picture, a column a step."""
     figure = Figure(figsize=(12, 2 * len(pictures)), layout="constrained")
-    grid = figure.subplots(len(pictures), 6, squeeze=False)
+    grid = figure.subplots(len(pictures), 7, squeeze=False)
     for axes, (name, picture) in zip(grid, pictures, strict=True):
         _row(axes, name, picture)
     save(figure, path)
@@ -105,9 +105,10 @@ def _row(axes: Sequence[Axes], name: str, picture: bytes) -> None:
     ink = separate(grey, paper)
     marks = find_marks(ink)
     kept = ink.levels >= WEAKEST * marks.contrast if marks.kept is None else marks.kept > 0
-    cut = cut_out(ink, marks)
+    straight = upright(cut := cut_out(ink, marks))
     level = np.broadcast_to(np.asarray(paper.level, np.uint8), grey.shape)
-    steps = {"paper's level": level, "ink": ink.levels, "marks": kept * 255, "cut out": cut, "frame": place(cut)}
+    steps = {"paper's level": level, "ink": ink.levels, "marks": kept * 255, "cut out": cut}
+    steps |= {"upright": straight, "frame": place(straight)}
     axes[0].set_title(f"{name}, {image.width}x{image.height}", fontsize=9)
     for each, (step, shown) in zip(axes[1:], steps.items(), strict=True):
         each.imshow(shown, cmap="gray", vmin=0, vmax=255)

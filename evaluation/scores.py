@@ -10,9 +10,10 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 
 from evaluation.measures import auroc
-from handler.confidence import Calibration, read_calibration
+from handler.confidence import Calibration, negative_entropy, read_calibration
 from handler.preprocessing import Grey, ImageError, frame_grey
 from serving.config import ROOT
+from training.calibration import REFUSED
 from training.data import load_data
 from training.export import RECORD
 from training.model import load_model
@@ -24,13 +25,17 @@ from training.train import evaluate
 COUNT = 2000  # pictures of each kind of outlier
 SEED = 2  # of those drawn here, other than training's
 SIDES = (28, 200)  # pixels, of patches of photographs
-REFUSED = 0.01  # share of the digits that the threshold would refuse
 
 Score = Callable[[Tensor, Calibration], Tensor]
 
+
+def _entropy(softer: float) -> Score:
+    return lambda logits, calibration: negative_entropy(logits, softer * calibration.temperature)
+
+
 SCORES: Final[dict[str, Score]] = {
     "maximum probability": lambda logits, calibration: calibration.probabilities(logits).amax(1),
-    "negative entropy": lambda logits, calibration: calibration.score(logits),
+    **{f"negative entropy at {softer:g} times the temperature": _entropy(softer) for softer in (1, 1.5, 2, 4)},
     "negative energy": lambda logits, _: logits.double().logsumexp(1),
     "maximum logit": lambda logits, _: logits.double().amax(1),
     "margin of two logits": lambda logits, _: -logits.double().topk(2).values.diff()[:, 0],
@@ -38,7 +43,7 @@ SCORES: Final[dict[str, Score]] = {
 
 
 def compare(source: str) -> Iterator[str]:
-    """A table of all scores, line by line: AUROC, and the share refused when 1% of the digits is; raises DataError."""
+    """A table of all scores, line by line: AUROC, and the share refused where the threshold would be; raises DataError."""
     data = load_data(source)
     model, calibration = load_model(RELEASED), read_calibration(ROOT / RECORD)
     measures = evaluate(model, data.validation)

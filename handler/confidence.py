@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+SOFTER = 1.5  # times the temperature in the score: what is no digit shows in the lesser logits as well
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -21,13 +23,18 @@ class Calibration:
         return (logits.double() / self.temperature).softmax(1)
 
     def score(self, logits: Tensor) -> Tensor:
-        """Logits [N,10] -> float64 [N], at most 0, higher for digits: the probabilities' negative entropy, in nats."""
-        probabilities = self.probabilities(logits)
-        return torch.xlogy(probabilities, probabilities).sum(1)
+        """Logits [N,10] -> float64 [N], at most 0, higher for digits: softer probabilities' negative entropy, in nats."""
+        return negative_entropy(logits, SOFTER * self.temperature)
 
     def accepted(self, logits: Tensor) -> Tensor:
         """Logits [N,10] -> bool [N]: whether the score is enough."""
         return self.score(logits) >= self.threshold
+
+
+def negative_entropy(logits: Tensor, temperature: float) -> Tensor:
+    """Of the probabilities of logits [N,10] at the temperature, in nats: float64 [N]."""
+    probabilities = (logits.double() / temperature).softmax(1)
+    return torch.xlogy(probabilities, probabilities).sum(1)
 
 
 def read_calibration(record: Path) -> Calibration:

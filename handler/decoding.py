@@ -70,8 +70,9 @@ def _upright(image: Image.Image) -> Image.Image:
     """Turned as its EXIF orientation says; a damaged EXIF block is no reason to refuse the picture."""
     image.draft("L" if image.mode == "RGB" else None, _reduced_size(image.size))  # a JPEG is decoded no larger
     image.load()
-    with suppress(Exception):  # parser of a foreign block inside an otherwise good picture
-        ImageOps.exif_transpose(image, in_place=True)
+    if image.info or image.format == "TIFF":  # all others keep their EXIF block in `info`; looking for it costs time
+        with suppress(Exception):  # parser of a foreign block inside an otherwise good picture
+            ImageOps.exif_transpose(image, in_place=True)
     return image
 
 
@@ -84,7 +85,8 @@ def _grey(image: Image.Image) -> Grey:
         return np.asarray(image.getchannel("L"))
     if image.mode not in ("L", "RGB"):
         image = image.convert("L" if image.mode == "1" else "RGB")
-    return np.asarray(_reduced(image).convert("L"))
+    image = _reduced(image)
+    return np.asarray(image if image.mode == "L" else image.convert("L"))
 
 
 def _reduced(image: Image.Image) -> Image.Image:

@@ -5,7 +5,10 @@ Bengio, Haffner: Gradient-based learning applied to document recognition, Proc. 
 published pictures that is the pixel of index 14 of 0..27, so a little right of and below the middle.
 """
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
+from operator import add
 
 import cv2
 import numpy as np
@@ -27,6 +30,8 @@ WEAKEST_UNEVEN = 0.3  # the same under uneven light, which leaves weak remains b
 SPECK = 0.04  # of the largest mark's ink; less is a speck
 LEAST_INSIDE = 0.1  # of the largest mark's ink: with so much clear of the picture's edge, the digit is that
 WEAK_MARK = 0.5  # of the digit's mean ink; a weaker mark under uneven light is no ink
+MOST_SLANT = 1.0  # pixels a row that marks are sheared by at most
+LEAST_FACTOR = 0.75  # of size; what would have to shrink more when sheared is not slanted
 THINNEST = 2.5  # pixels in the frame; thinner strokes are thickened to about this
 
 
@@ -38,12 +43,12 @@ class Marks:
     kept: Grey | None
     contrast: float  # grey levels of 255, of the strongest ink
 
-    @property
+    @cached_property
     def box(self) -> tuple[int, int, int, int]:
         """Left, top, right, bottom of all marks together, in pixels; right and bottom are outside."""
-        left, top = self.boxes[:, :2].min(0).tolist()
-        right, bottom = (self.boxes[:, :2] + self.boxes[:, 2:]).max(0).tolist()
-        return left, top, right, bottom
+        lefts, tops, widths, heights = zip(*self.boxes.tolist(), strict=True)
+        right, bottom = (max(map(add, *sides)) for sides in ((lefts, widths), (tops, heights)))
+        return min(lefts), min(tops), right, bottom
 
 
 def find_marks(ink: Ink) -> Marks:
@@ -102,8 +107,42 @@ def cut_out(ink: Ink, marks: Marks) -> Grey:
     width, height = (max(1, round(side * factor)) for side in cut.shape[::-1])
     method = cv2.INTER_CUBIC if factor >= 1 else cv2.INTER_AREA
     scaled = cv2.resize(cut, (width, height), interpolation=method)
-    stretched: Grey = cv2.convertScaleAbs(scaled, alpha=255 / max(1, int(scaled.max())))
+    return _stretched(scaled)
+
+
+def _stretched(levels: Grey) -> Grey:
+    stretched: Grey = cv2.convertScaleAbs(levels, alpha=255 / max(1, int(levels.max())))
     return stretched
+
+
+def upright(cut: Grey) -> Grey:
+    """The cut-out marks without their slant, uint8 [h,w]; aspect, longer side and contrast are kept.
+
+    Rows are shifted until horizontal and vertical position do not correlate, as LeCun et al. (above) deslant digits.
+    """
+    moments = cv2.moments(cut)
+    slant = min(max(moments["mu11"] / max(moments["mu02"], 1), -MOST_SLANT), MOST_SLANT)
+    left, top, wide, high = _sheared_box(cut, slant)
+    factor = EXTENT / max(wide, high)
+    if factor < LEAST_FACTOR:
+        return cut
+    step, shift = 1 / factor, slant / factor  # in `cut`, of a pixel across and of a row down
+    row = top + (step - 1) / 2  # in `cut`, of the first row
+    back = np.array(((step, shift, left + (step - 1) / 2 + slant * row), (0, step, row)))
+    size = max(1, round(wide * factor)), max(1, round(high * factor))
+    return _stretched(cv2.warpAffine(cut, back, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP))
+
+
+def _sheared_box(cut: Grey, slant: float) -> tuple[float, int, int, int]:
+    """Left, top, width and height of the marks whose row y is shifted by -slant * y, in pixels."""
+    height, width = cut.shape
+    room = math.ceil(abs(slant) * height)
+    start = -room if slant > 0 else 0
+    mask = cv2.threshold(cut, WEAKEST * 255, 1, cv2.THRESH_BINARY)[1]
+    back = np.array(((1, slant, start), (0, 1, 0)))
+    sheared = cv2.warpAffine(mask, back, (width + room, height), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
+    left, top, wide, high = cv2.boundingRect(sheared)
+    return left + start, top, wide, high
 
 
 def _thickened(cut: Grey, least: float) -> Grey:

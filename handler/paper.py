@@ -119,4 +119,4 @@ def separate(grey: Grey, paper: Paper) -> Ink:
     inverted = cv2.norm(dark) > cv2.norm(light)
     most = cv2.max(level if inverted else cv2.bitwise_not(level), LEAST_RANGE)
     ink = cv2.divide(dark if inverted else light, most, scale=255)
-    return Ink(ink, paper.noise * 255 / float(most.mean()), inverted, paper.even)
+    return Ink(ink, paper.noise * 255 / cv2.mean(most)[0], inverted, paper.even)

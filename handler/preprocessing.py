@@ -1,7 +1,7 @@
 """From the bytes of a picture to the model's input: the only definition there is, for training and serving.
 
-bytes -> `decode` -> grey -> `reduced` -> `sheet` -> `background` -> `separate` -> `find_marks` -> `cut_out` -> `place`
--> 64x64 uint8, ink bright on 0, in MNIST's geometry (`frame`) -> float32 [N,3,64,64] (`to_input`)
+bytes -> `decode` -> grey -> `reduced` -> `sheet` -> `background` -> `separate` -> `find_marks` -> `cut_out`
+-> `upright` -> `place` -> 64x64 uint8, ink bright on 0, in MNIST's geometry (`frame`) -> float32 [N,3,64,64] (`to_input`)
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from handler.decoding import Grey, ImageError, decode
-from handler.marks import SIZE, Marks, cut_out, find_marks, place
+from handler.marks import SIZE, Marks, cut_out, find_marks, place, upright
 from handler.paper import background, reduced, separate, sheet
 
 __all__ = [
@@ -67,7 +67,7 @@ def examine_grey(grey: Grey) -> Framed:
     grey = sheet(reduced(grey))
     ink = separate(grey, background(grey))
     marks = find_marks(ink)
-    return Framed(place(cut_out(ink, marks)), _warnings(marks, ink.inverted, grey.shape))
+    return Framed(place(upright(cut_out(ink, marks))), _warnings(marks, ink.inverted, grey.shape))
 
 
 def to_input(frames: Sequence[Grey] | Grey | torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""training/augment.py, rounds.py and outliers.py: another hand, the same digit; and what is no digit."""
+"""training/augment.py, styles.py, rounds.py and outliers.py: another hand, the same digit; and what is no digit."""
 
 import numpy as np
 import pytest
@@ -14,10 +14,12 @@ from training.data import load_data
 from training.model import load_model
 from training.outliers import KINDS, LETTERS, LOOKALIKES, outliers
 from training.rounds import Rounds
+from training.styles import SHARE, STYLES, drawn, in_other_styles
 from training.teacher import Teacher
 
 CPU = torch.device("cpu")
-FRAMES = load_data("mnist5k").all_training.frames
+PICTURES = load_data("mnist5k").all_training
+FRAMES = PICTURES.frames
 
 
 def grey(count: int) -> torch.Tensor:
@@ -29,7 +31,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def rounds(count: int = 3, outlier_count: int = 20, seed: int = 0) -> Rounds:
-    return Rounds(FRAMES[::100], count, outlier_count, seed, CPU)
+    return Rounds(PICTURES.at(np.arange(0, 5000, 100)), count, outlier_count, seed, CPU)
 
 
 def test_pictures_stay_pictures_and_each_is_changed() -> None:
@@ -113,11 +115,25 @@ def test_no_lookalike_is_among_the_letters() -> None:
 
 def test_the_released_model_still_reads_what_is_augmented() -> None:
     labels = torch.from_numpy(digits()[1][::10])
-    changed = rounds_of(FRAMES[::10])
+    changed = Rounds(PICTURES.at(np.arange(0, 5000, 10)), 1, 0, 0, CPU).digits(0)
     with torch.inference_mode():
         logits = load_model(ROOT / "scripted_model.pt")(to_input(changed))
     assert float((logits.argmax(1) == labels).float().mean()) >= 0.97
 
 
-def rounds_of(frames: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> torch.Tensor:
-    return Rounds(frames, 1, 0, 0, CPU).digits(0)
+def test_a_share_of_the_digits_that_have_another_style_is_drawn_in_it() -> None:
+    changed = in_other_styles(FRAMES, PICTURES.labels, np.random.default_rng(0))
+    drawn_anew = (changed != FRAMES).any((1, 2))
+    assert set(PICTURES.labels[drawn_anew]) == set(STYLES) == {1, 7, 9}
+    assert drawn_anew[np.isin(PICTURES.labels, list(STYLES))].mean() == pytest.approx(SHARE, abs=0.03)
+    np.testing.assert_array_equal(FRAMES, load_data("mnist5k").all_training.frames)
+
+
+@pytest.mark.parametrize("digit", STYLES)
+def test_every_drawing_of_a_style_is_another_and_read_as_its_digit(digit: int) -> None:
+    random = np.random.default_rng(5)
+    frames = np.stack([drawn(digit, random) for _ in range(100)])
+    assert len(np.unique(frames, axis=0)) == 100
+    with torch.inference_mode():
+        read = load_model(ROOT / "scripted_model.pt")(to_input(frames)).argmax(1)
+    assert float((read == digit).float().mean()) >= 0.97

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import entropy
 
-from handler.confidence import Calibration, read_calibration
+from handler.confidence import SOFTER, Calibration, read_calibration
 from training.calibration import REFUSED, calibrate
 from training.train import Measures
 
@@ -40,9 +40,10 @@ def test_temperature_leaves_the_digit() -> None:
     torch.testing.assert_close(probabilities.sum(1), torch.ones(100, dtype=torch.float64))
 
 
-def test_score_is_scipys_entropy_of_the_probabilities() -> None:
-    logits, calibration = drawn(1.0, 100).logits, Calibration(2.0)
-    np.testing.assert_allclose(calibration.score(logits), -entropy(calibration.probabilities(logits).numpy(), axis=1))
+def test_score_is_scipys_entropy_of_the_softer_probabilities() -> None:
+    logits = drawn(1.0, 100).logits
+    softer = Calibration(2.0 * SOFTER).probabilities(logits).numpy()
+    np.testing.assert_allclose(Calibration(2.0).score(logits), -entropy(softer, axis=1))
 
 
 def test_a_record_without_calibration_changes_nothing_and_accepts_all(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from handler.decoding import Grey, ImageError
-from handler.marks import CENTRE, EXTENT, SIZE, cut_out, find_marks, place
+from handler.marks import CENTRE, EXTENT, SIZE, cut_out, find_marks, place, upright
 from handler.paper import Ink
 
 
@@ -75,6 +75,35 @@ def test_a_thin_stroke_on_a_large_picture_does_not_fade(width: int) -> None:
     cut = cut_out(levels, find_marks(levels))
     assert 1 <= (cut[30] > 128).sum() <= 4
     assert cut[30].max() >= 200
+
+
+def slanted(slant: float, height: int = 46, width: int = 9) -> Grey:
+    """A bar whose rows lie `slant` pixels further left each."""
+    levels = np.zeros((height, width + round(abs(slant) * height)), np.uint8)
+    for row in range(height):
+        left = round(slant * (height / 2 - row) + (levels.shape[1] - width) / 2)
+        levels[row, max(left, 0) : left + width] = 255
+    return levels
+
+
+@pytest.mark.parametrize("slant", [-0.9, -0.3, 0, 0.1, 0.5])
+def test_slanted_marks_are_set_upright(slant: float) -> None:
+    straight = upright(slanted(slant))
+    assert abs(max(straight.shape) - EXTENT) <= 1
+    assert straight.shape[1] == pytest.approx(9, abs=2)
+    assert straight[5:-5, 2:-2].min() >= 128
+
+
+def test_marks_that_lie_are_sheared_no_further_than_the_limit() -> None:
+    lying = slanted(0.3, 46, 9).T
+    straight = upright(np.ascontiguousarray(lying))
+    assert straight.shape[1] > straight.shape[0]
+    assert abs(max(straight.shape) - EXTENT) <= 1
+
+
+@pytest.mark.parametrize("shape", [(1, 46), (46, 1), (1, 1), (2, 3)])
+def test_the_smallest_marks_survive_being_set_upright(shape: tuple[int, int]) -> None:
+    assert upright(np.full(shape, 255, np.uint8)).max() >= 128
 
 
 @pytest.mark.parametrize("shape", [(46, 10), (10, 46), (46, 46), (1, 46)])

@@ -13,20 +13,20 @@ from torch import Generator, Tensor
 
 from handler.preprocessing import SIZE
 
-ROTATION = math.radians(25)
-ASPECT = 0.3  # natural logarithm of width over height
-SHEAR = 0.3
+ROTATION = math.radians(15)
+ASPECT = 0.2  # natural logarithm of width over height
+SHEAR = 0.2
 SHIFT = 2  # pixels
 MARGIN = 1.2  # pictures are drawn smaller by this, so that nothing is turned out of the frame; framing undoes it
-ELASTIC = 3.0  # pixels, standard deviation of the displacement
+ELASTIC = 1.8  # pixels, standard deviation of the displacement
 KNOTS = 7  # of the displacement a side: smooth over about 10 pixels (Simard, Steinkraus, Platt, ICDAR 2003)
 STROKE_SHARE = 0.6  # of the pictures get a thicker or thinner stroke
-THICKER, THINNER = 2.0, 1.3  # pixels on each side of the stroke, at most
-CRISP_SHARE = 0.35  # of the pictures get the hard edges of a pen on a large picture; MNIST's are soft
+THICKER, THINNER = 1.5, 1.0  # pixels on each side of the stroke, at most
+CRISP_SHARE = 0.2  # of the pictures get the hard edges of a pen on a large picture; MNIST's are soft
 CRISP_LEVELS, CRISP_BANDS = (0.35, 0.6), (0.1, 0.5)  # of full ink: where the stroke ends, how wide its edge is
-BLUR_SHARE, BLUR = 0.15, 2.8  # share of the pictures, largest standard deviation in pixels
+BLUR_SHARE, BLUR = 0.1, 2.8  # share of the pictures, largest standard deviation in pixels
 LOW_SHARE, LOW_SIDES = 0.1, (10, 28)  # share of the pictures, pixels a side that they are reduced to and back
-NOISE_SHARE, NOISE, NOISE_SIDE = 0.1, 0.25, 28  # share, largest standard deviation, pixels a side of its grain
+NOISE_SHARE, NOISE, NOISE_SIDE = 0.07, 0.25, 28  # share, largest standard deviation, pixels a side of its grain
 
 
 def augment(grey: Tensor, generator: Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""The training pictures of an epoch: augmented, then framed again by serving's own code, so both see the same kind.
+"""The training pictures of an epoch: a few drawn in other styles, all augmented, then framed again by serving's code.
 
 A round is one such pass over all of them. There are as many rounds as the recipe says; epochs take turns with them, and
 a teacher's logits on them are computed once.
@@ -14,22 +14,23 @@ from tqdm import tqdm
 
 from handler.preprocessing import Grey, ImageError, frame_grey, to_input
 from training.augment import augment
+from training.data import Pictures
 from training.outliers import outliers
+from training.styles import in_other_styles
 
 BATCH = 250  # pictures that are augmented, or shown to a teacher, at a time
 OUTLIER_SEED = 1_000_000  # apart from the digits' rounds
 
 
 class Rounds:
-    """Rounds of the frames uint8 [N,64,64], and of `outlier_count` frames of no digits, each made when first asked for.
+    """Rounds of frames uint8 [N,64,64] with labels [N], and of `outlier_count` frames of no digits, made when asked for.
 
     A round depends on its number and the seed alone, so a resumed run sees the same.
     """
 
-    def __init__(
-        self, frames: NDArray[np.uint8], count: int, outlier_count: int, seed: int, device: torch.device
-    ) -> None:
-        self.frames, self.count, self.outlier_count = frames, count, outlier_count
+    def __init__(self, pictures: Pictures, count: int, outlier_count: int, seed: int, device: torch.device) -> None:
+        self.frames, self.labels = pictures.frames, pictures.labels
+        self.count, self.outlier_count = count, outlier_count
         self.seed, self.device = seed, device
         self._digits: dict[int, Tensor] = {}
         self._outliers: dict[int, Tensor] = {}
@@ -41,8 +42,10 @@ class Rounds:
             return torch.from_numpy(self.frames)
         number = epoch % self.count
         if number not in self._digits:
-            generator = torch.Generator(self.device).manual_seed(self.seed + number)
-            self._digits[number] = torch.from_numpy(_changed(self.frames, generator, f"round {number}"))
+            seed = self.seed + number
+            frames = in_other_styles(self.frames, self.labels, np.random.default_rng(seed))
+            generator = torch.Generator(self.device).manual_seed(seed)
+            self._digits[number] = torch.from_numpy(_changed(frames, generator, f"round {number}"))
         return self._digits[number]
 
     def outliers(self, epoch: int) -> Tensor:

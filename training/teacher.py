@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from training.model import CLASSES
 
-WIDTH = 24  # channels of the first block
+WIDTH = 16  # channels of the first block
 
 
 class Teacher(nn.Module):

@@ -29,7 +29,7 @@ from training.normalised import NormalisedDigitCNN
 from training.rounds import Rounds, logits_of
 from training.teacher import Teacher
 
-OUTLIER_WEIGHT = 0.03  # of the pictures of no digit in the loss; 0.5, as Hendrycks et al. have it, costs accuracy
+OUTLIER_WEIGHT = 0.06  # of the pictures of no digit in the loss; 0.5, as Hendrycks et al. have it, costs accuracy
 TEACHER: Final[dict[str, Any]] = {"batch": 100, "lr": 0.004, "average": 0.998, "normalise": False, "outliers": 0.0}
 
 
@@ -56,9 +56,9 @@ class Config:
     augment: bool = True  # changed pictures, framed anew
     rounds: int = 12  # versions of every picture that epochs take turns with
     outliers: float = 0.1  # pictures of no digit, as a share of a batch's digits
-    teacher: int = 0  # epochs of a larger network that is trained first, 0 for none
+    teacher: int = 12  # epochs of a larger network that is trained first, 0 for none
     distillation: float = 0.9  # share of the teacher's probabilities in the loss, the labels have the rest
-    softness: float = 2.0  # temperature of both networks' probabilities in it
+    softness: float = 4.0  # temperature of both networks' probabilities in it
     held_out: str = "validation"  # or test: what each epoch is measured on
     seed: int = 0
     threads: int = 2  # of the CPU; part of what makes a run repeatable
@@ -169,7 +169,7 @@ class Material:
 def make_rounds(config: Config, pictures: Pictures, device: torch.device) -> Rounds:
     """The rounds of a recipe; a teacher and its pupil share them."""
     count = config.rounds if config.augment else 0
-    return Rounds(pictures.frames, count, round(len(pictures) * config.outliers), config.seed, device)
+    return Rounds(pictures, count, round(len(pictures) * config.outliers), config.seed, device)
 
 
 def _digit_network(config: Config) -> nn.Module:
