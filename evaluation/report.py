@@ -20,7 +20,7 @@ from evaluation.measures import Floats, auroc, calibration_error
 from evaluation.outliers import MissingData
 from evaluation.photo import photo
 from evaluation.sets import CLEAN, PHOTO_LIKE, Sample, digit_sets, fashion_set, outlier_sets, png, scikit_learn_digits
-from handler.confidence import Calibration
+from handler.confidence import SOFTER, Calibration
 from handler.preprocessing import frame
 from serving.config import ROOT
 from training.data import raw_pictures
@@ -53,9 +53,9 @@ resize, on the same bytes. A digit that was refused as blank counts as wrong.
 
 ## What is no digit
 
-A picture is accepted if its score, the negative entropy of its probabilities, is at least {threshold:.4f} nats (they
-are of temperature {temperature:.4f}). AUROC: how well the score tells the {clean} digits from the set;
-what is refused as blank has the lowest score. The original's score is its highest probability.
+A picture is accepted if its score is at least {threshold:.4f} nats: the negative entropy of probabilities at {softer:g}
+times the temperature of its confidence, which is {temperature:.4f}. AUROC: how well the score tells the {clean} digits
+from the set; what is refused as blank has the lowest score. The original's score is its highest probability.
 
 | set | pictures | AUROC | refused | of these as blank | AUROC, the original |
 |---|---|---|---|---|---|
@@ -189,6 +189,7 @@ def _page(source: str, part: str, digits: list[Result], outliers: list[Result], 
         photo=PHOTO_LIKE,
         threshold=calibration.threshold,
         temperature=calibration.temperature,
+        softer=SOFTER,
         digits="\n".join(map(_digit_row, digits)),
         outliers="\n".join(_outlier_row(result, digits[0]) for result in outliers),
         speed="\n".join(_speed()),

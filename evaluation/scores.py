@@ -43,7 +43,7 @@ SCORES: Final[dict[str, Score]] = {
 
 
 def compare(source: str) -> Iterator[str]:
-    """A table of all scores, line by line: AUROC, and the share refused where the threshold would be; raises DataError."""
+    """A table of all scores, line by line: AUROC, and the share that the threshold would refuse; raises DataError."""
     data = load_data(source)
     model, calibration = load_model(RELEASED), read_calibration(ROOT / RECORD)
     measures = evaluate(model, data.validation)

@@ -23,7 +23,7 @@ class Calibration:
         return (logits.double() / self.temperature).softmax(1)
 
     def score(self, logits: Tensor) -> Tensor:
-        """Logits [N,10] -> float64 [N], at most 0, higher for digits: softer probabilities' negative entropy, in nats."""
+        """Logits [N,10] -> float64 [N], at most 0, higher for digits: negative entropy of softer probabilities."""
         return negative_entropy(logits, SOFTER * self.temperature)
 
     def accepted(self, logits: Tensor) -> Tensor:

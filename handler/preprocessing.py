@@ -1,7 +1,8 @@
 """From the bytes of a picture to the model's input: the only definition there is, for training and serving.
 
 bytes -> `decode` -> grey -> `reduced` -> `sheet` -> `background` -> `separate` -> `find_marks` -> `cut_out`
--> `upright` -> `place` -> 64x64 uint8, ink bright on 0, in MNIST's geometry (`frame`) -> float32 [N,3,64,64] (`to_input`)
+-> `upright` -> `place` -> 64x64 uint8, ink bright on 0, in MNIST's geometry (`frame`)
+-> float32 [N,3,64,64] (`to_input`)
 """
 
 from collections.abc import Sequence

@@ -19,7 +19,7 @@ from training.model import DigitCNN
 from training.train import RECIPES, ResumeError, Run, accuracy, configure, evaluate, fit
 
 LINE = r"Epoch : \d+ \| Train_loss : \d\.\d{3} \| Train_acc : \d+% \| Val_loss : \d\.\d{3} \| Val_acc : \d+%"
-SMALL = configure("default", epochs=3, rounds=2)
+SMALL = configure("default", epochs=3, rounds=2, teacher=0)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def same(first: Run, second: Run) -> bool:
 
 def test_two_epochs_of_mnist5k_reach_90_percent() -> None:
     lines: list[str] = []
-    run = fit(configure("default", epochs=2), load_data("mnist5k"), report=lines.append)
+    run = fit(configure("default", epochs=2, teacher=0), load_data("mnist5k"), report=lines.append)
     assert run.history[-1].held_acc >= 0.9
     assert len(lines) == 2
     assert all(re.fullmatch(LINE, line) for line in lines)
@@ -63,7 +63,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(small: DataSe
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_resumed_run_ends_in_the_same_bits(recipe: str, small: DataSet, tmp_path: Path) -> None:
-    config = configure(recipe, epochs=4)
+    config = configure(recipe, epochs=4, teacher=0)
     whole = fit(config, small, report=silent)
     checkpoint = tmp_path / "checkpoint.pt"
 
@@ -119,7 +119,7 @@ def test_a_damaged_checkpoint_is_refused(small: DataSet, tmp_path: Path) -> None
 def test_a_killed_training_goes_on_to_the_same_files(tmp_path: Path) -> None:
     """Real processes: one runs through, one is killed with SIGKILL after its second epoch and resumed."""
     data = write_mnist(tmp_path / "data")
-    command = [sys.executable, "-m", "training", "train", "--data", str(data), "--epochs", "60"]
+    command = [sys.executable, "-m", "training", "train", "--data", str(data), "--epochs", "60", "--teacher", "2"]
 
     def start(out: str, *more: str) -> "subprocess.Popen[str]":
         words = [*command, "--out", str(tmp_path / out), *more]
@@ -139,7 +139,7 @@ def test_a_killed_training_goes_on_to_the_same_files(tmp_path: Path) -> None:
     with start("killed", "--resume") as resumed:
         output, errors = resumed.communicate()
     assert (resumed.returncode, whole.returncode) == (0, 0), errors
-    assert output.count("Epoch :") == 60
+    assert (output.count("Teacher, Epoch :"), output.count("\nEpoch :")) == (2, 60)
     names = [path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.*")]
     assert len(names) == 5
     for name in names:

@@ -23,7 +23,7 @@ OUTLIER_SEED = 1_000_000  # apart from the digits' rounds
 
 
 class Rounds:
-    """Rounds of frames uint8 [N,64,64] with labels [N], and of `outlier_count` frames of no digits, made when asked for.
+    """Rounds of the pictures, and of `outlier_count` frames uint8 [M,64,64] of no digits, made when first asked for.
 
     A round depends on its number and the seed alone, so a resumed run sees the same.
     """
