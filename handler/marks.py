@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handler.decoding import Grey, ImageError
-from handler.paper import Ink
+from handler.paper import NARROW, Ink
 
 SIZE = 64  # pixels, side of the frame
 EXTENT = round(SIZE * 20 / 28)  # pixels of the ink's longer side in the frame
@@ -101,6 +101,8 @@ def cut_out(ink: Ink, marks: Marks) -> Grey:
         cut = cv2.bitwise_and(cut, near)
     if ink.noise > NOISE:
         cut = cv2.subtract(cut, np.full_like(cut, int(FLOOR * ink.noise)))
+    if max(ink.levels.shape) < NARROW:  # the outermost of its few pixels fade to paper, as the others do
+        cut = cv2.copyMakeBorder(cut, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
     factor = EXTENT / max(cut.shape)
     if factor < 1 / 2:
         cut = _thickened(cut, THINNEST / factor)

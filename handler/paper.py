@@ -11,7 +11,8 @@ import numpy as np
 from handler.decoding import LARGE, Grey
 
 SMALL = 64  # pixels of the longer side; a picture of no more may be filled by its digit and is no photo
-NARROW = 24  # pixels of the shorter side; less is too few to tell strokes from paper by their width
+NARROW = 24  # pixels of a side; less is too few to tell strokes from paper by their width
+TINY_NOISE = 3  # grey levels; larger steps along the border of a picture narrow in both ways are a digit's
 TABLE = 0.8  # of the border's pixels dark, where a sheet of paper lies on a darker table
 SHEET = 0.4  # of the picture's shorter side, the least of such a sheet's sides
 SHEET_FILLED = 0.9  # of the rectangle around it
@@ -78,13 +79,21 @@ def sheet(grey: Grey) -> Grey:
 def background(grey: Grey) -> Paper:
     """The paper: the border's median, or under uneven light what is left of the picture without its strokes."""
     border = _border(grey)
-    noise = _noise(border)
     level = int(np.sort(border)[len(border) // 2])
+    noise = _noise(border)
+    if max(grey.shape) < NARROW and noise > TINY_NOISE:
+        return Paper(_nearest_extreme(grey, level), 0.0)
     if max(grey.shape) <= SMALL:
         even = min(grey.shape) < NARROW or _share(border, level, UNEVEN + 2 * noise) >= LEAST_BORDER
     else:
         even = _share(border, level, 1) >= LEAST_BORDER or _share(border, level, UNEVEN + 2 * noise) >= EVEN_BORDER
     return Paper(level, noise) if even else Paper(*_under_uneven_light(grey))
+
+
+def _nearest_extreme(grey: Grey, level: int) -> int:
+    """The darkest or brightest level: where a digit fills its picture, the border's median may be a stroke's edge."""
+    darkest, brightest = int(grey.min()), int(grey.max())
+    return darkest if level - darkest <= brightest - level else brightest
 
 
 def _border(grey: Grey) -> Grey:

@@ -112,6 +112,19 @@ def test_the_same_digit_gives_nearly_the_same_frame_however_it_comes(way: str) -
         assert difference(frame_grey(SAME[way](grey)), frame_grey(grey)) <= 45
 
 
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize(("side", "alike"), [(8, 0.8), (12, 0.9), (20, 0.95)])
+def test_a_digit_that_fills_a_tiny_picture_is_framed_like_any_other(side: int, alike: float, inverted: bool) -> None:
+    found = []
+    for grey in digits()[0][::50]:
+        cut = grey[grey.max(1) > 60][:, grey.max(0) > 60]
+        width, height = (max(1, round(length * side / max(cut.shape))) for length in cut.shape[::-1])
+        tiny = np.asarray(Image.fromarray(cut).resize((width, height), Image.Resampling.BOX))
+        framed = frame_grey(255 - tiny if inverted else tiny)
+        found.append(np.corrcoef(framed.ravel(), frame_grey(grey).ravel())[0, 1])
+    assert np.median(found) >= alike
+
+
 WARNED: dict[str, tuple[Grey, set[str]]] = {
     "as MNIST": (SEVEN_GREY, set()),
     "dark on light": (255 - SEVEN_GREY, {"inverted"}),
