@@ -71,5 +71,5 @@ def test_released_weights_are_the_default_recipes_on_mnist() -> None:
     pins = dict(line.split("==") for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line)
     libraries = {name: version.split("+")[0] for name, version in released["libraries"].items()}
     assert all(pins[name] == libraries[name] for name in LIBRARIES)
-    assert released["metrics"]["test"]["accuracy"] >= 0.992
+    assert released["metrics"]["test"]["accuracy"] >= 0.994
     assert set(released["calibration"]) == {"temperature", "threshold"}
