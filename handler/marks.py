@@ -56,7 +56,7 @@ def find_marks(ink: Ink) -> Marks:
     smooth, noise = ink.levels, ink.noise
     if noise > NOISE:
         smooth, noise = cv2.GaussianBlur(smooth, (3, 3), 0), noise / 2
-    contrast = float(smooth.max())
+    contrast = cv2.minMaxLoc(smooth)[1]
     if contrast < max(MIN_CONTRAST, (BLANK if ink.even else BLANK_UNEVEN) * noise):
         raise ImageError(422, "nothing is drawn on the picture; expected one digit that stands out from its background")
     weakest = max((WEAKEST if ink.even else WEAKEST_UNEVEN) * contrast, (FLOOR + 1) * noise)
@@ -113,7 +113,7 @@ def cut_out(ink: Ink, marks: Marks) -> Grey:
 
 
 def _stretched(levels: Grey) -> Grey:
-    stretched: Grey = cv2.convertScaleAbs(levels, alpha=255 / max(1, int(levels.max())))
+    stretched: Grey = cv2.convertScaleAbs(levels, alpha=255 / max(1, cv2.minMaxLoc(levels)[1]))
     return stretched
 
 
