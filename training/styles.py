@@ -10,15 +10,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from handler.preprocessing import SIZE, Grey, frame_grey
+from handler.preprocessing import Grey, frame_grey
+from training.outliers import CANVAS, MNIST_SIDE
 
 Random = np.random.Generator
 Stroke = list[tuple[float, float]]  # points that a pen passes
 
 SHARE = 0.1  # of the pictures of a digit that has such a style
-MNIST_SIDE = 28  # pixels, the resolution that drawn digits are given
-CANVAS = 2 * SIZE  # pixels a side
-HEIGHT = 80  # pixels, of a digit on it
+HEIGHT = 80  # pixels, of a digit on the canvas
 THICKNESS = (5, 14)  # pixels
 TREMBLE = 0.015  # standard deviation of a point
 
