@@ -86,7 +86,8 @@ def _grey(image: Image.Image) -> Grey:
     if image.mode not in ("L", "RGB"):
         image = image.convert("L" if image.mode == "1" else "RGB")
     image = _reduced(image)
-    return np.asarray(image if image.mode == "L" else image.convert("L"))
+    pixels = (image if image.mode == "L" else image.convert("L")).tobytes()
+    return np.frombuffer(pixels, np.uint8).reshape(image.height, image.width)  # sooner there than by asarray
 
 
 def _reduced(image: Image.Image) -> Image.Image:

@@ -106,7 +106,7 @@ def _noise(border: Grey) -> float:
 
 def _share(pixels: Grey, level: int, near: float) -> float:
     """Share of the pixels that differ from the level by no more than `near`."""
-    return np.count_nonzero(cv2.absdiff(pixels, np.full(pixels.shape, level, np.uint8)) <= near) / max(1, pixels.size)
+    return cv2.countNonZero(cv2.inRange(pixels, level - near, level + near)) / max(1, pixels.size)
 
 
 def _under_uneven_light(grey: Grey) -> tuple[Grey, float]:
