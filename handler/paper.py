@@ -3,6 +3,7 @@
 All of it works for dark ink on light paper and for light ink on dark alike.
 """
 
+import math
 from typing import NamedTuple
 
 import cv2
@@ -106,7 +107,8 @@ def _noise(border: Grey) -> float:
 
 def _share(pixels: Grey, level: int, near: float) -> float:
     """Share of the pixels that differ from the level by no more than `near`."""
-    return cv2.countNonZero(cv2.inRange(pixels, level - near, level + near)) / max(1, pixels.size)
+    within = cv2.inRange(pixels, math.ceil(level - near), math.floor(level + near))  # which itself rounds its limits
+    return cv2.countNonZero(within) / max(1, pixels.size)
 
 
 def _under_uneven_light(grey: Grey) -> tuple[Grey, float]:
