@@ -4,12 +4,17 @@ import warnings
 from contextlib import suppress
 from io import BytesIO
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_BYTES = 16 * 2**20  # body of one picture
 MAX_PIXELS = 50_000_000  # width x height, checked before anything is decoded
+MAX_READS = 100_000  # of one file while it is parsed; 16 MiB of PNG in parts of 1 KiB take 46,000
+COUNTED = 2**16  # bytes; a file of no more has not parts enough to keep a parser busy
+CARD = 0.5  # of the box around what is opaque; a mask that fills more of it is no pen's stroke
+DRAWN = 64  # grey levels between a card and what is drawn on it
 LARGE = 512  # pixels of the longer side; pictures of twice that are reduced to no less while they are read
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
 
@@ -28,6 +33,18 @@ class ImageError(Exception):
         self.message = message
 
 
+class _Counted(BytesIO):
+    """A file that a million empty parts do not keep its parser busy with."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads += 1
+        if self.reads > MAX_READS:
+            raise OSError(f"it consists of too many parts; at most {MAX_READS} reads are spent on one picture")
+        return super().read(size)
+
+
 def decode(picture: bytes) -> Grey:
     """The picture's first image, upright and opaque, as grey uint8 [height, width]; see `frame` for errors."""
     if not picture:
@@ -44,8 +61,9 @@ def decode(picture: bytes) -> Grey:
 
 
 def _open(picture: bytes) -> Image.Image:
+    file = BytesIO(picture) if len(picture) <= COUNTED else _Counted(picture)
     try:
-        return Image.open(BytesIO(picture), formats=FORMATS)
+        return Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise _too_large("far more pixels than that") from error
     except UnidentifiedImageError as error:
@@ -97,7 +115,7 @@ def _reduced(image: Image.Image) -> Image.Image:
 
 def _reduced_size(size: tuple[int, int]) -> tuple[int, int]:
     factor = max(1, max(size) // LARGE)
-    return size[0] // factor, size[1] // factor
+    return max(1, size[0] // factor), max(1, size[1] // factor)
 
 
 def _eight_bits(image: Image.Image) -> Grey:
@@ -111,12 +129,23 @@ def _eight_bits(image: Image.Image) -> Grey:
 
 
 def _opaque(image: Image.Image) -> Grey:
-    """Transparency over white where what shows is dark, over black where it is bright: ink stays visible."""
+    """What is transparent filled so that the ink stays visible, see `_behind`."""
     pixels = image.convert("RGBA")
     if max(pixels.size) >= 2 * LARGE:  # premultiplied, so that what is transparent adds no colour
         pixels = _reduced(pixels.convert("RGBa")).convert("RGBA")
     grey = np.asarray(pixels.convert("RGB").convert("L")).astype(np.float32)
-    alpha = np.asarray(pixels.getchannel("A")).astype(np.float32) / 255
+    alpha = np.asarray(pixels.getchannel("A")).astype(np.float32)
+    alpha /= 255
+    return (grey * alpha + _behind(grey, alpha) * (1 - alpha)).round().astype(np.uint8)
+
+
+def _behind(grey: NDArray[np.float32], alpha: NDArray[np.float32]) -> float:
+    """White behind dark ink, black behind bright; behind a card that is drawn on, more of the card."""
+    opaque = alpha >= 0.5
+    card = float(np.median(grey[opaque])) if opaque.any() else 0.0
+    width, height = cv2.boundingRect(opaque.astype(np.uint8))[2:]
+    drawn_on = opaque & (np.abs(grey - card) > DRAWN)
+    if drawn_on.any() and np.count_nonzero(opaque) > CARD * width * height:
+        return card
     shown = float((grey * alpha).sum()) / max(float(alpha.sum()), 1e-9)
-    paper = 255.0 if shown < 128 else 0.0
-    return (grey * alpha + paper * (1 - alpha)).round().astype(np.uint8)
+    return 255.0 if shown < 128 else 0.0

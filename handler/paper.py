@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from handler.decoding import LARGE, Grey
 
@@ -57,22 +58,31 @@ def reduced(grey: Grey) -> Grey:
 
 
 def sheet(grey: Grey) -> Grey:
-    """The sheet of paper on a darker table, cut out; any other picture as it is."""
-    if max(grey.shape) <= SMALL or _noise(_border(grey)) == 0:
-        return grey
-    split, bright = cv2.threshold(grey, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    if np.count_nonzero(_border(grey) > split) > (1 - TABLE) * len(_border(grey)):
-        return grey
-    outlines, _ = cv2.findContours(bright, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    outline = max(outlines, key=cv2.contourArea)
-    area, sides = cv2.contourArea(outline), cv2.minAreaRect(outline)[1]
-    if min(sides) < SHEET * min(grey.shape) or area < SHEET_FILLED * sides[0] * sides[1]:
+    """The sheet of paper on a darker table, or inside a dark border, cut out; any other picture as it is."""
+    outline = _outline_of_sheet(grey) if max(grey.shape) > SMALL else None
+    if outline is None:
         return grey
     inside = cv2.drawContours(np.zeros_like(grey), [outline], -1, 255, cv2.FILLED)
     inside = cv2.erode(inside, np.ones((2 * SHEET_EDGE + 1,) * 2, np.uint8))
+    if not inside.any() or np.ptp(grey[inside > 0]) == 0:  # nothing is drawn on it: it is a stroke
+        return grey
     left, top, width, height = cv2.boundingRect(inside)
     filled = np.where(inside, grey, np.uint8(np.median(grey[inside > 0][::16])))
     return filled[top : top + height, left : left + width]
+
+
+def _outline_of_sheet(grey: Grey) -> NDArray[np.int32] | None:
+    """The points around the largest bright area, if it is a large rectangle and nearly all of the border is dark."""
+    split, bright = cv2.threshold(grey, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    if np.count_nonzero(_border(grey) > split) > (1 - TABLE) * len(_border(grey)):
+        return None
+    outlines, _ = cv2.findContours(bright, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    outline = max(outlines, key=cv2.contourArea, default=None)  # none where all is black
+    if outline is None:
+        return None
+    sides = cv2.minAreaRect(outline)[1]
+    rectangular = cv2.contourArea(outline) >= SHEET_FILLED * sides[0] * sides[1]
+    return np.asarray(outline, np.int32) if rectangular and min(sides) >= SHEET * min(grey.shape) else None
 
 
 def background(grey: Grey) -> Paper:

@@ -34,7 +34,7 @@ __all__ = [
 
 WARNINGS = ("inverted", "several_marks", "faint", "touches_border", "low_resolution")
 CHANNELS = 3  # equal ones: the model was born for RGB pictures
-FAINT = 64  # grey levels of 255 between paper and strongest ink; less is faint
+FAINT = 64  # of the 255 from paper to black or white, the strongest ink; less is faint
 LOW_RESOLUTION = 12  # pixels of the ink's longer side; less is too few to be sure
 
 

@@ -1,15 +1,17 @@
 """handler/decoding.py: what is no picture is refused, whatever it claims to be, and a large one is read reduced."""
 
+import struct
 import time
+import zlib
 from collections.abc import Callable
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from handler.decoding import LARGE, MAX_BYTES, ImageError, decode
 from handler.preprocessing import frame
-from tests.pictures import SEVEN, SEVENS, SMOKE, Bad, bad_pictures, encode
+from tests.pictures import SEVEN, SEVENS, SMOKE, Bad, bad_pictures, encode, png_header
 
 RAW = {name: bad for name, bad in bad_pictures().items() if bad.request is None}
 
@@ -65,3 +67,44 @@ def test_a_picture_of_nearly_the_limit_takes_seconds_at_most(image: Callable[[],
     with pytest.raises(ImageError, match="nothing is drawn"):
         frame(content)
     assert time.process_time() - started <= 3
+
+
+def _parts(start: bytes, part: bytes) -> bytes:
+    """A file of MAX_BYTES that consists of one part again and again."""
+    return start + part * ((MAX_BYTES - len(start)) // len(part))
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        _parts(b"\xff\xd8", b"\xff"),
+        _parts(b"\xff\xd8", b"\xff\xe1\x00\x12Exif\0\0" + bytes(10)),
+        _parts(b"\xff\xd8", b"\xff\xe5\x00\x02"),
+        _parts(b"GIF89a" + struct.pack("<HHBBB", 28, 28, 0, 0, 0), b"\x21\xfe\x01.\x00"),
+        _parts(png_header(28, 28)[:33], struct.pack(">I4sI", 0, b"prVt", zlib.crc32(b"prVt"))),
+    ],
+    ids=["jpeg padding", "jpeg exif", "jpeg application", "gif comments", "png chunks"],
+)
+def test_a_file_of_a_million_parts_is_refused_soon(picture: bytes) -> None:
+    started = time.perf_counter()
+    with pytest.raises(ImageError, match="too many parts") as error:
+        decode(picture)
+    assert error.value.status == 400
+    assert time.perf_counter() - started < 3
+
+
+@pytest.mark.parametrize("size", [(1100, 1), (2000, 2), (60000, 100)])
+def test_a_strip_is_decoded_with_no_side_reduced_to_nothing(size: tuple[int, int]) -> None:
+    assert min(decode(encode(Image.new("L", size), "JPEG")).shape) >= 1
+
+
+@pytest.mark.parametrize("paper", [255, 0])
+@pytest.mark.parametrize("radius", [0, 20, 40])
+def test_a_card_with_a_transparent_margin_is_paper_not_ink(paper: int, radius: int) -> None:
+    drawn = SEVEN.resize((112, 112)).point(lambda level: abs(paper - level))
+    mask = Image.new("L", drawn.size)
+    ImageDraw.Draw(mask).rounded_rectangle((0, 0, 111, 111), radius, fill=255)
+    card = Image.new("LA", (132, 132))
+    card.paste(Image.merge("LA", (drawn, mask)), (10, 10))
+    expected = frame(encode(drawn)).astype(int)
+    assert abs(frame(encode(card)) - expected).max() <= 2

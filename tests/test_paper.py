@@ -38,6 +38,30 @@ def test_a_sheet_on_a_dark_table_is_cut_out_also_when_it_lies_askew(tilt: float)
     assert cut.min() > 150
 
 
+@pytest.mark.parametrize("border", [1, 4, 50])
+@pytest.mark.parametrize("level", [0, 60, 128])
+def test_a_plain_dark_border_is_cut_off(border: int, level: int) -> None:
+    framed = np.pad(lit(230.0, noise=0), border, constant_values=level)
+    cut = sheet(framed)
+    assert min(cut.shape) < 200
+    assert cut.min() == lit(230.0, noise=0).min()
+    assert (cut[0] == 230).all()
+
+
+def test_a_stroke_as_broad_as_a_sheet_is_none() -> None:
+    stroke = np.zeros((200, 80), np.uint8)
+    stroke[20:180, 20:60] = 255
+    assert sheet(stroke) is stroke
+
+
+@pytest.mark.parametrize("height", range(3, 30))
+def test_a_sheet_too_thin_to_be_one_is_left(height: int) -> None:
+    grey = np.full((height, 200), 40.0)
+    grey[height // 4 : height - height // 4, 8:-8] = 210
+    noisy = (grey + np.random.default_rng(height).normal(0, 3, grey.shape)).clip(0, 255).astype(np.uint8)
+    assert min(sheet(noisy).shape) > 0
+
+
 @pytest.mark.parametrize("light", [230.0, RAMP, SHADOW], ids=["even", "ramp", "shadow"])
 def test_a_picture_of_paper_alone_is_no_sheet_on_a_table(light: NDArray[np.float64] | float) -> None:
     grey = lit(light)
