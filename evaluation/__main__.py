@@ -16,6 +16,8 @@ from serving.config import ROOT
 from training.data import DataError
 from training.export import write_whole
 
+_DATA = "mnist, mnist5k (the released model was trained on most of it) or a torchvision root (default: %(default)s)"
+
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
@@ -23,17 +25,17 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("report", help="write docs/report.md", description=_report.__doc__)
-    command.add_argument("--data", default="mnist", help="mnist, mnist5k or a torchvision root (default: %(default)s)")
+    command.add_argument("--data", default="mnist", help=_DATA)
     command.add_argument("--part", choices=("test", "validation"), default="test", help="(default: %(default)s)")
     command.add_argument("--photos", type=int, default=2000, help="photo-like pictures (default: %(default)s)")
     command.add_argument("--outliers", type=int, default=1000, help="pictures of a drawn set (default: %(default)s)")
     command.add_argument("--out", type=Path, default=ROOT / "docs", help="folder that gets report.md (default: docs)")
     command.set_defaults(run=_report)
     command = commands.add_parser("scores", help="compare scores for rejection", description=_scores.__doc__)
-    command.add_argument("--data", default="mnist", help="mnist, mnist5k or a torchvision root (default: %(default)s)")
+    command.add_argument("--data", default="mnist", help=_DATA)
     command.set_defaults(run=_scores)
     command = commands.add_parser("original", help="train the network to compare with", description=_original.__doc__)
-    command.add_argument("--data", default="mnist", help="mnist, mnist5k or a torchvision root (default: %(default)s)")
+    command.add_argument("--data", default="mnist", help=_DATA)
     command.set_defaults(run=_original)
     return top
 

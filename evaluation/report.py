@@ -182,10 +182,10 @@ def _on_table(grey: NDArray[np.uint8]) -> bytes:
 
 def _page(source: str, part: str, digits: list[Result], outliers: list[Result], calibration: Calibration) -> str:
     run = json.loads((ROOT / RECORD).read_text())
-    data = "mnist5k" if source == "mnist5k" else "MNIST"
+    learnt = "mnist5k's pictures, most of which the released model was trained on"
     return PAGE.format(
         run=run["run_id"],
-        data=f"{data}'s {part} pictures",
+        data=learnt if source == "mnist5k" else f"MNIST's {part} pictures",
         clean=CLEAN,
         photo=PHOTO_LIKE,
         threshold=calibration.threshold,

@@ -14,7 +14,9 @@ from sklearn.metrics import accuracy_score
 
 from serving.config import ROOT
 from tests.test_data import write_mnist
+from training.__main__ import parser
 from training.data import DataSet, load_data
+from training.export import CHECKPOINT
 from training.model import DigitCNN
 from training.train import RECIPES, ResumeError, Run, accuracy, configure, evaluate, fit
 
@@ -98,6 +100,27 @@ def test_a_run_with_a_teacher_that_is_stopped_in_either_ends_in_the_same_bits(sm
 
 def test_a_teacher_changes_what_is_learnt(small: DataSet) -> None:
     assert not same(fit(SMALL, small, report=silent), fit(replace(SMALL, teacher=1), small, report=silent))
+
+
+def test_resume_says_whether_there_is_something_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_mnist(tmp_path / "data")
+    options = ["train", "--data", str(data), "--out", str(tmp_path), "--epochs", "1", "--rounds", "1", "--teacher", "2"]
+    config = replace(SMALL, epochs=1, rounds=1, teacher=2)
+
+    def stop(line: str) -> None:
+        if line.startswith("Teacher, Epoch : 1"):
+            raise KeyboardInterrupt
+
+    for more, said in ((["--resume"], ""), ([], "--resume would go on from it"), (["--resume"], "nothing to resume")):
+        if "nothing" not in said:
+            (tmp_path / "model").mkdir(exist_ok=True)
+            with pytest.raises(KeyboardInterrupt):
+                fit(config, load_data(str(data)), tmp_path / CHECKPOINT, report=stop)
+        given = parser().parse_args([*options, *more])
+        assert given.run(given) == 0
+        errors = capsys.readouterr().err
+        assert said in errors
+        assert ("resume" in errors) == bool(said)
 
 
 def test_resume_without_a_checkpoint_starts(small: DataSet, tmp_path: Path) -> None:

@@ -43,6 +43,15 @@ def test_a_study_goes_on_where_it_ended_and_leaves_a_recipe_that_trains(small: D
     assert (tmp_path / PICTURE).read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_options_are_the_first_trial_and_no_trial_is_drawn_twice(small: DataSet, tmp_path: Path) -> None:
+    config = configure("default", epochs=1, rounds=1, teacher=0, batch=40, lr=0.05, dropout=0.3, outliers=0.25)
+    for trials in (1, 2, 3, 4):
+        study = tune(config, small, trials, tmp_path, silent)
+    first, *others = (trial.params for trial in study.trials)
+    assert first == {name: getattr(config, name) for name in ("batch", "lr", "dropout", "average", "outliers")}
+    assert len({trial["lr"] for trial in (first, *others)}) == 4
+
+
 def test_the_same_seed_proposes_the_same_trials(small: DataSet, tmp_path: Path) -> None:
     first, again = (tune(SMALL, small, 2, tmp_path / name, silent).trials for name in "ab")
     assert [trial.params for trial in first] == [trial.params for trial in again]

@@ -134,9 +134,10 @@ def _train(given: argparse.Namespace) -> int:
     """Train DigitCNN; write state dict, whole model, scripted model, model.json and curves."""
     config = _configured(given)
     checkpoint = given.out / export.CHECKPOINT
-    if checkpoint.exists() and not given.resume:
-        print(f"{checkpoint} of a stopped run is replaced; --resume would go on from it", file=sys.stderr)
-    if given.resume and not checkpoint.exists():
+    kept = [path for path in (checkpoint, checkpoint_of_teacher(checkpoint)) if path.exists()]
+    if kept and not given.resume:
+        print(f"{kept[0]} of a stopped run is replaced; --resume would go on from it", file=sys.stderr)
+    if given.resume and not kept:
         print(f"{checkpoint}: nothing to resume, starting from the first epoch", file=sys.stderr)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the first epoch
     data = _load(given)

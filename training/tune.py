@@ -25,17 +25,26 @@ UNPRUNED = 5  # trials that run to their end before others are compared with the
 
 
 def propose(trial: optuna.Trial, config: Config) -> Config:
-    """The trial's recipe: what is searched, in the ranges it is searched in; all else but a teacher is config's."""
+    """The trial's recipe: what is searched, config's values in its ranges; all else but a teacher is config's."""
+    start = _searched(config)
+
+    def number(name: str, low: float, high: float, log: bool = False) -> float:
+        return trial.suggest_float(name, min(low, start[name]), max(high, start[name]), log=log)
+
     return replace(
         config,
         recipe="tuned",
         teacher=0,
-        batch=trial.suggest_categorical("batch", [25, 50, 100]),
-        lr=trial.suggest_float("lr", 1e-3, 3e-2, log=True),
-        dropout=trial.suggest_float("dropout", 0.0, 0.2),
-        average=trial.suggest_categorical("average", [0.99, 0.999, 0.9995]),
-        outliers=trial.suggest_float("outliers", 0.0, MOST_OUTLIERS),
+        batch=trial.suggest_categorical("batch", sorted({25, 50, 100, config.batch})),
+        lr=number("lr", 1e-3, 3e-2, log=True),
+        dropout=number("dropout", 0.0, 0.2),
+        average=trial.suggest_categorical("average", sorted({0.99, 0.999, 0.9995, config.average})),
+        outliers=number("outliers", 0.0, MOST_OUTLIERS),
     )
+
+
+def _searched(config: Config) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in ("batch", "lr", "dropout", "average", "outliers")}
 
 
 def tune(
@@ -47,7 +56,8 @@ def tune(
     """
     study = _study(config, data, folder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rounds = make_rounds(replace(config, outliers=MOST_OUTLIERS), parts(config, data)[0], device)
+    most = replace(config, outliers=max(MOST_OUTLIERS, config.outliers))
+    rounds = make_rounds(most, parts(config, data)[0], device)
     while (done := len(_done(study))) < trials:
         report(f"trial {done + 1} of {trials}")
         study.optimize(lambda trial: _loss(trial, config, data, rounds, device, report), n_trials=1)
@@ -63,13 +73,15 @@ def _study(config: Config, data: DataSet, folder: Path) -> optuna.Study:
         storage=f"sqlite:///{folder / STUDY}",
         study_name="digits",
         load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(seed=config.seed),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED),
     )
     start = study.user_attrs.get("start", run_id(config, data))
     if start != run_id(config, data):
         raise ResumeError(f"{folder / STUDY}: a study of other data or options; choose another --out or remove it")
     study.set_user_attr("start", start)
+    study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(study.trials))  # else a restart repeats trials
+    if not study.trials:
+        study.enqueue_trial(_searched(config))
     _repeat_stopped(study)
     return study
 
