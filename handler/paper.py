@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from handler.decoding import LARGE, Grey
 
@@ -16,8 +15,11 @@ SMALL = 64  # pixels of the longer side; a picture of no more may be filled by i
 NARROW = 24  # pixels of a side; less is too few to tell strokes from paper by their width
 TINY_NOISE = 3  # grey levels; larger steps along the border of a picture narrow in both ways are a digit's
 TABLE = 0.8  # of the border's pixels dark, where a sheet of paper lies on a darker table
+BRIGHT_TABLE = 0.98  # of the border's pixels bright, where a dark card lies on a lighter table
+DRAWN = 0.005  # of a dark card, what is bright on it; less, and it is a stroke
 SHEET = 0.4  # of the picture's shorter side, the least of such a sheet's sides
 SHEET_FILLED = 0.9  # of the rectangle around it
+SHEET_PLAIN = 0.5  # of it, at least, is paper; less, and it is a 0 or a box
 SHEET_EDGE = 4  # pixels of the sheet's edge that are cut off
 UNEVEN = 5  # grey levels, beyond its noise, that an evenly lit paper keeps to
 EVEN_BORDER = 0.9  # of the border's pixels that do so, else the light is uneven
@@ -58,12 +60,11 @@ def reduced(grey: Grey) -> Grey:
 
 
 def sheet(grey: Grey) -> Grey:
-    """The sheet of paper on a darker table, or inside a dark border, cut out; any other picture as it is."""
-    outline = _outline_of_sheet(grey) if max(grey.shape) > SMALL else None
-    if outline is None:
+    """The sheet of paper on a darker table, or the dark card on a lighter one, cut out; any other picture as it is."""
+    area = _area_of_sheet(grey) if max(grey.shape) > SMALL else None
+    if area is None:
         return grey
-    inside = cv2.drawContours(np.zeros_like(grey), [outline], -1, 255, cv2.FILLED)
-    inside = cv2.erode(inside, np.ones((2 * SHEET_EDGE + 1,) * 2, np.uint8))
+    inside = cv2.erode(area, np.ones((2 * SHEET_EDGE + 1,) * 2, np.uint8))
     if not inside.any() or np.ptp(grey[inside > 0]) == 0:  # nothing is drawn on it: it is a stroke
         return grey
     left, top, width, height = cv2.boundingRect(inside)
@@ -71,18 +72,29 @@ def sheet(grey: Grey) -> Grey:
     return filled[top : top + height, left : left + width]
 
 
-def _outline_of_sheet(grey: Grey) -> NDArray[np.int32] | None:
-    """The points around the largest bright area, if it is a large rectangle and nearly all of the border is dark."""
+def _area_of_sheet(grey: Grey) -> Grey | None:
+    """255 on the sheet or card and what is drawn on it, 0 around it; None if there is none."""
     split, bright = cv2.threshold(grey, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    if np.count_nonzero(_border(grey) > split) > (1 - TABLE) * len(_border(grey)):
+    light = np.count_nonzero(_border(grey) > split) / len(_border(grey))
+    if light <= 1 - TABLE:
+        return _large_rectangle(bright)
+    card = _large_rectangle(cv2.bitwise_not(bright)) if light >= BRIGHT_TABLE else None
+    if card is None or cv2.countNonZero(cv2.bitwise_and(card, bright)) < DRAWN * cv2.countNonZero(card):
         return None
-    outlines, _ = cv2.findContours(bright, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    outline = max(outlines, key=cv2.contourArea, default=None)  # none where all is black
+    return card
+
+
+def _large_rectangle(mask: Grey) -> Grey | None:
+    """The mask's largest area with its holes filled, if that is a large rectangle, askew perhaps, of few holes."""
+    outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    outline = max(outlines, key=cv2.contourArea, default=None)  # none where the mask is empty
     if outline is None:
         return None
-    sides = cv2.minAreaRect(outline)[1]
-    rectangular = cv2.contourArea(outline) >= SHEET_FILLED * sides[0] * sides[1]
-    return np.asarray(outline, np.int32) if rectangular and min(sides) >= SHEET * min(grey.shape) else None
+    sides, size = cv2.minAreaRect(outline)[1], cv2.contourArea(outline)
+    if min(sides) < SHEET * min(mask.shape) or size < SHEET_FILLED * sides[0] * sides[1]:
+        return None
+    area = cv2.drawContours(np.zeros_like(mask), [outline], -1, 255, cv2.FILLED)
+    return area if cv2.countNonZero(cv2.bitwise_and(area, mask)) >= SHEET_PLAIN * size else None
 
 
 def background(grey: Grey) -> Paper:

@@ -48,10 +48,30 @@ def test_a_plain_dark_border_is_cut_off(border: int, level: int) -> None:
     assert (cut[0] == 230).all()
 
 
-def test_a_stroke_as_broad_as_a_sheet_is_none() -> None:
-    stroke = np.zeros((200, 80), np.uint8)
-    stroke[20:180, 20:60] = 255
+@pytest.mark.parametrize("border", [1, 4, 50])
+@pytest.mark.parametrize("noise", [0.0, 3.0])
+def test_a_dark_card_on_a_light_table_is_cut_out(border: int, noise: float) -> None:
+    card = np.pad(255 - lit(230.0, noise=0), border, constant_values=210)
+    cut = sheet((card + np.random.default_rng(0).normal(0, noise, card.shape)).clip(0, 255).astype(np.uint8))
+    assert min(cut.shape) < 200
+    assert np.median(cut) == pytest.approx(25, abs=1)
+    assert cut[0].max() < 50
+
+
+@pytest.mark.parametrize("paper", [0, 255])
+def test_a_stroke_as_broad_as_a_sheet_is_none(paper: int) -> None:
+    stroke = np.full((200, 80), paper, np.uint8)
+    stroke[20:180, 20:60] = 255 - paper
     assert sheet(stroke) is stroke
+
+
+@pytest.mark.parametrize("paper", [0, 255])
+@pytest.mark.parametrize("pen", [3, 12])
+def test_a_zero_of_straight_strokes_is_no_sheet(paper: int, pen: int) -> None:
+    zero = np.full((200, 150), paper, np.uint8)
+    zero[20:180, 20:130] = 255 - paper
+    zero[20 + pen : 180 - pen, 20 + pen : 130 - pen] = paper
+    assert sheet(zero) is zero
 
 
 @pytest.mark.parametrize("height", range(3, 30))
