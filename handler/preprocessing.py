@@ -27,6 +27,7 @@ __all__ = [
     "decode",
     "examine",
     "examine_grey",
+    "examine_paper",
     "frame",
     "frame_grey",
     "to_input",
@@ -65,7 +66,11 @@ def frame_grey(grey: Grey) -> Grey:
 
 def examine_grey(grey: Grey) -> Framed:
     """The grey picture's frame with its warnings; ImageError 422 if it is blank."""
-    grey = sheet(reduced(grey))
+    return examine_paper(sheet(reduced(grey)))
+
+
+def examine_paper(grey: Grey) -> Framed:
+    """The same of a picture of LARGE pixels a side at most that shows nothing but paper and what is drawn on it."""
     ink = separate(grey, background(grey))
     marks = find_marks(ink)
     return Framed(place(upright(cut_out(ink, marks))), _warnings(marks, ink.inverted, grey.shape))

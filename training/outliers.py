@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from handler.preprocessing import SIZE, Grey, ImageError, frame_grey
+from handler.preprocessing import SIZE, Grey, ImageError, examine_paper
 
 Random = np.random.Generator
 
@@ -43,8 +43,8 @@ def outliers(frames: NDArray[np.uint8], count: int, random: Random) -> NDArray[n
 def _framed(draw: "Draw", frames: NDArray[np.uint8], random: Random) -> Grey:
     while True:
         try:
-            drawn = frame_grey(draw(frames, random))
-            return frame_grey(_reduced(drawn)) if random.random() < AS_MNIST else drawn
+            drawn = examine_paper(draw(frames, random)).frame  # a patch of texture is no sheet of paper
+            return examine_paper(_reduced(drawn)).frame if random.random() < AS_MNIST else drawn
         except ImageError:  # nothing to see of it: another one
             continue
 
