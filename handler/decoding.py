@@ -14,7 +14,7 @@ MAX_PIXELS = 50_000_000  # width x height, checked before anything is decoded
 MAX_READS = 100_000  # of one file while it is parsed; 16 MiB of PNG in parts of 1 KiB take 46,000
 COUNTED = 2**16  # bytes; a file of no more has not parts enough to keep a parser busy
 CARD = 0.5  # of the box around what is opaque; a mask that fills more of it is no pen's stroke
-DRAWN = 64  # grey levels between a card and what is drawn on it
+CARD_INK = 64  # grey levels between a card and what is drawn on it
 LARGE = 512  # pixels of the longer side; pictures of twice that are reduced to no less while they are read
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
 
@@ -144,7 +144,7 @@ def _behind(grey: NDArray[np.float32], alpha: NDArray[np.float32]) -> float:
     opaque = alpha >= 0.5
     card = float(np.median(grey[opaque])) if opaque.any() else 0.0
     width, height = cv2.boundingRect(opaque.astype(np.uint8))[2:]
-    drawn_on = opaque & (np.abs(grey - card) > DRAWN)
+    drawn_on = opaque & (np.abs(grey - card) > CARD_INK)
     if drawn_on.any() and np.count_nonzero(opaque) > CARD * width * height:
         return card
     shown = float((grey * alpha).sum()) / max(float(alpha.sum()), 1e-9)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torchvision.transforms.functional import InterpolationMode, affine
 
+from handler.paper import sheet
 from handler.preprocessing import to_input
 from serving.config import ROOT
 from tests.pictures import digits
@@ -107,6 +108,16 @@ def test_every_kind_of_outlier_can_be_drawn(kind: object, monkeypatch: pytest.Mo
     drawn = outliers(FRAMES, 20, np.random.default_rng(0))
     assert drawn.shape == (20, 64, 64)
     assert len(np.unique(drawn, axis=0)) == 20
+
+
+def test_a_patch_of_texture_is_framed_whole_not_as_a_sheet(monkeypatch: pytest.MonkeyPatch) -> None:
+    patch = np.full((60, 60), 255, np.uint8)
+    patch[8:-8:10, 8:-8:10] = 0
+    canvas = np.pad(patch, 34)
+    assert sheet(canvas).shape != canvas.shape
+    monkeypatch.setattr("training.outliers.KINDS", {lambda _frames, _random: canvas: 1.0})
+    for frame in outliers(FRAMES, 8, np.random.default_rng(0)):
+        assert np.count_nonzero(frame > 128) > 0.9 * 46 * 46
 
 
 def test_no_lookalike_is_among_the_letters() -> None:
