@@ -1,6 +1,6 @@
 # Every command a person needs. Each target installs what it needs first: .venv, from the pins.
 PYTHON ?= python3.11
-VERSION ?= 1.0
+VERSION ?=
 KIND ?= inference
 DATA ?= mnist
 ARGS ?=
@@ -9,7 +9,7 @@ PIP_ARGS ?=
 PY := .venv/bin/python
 INSTALLED := .venv/installed
 INSTALLED_DEV := .venv/installed-dev
-ARCHIVE := model_store/digits-$(VERSION).mar
+ARCHIVE := model_store/digits-$(or $(VERSION),1.0).mar
 BUNDLED := scripted_model.pt model/model.json handler/model-config.yaml $(wildcard handler/*.py handler/smoke/*.png)
 
 .DEFAULT_GOAL := help
@@ -18,8 +18,8 @@ BUNDLED := scripted_model.pt model/model.json handler/model-config.yaml $(wildca
 help: ## these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-serve: $(ARCHIVE) ## archive and serve until Ctrl-C; VERSION=1.0
-	@exec $(PY) -m serving serve --version $(VERSION)
+serve: $(or $(wildcard $(ARCHIVE)),$(ARCHIVE)) ## serve until Ctrl-C what was served last; VERSION=1.1 makes it the default
+	@exec $(PY) -m serving serve $(if $(VERSION),--version $(VERSION))
 
 stop: $(INSTALLED) ## stop the server from another terminal
 	@$(PY) -m serving stop
@@ -62,7 +62,7 @@ lint: $(INSTALLED_DEV) ## ruff and mypy
 	@.venv/bin/mypy
 
 clean: ## remove .venv, archives, logs and caches; models stay
-	@rm -rf .venv logs .mypy_cache .pytest_cache .ruff_cache model_store/*.mar
+	@rm -rf .venv logs served.json .mypy_cache .pytest_cache .ruff_cache model_store/*.mar model_store/*.sha256
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): requirements.txt

@@ -8,13 +8,10 @@ import argparse
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from threading import local
 
 import numpy as np
-import requests
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -22,9 +19,10 @@ from tqdm import tqdm
 
 from handler.confidence import read_calibration
 from handler.preprocessing import frame, to_input
-from serving.client import MODEL, Client
+from serving.client import DigitsClient
 from serving.config import ROOT, Config, ServingError, on_free_ports
-from serving.supervisor import running, wait_ready
+from serving.results import Answer
+from serving.supervisor import running
 from training.data import DataError, raw_pictures
 from training.export import RECORD
 from training.model import load_model
@@ -40,18 +38,15 @@ def png(grey: NDArray[np.uint8]) -> bytes:
 
 
 def served(config: Config, pictures: list[bytes]) -> NDArray[np.float64]:
-    """Probabilities [N,10] as the server answers them; requests.HTTPError if it refuses one."""
-    here = local()
-
-    def ask(picture: bytes) -> list[float]:
-        if not hasattr(here, "client"):
-            here.client = Client(config)
-        response: requests.Response = here.client.predict(picture)
-        response.raise_for_status()
-        return list(response.json()["probabilities"])
-
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
-        return np.array(list(tqdm(pool.map(ask, pictures), "asking", len(pictures), leave=False, disable=None)))
+    """Probabilities [N,10] as the server answers them; ServingError if it refuses one."""
+    told: list[tuple[float, ...]] = []
+    with DigitsClient(config) as client:
+        answers = client.predict_many(pictures, CONNECTIONS)
+        for answer in tqdm(answers, "asking", len(pictures), leave=False, disable=None):
+            if not isinstance(answer, Answer):
+                raise answer
+            told.append(answer.probabilities)
+    return np.array(told)
 
 
 def trained(pictures: list[bytes]) -> NDArray[np.float64]:
@@ -74,8 +69,7 @@ def main() -> int:
         pictures = [png(grey) for grey in greys]
         with tempfile.TemporaryDirectory() as folder:
             config = on_free_ports(Path(folder))
-            with running(config, config.model_store / f"{MODEL}-{given.version}.mar") as readiness:
-                wait_ready(readiness)
+            with running(config, given.version):
                 started = time.perf_counter()
                 answers = served(config, pictures)
                 seconds = time.perf_counter() - started

@@ -1,59 +1,72 @@
-"""python -m serving archive | serve | stop | token
+"""python -m serving serve | stop | status | predict | models | register | compare | promote | rollback | …
 
 python -m serving serve      READY in about 5 s, then serves until Ctrl-C
 """
 
 import argparse
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from serving import archive, client, config, supervisor
+from serving import commands, config
+from serving.connection import TOKENS
+
+Command = Callable[[config.Config, argparse.Namespace], int]
 
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser("python -m serving", description="Digit recognition, served by TorchServe.")
     top.add_argument("--config", type=Path, default=config.DEFAULT, help="config.properties (default: the project's)")
-    commands = top.add_subparsers(required=True, metavar="COMMAND")
-    for name, run, text in (
-        ("archive", _archive, "bundle scripted model and handler into the model store"),
-        ("serve", _serve, "serve an archive in the foreground until Ctrl-C"),
-    ):
-        command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("--version", default="1.0", help="of the archive (default: %(default)s)")
-        command.set_defaults(run=run)
-    text = "stop the server that runs"
-    commands.add_parser("stop", help=text, description=text).set_defaults(run=_stop)
-    text = "print the token of the running server"
-    token = commands.add_parser("token", help=text, description=text)
-    token.add_argument("--kind", choices=client.TOKENS, default="inference", help="(default: %(default)s)")
-    token.set_defaults(run=_token)
+    listed = top.add_subparsers(required=True, metavar="COMMAND")
+    as_json = argparse.ArgumentParser(add_help=False)
+    as_json.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+    def command(name: str, run: Command, text: str, json: bool = True) -> argparse.ArgumentParser:
+        added = listed.add_parser(name, help=text, description=text, parents=[as_json] if json else [])
+        added.set_defaults(run=run)
+        return added
+
+    archive = command("archive", commands.archive, "bundle scripted model and handler into the model store", json=False)
+    archive.add_argument("--version", default="1.0", help="of the archive (default: %(default)s)")
+    serve = command("serve", commands.serve, "serve in the foreground until Ctrl-C", json=False)
+    serve.add_argument("--version", help="to make the default (default: what was served last, 1.0 at first)")
+    command("stop", commands.stop, "drain and stop the server that runs", json=False)
+    command("status", commands.status, "is it ready, what does it serve, what has happened; exits 1 if it is not ready")
+    predict = command("predict", commands.predict, "read pictures and whole folders; prints CSV")
+    predict.add_argument("pictures", nargs="+", metavar="PICTURE", help="file, folder, or - for standard input")
+    predict.add_argument("--version", default="", help="(default: the default version)")
+    command("models", commands.models, "list the registered versions")
+    register = command("register", commands.register, "register an archive of the model store and prove it")
+    register.add_argument("archive", metavar="ARCHIVE", help="such as digits-1.1.mar")
+    compare = command("compare", commands.compare, "ask two versions about a folder of pictures")
+    compare.add_argument("versions", nargs=2, metavar=("OLD", "NEW"), help="registered versions")
+    compare.add_argument("folder", metavar="DIR", help="of pictures; those in folders 0 to 9 are labelled")
+    promote = command("promote", commands.promote, "make a version the default, once it has proved itself")
+    promote.add_argument("version", metavar="VERSION")
+    command("rollback", commands.rollback, "make the version before the default again")
+    scale = command("scale", commands.scale, "change how many workers a version has")
+    scale.add_argument("--min", type=int, required=True, help="workers at least")
+    scale.add_argument("--max", type=int, help="workers at most (default: as --min)")
+    scale.add_argument("--version", default="", help="(default: the default version)")
+    unregister = command("unregister", commands.unregister, "remove a version that is not asked any more", json=False)
+    unregister.add_argument("version", metavar="VERSION")
+    token = command("token", commands.token, "print a token of the running server", json=False)
+    token.add_argument("--kind", choices=TOKENS, default="inference", help="(default: %(default)s)")
+    token.add_argument("--rotate", action="store_true", help="have new tokens made first")
+    command("metrics", commands.metrics, "print the metrics of TorchServe and the supervisor")
     return top
-
-
-def _archive(settings: config.Config, given: argparse.Namespace) -> int:
-    path = archive.build_archive(given.version, settings.model_store)
-    print(f"{path} ({path.stat().st_size / 1024:.0f} KiB)")
-    return 0
-
-
-def _serve(settings: config.Config, given: argparse.Namespace) -> int:
-    return supervisor.serve(settings, settings.model_store / f"{client.MODEL}-{given.version}.mar")
-
-
-def _stop(settings: config.Config, _: argparse.Namespace) -> int:
-    print("stopped" if supervisor.stop(settings) else "no server is running here")
-    return 0
-
-
-def _token(settings: config.Config, given: argparse.Namespace) -> int:
-    print(client.Client(settings).token(given.kind))
-    return 0
 
 
 def main() -> int:
     given = parser().parse_args()
     try:
-        return int(given.run(config.read_config(given.config), given))
+        code = int(given.run(config.read_config(given.config), given))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `… | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (config.ServingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

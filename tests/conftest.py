@@ -8,9 +8,9 @@ import pytest
 
 import training  # noqa: F401 - makes torchvision importable beside a CPU-only torch
 from serving.archive import build_archive
-from serving.client import Client
+from serving.client import DigitsClient
 from serving.config import ROOT, Config, on_free_ports
-from serving.supervisor import running, wait_ready
+from serving.supervisor import running
 
 
 @pytest.fixture(scope="session")
@@ -25,14 +25,15 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 @pytest.fixture(scope="session")
 def server(config: Config) -> Iterator[Config]:
     """TorchServe with version 1.0, ready."""
-    with running(config, config.model_store / "digits-1.0.mar") as readiness:
-        wait_ready(readiness)
+    with running(config):
         yield config
 
 
 @pytest.fixture
-def client(server: Config) -> Client:
-    return Client(server)
+def client(server: Config) -> Iterator[DigitsClient]:
+    """Asks once: what a test sees is the server's first answer."""
+    with DigitsClient(server, retries=0) as asking:
+        yield asking
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.archive import build_archive
+from serving.archive import build_archive, is_changed
 from serving.config import ROOT, ServingError
 from tests.pictures import SMOKE, digits
 
@@ -95,7 +95,8 @@ def test_archives_built_at_once_do_not_mix(tmp_path: Path) -> None:
         with ZipFile(path) as mar:
             assert json.loads(mar.read("MAR-INF/MANIFEST.json"))["model"]["modelVersion"] == version
             assert mar.read("handler/smoke/7.png") == SMOKE[7]
-    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == [f"digits-{v}.mar" for v in versions]
+        assert not is_changed(path)
+    assert sorted(path.name for path in (tmp_path / "store").glob("*.mar")) == [f"digits-{v}.mar" for v in versions]
 
 
 def test_a_failed_run_leaves_the_archive_before_it(project: Path, tmp_path: Path) -> None:
@@ -104,7 +105,8 @@ def test_a_failed_run_leaves_the_archive_before_it(project: Path, tmp_path: Path
     (project / "scripted_model.pt").unlink()
     with pytest.raises(ServingError, match="torch-model-archiver failed"):
         build_archive("1.0", store, project)
-    assert [path.name for path in store.iterdir()] == ["digits-1.0.mar"]
+    assert sorted(path.name for path in store.iterdir()) == ["digits-1.0.mar", "digits-1.0.mar.sha256"]
+    assert not is_changed(store / "digits-1.0.mar")
     assert (store / "digits-1.0.mar").read_bytes() == before
 
 

@@ -18,7 +18,7 @@ from serving import __main__ as serving_cli
 from serving.archive import build_archive
 from serving.config import ROOT, on_free_ports, read_config
 from serving.config import Config as ServingConfig
-from serving.supervisor import running, wait_ready
+from serving.supervisor import running
 from training import __main__ as training_cli
 from training.train import RECIPES, Config
 
@@ -125,10 +125,9 @@ set -euo pipefail
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[ServingConfig]:
     """A server for one test, which may remove its versions."""
-    archive = build_archive("1.0", tmp_path / "model_store")
-    config = on_free_ports(tmp_path, archive.parent)
-    with running(config, archive) as readiness:
-        wait_ready(readiness)
+    build_archive("1.0", tmp_path / "model_store")
+    config = on_free_ports(tmp_path, tmp_path / "model_store")
+    with running(config):
         yield config
 
 

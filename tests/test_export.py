@@ -12,8 +12,9 @@ import torch
 from handler.confidence import Calibration
 from serving.config import ROOT
 from training.data import load_data
-from training.export import LIBRARIES, MODEL, PARAMETERS, RECORD, SCRIPTED, export, record, write_whole
+from training.export import LIBRARIES, MODEL, PARAMETERS, RECORD, SCRIPTED, SMOKE, export, record, write_whole
 from training.model import DigitCNN, load_model
+from training.predict import MakePrediction
 from training.train import RECIPES, Run, configure
 
 MNIST_SHA256 = {
@@ -43,6 +44,7 @@ def test_record_names_all_that_determines_the_run() -> None:
     assert written["libraries"]["torch"] == torch.__version__
     assert written["calibration"] == {"temperature": 1.5, "threshold": 0.7}
     assert "calibration" not in record(run, data, {}, None)
+    assert [len(written["smoke"][str(digit)]) for digit in range(10)] == [10] * 10
     assert {"version", "architecture", "epochs", "metrics"} <= set(written)
 
 
@@ -73,3 +75,12 @@ def test_released_weights_are_the_default_recipes_on_mnist() -> None:
     assert all(pins[name] == libraries[name] for name in LIBRARIES)
     assert released["metrics"]["test"]["accuracy"] >= 0.994
     assert set(released["calibration"]) == {"temperature", "threshold"}
+
+
+def test_the_released_record_says_what_the_smoke_pictures_give() -> None:
+    """`register` compares a version's answers with it."""
+    expected = json.loads((ROOT / RECORD).read_text())["smoke"]
+    for digit in range(10):
+        prediction = MakePrediction(SMOKE / f"{digit}.png")
+        assert prediction.show_prediction().item() == digit
+        assert prediction.probabilities.tolist() == pytest.approx(expected[str(digit)], abs=1e-6)

@@ -15,8 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from benchmarks.evaluate_served import served, trained
 from handler.decoding import MAX_BYTES
 from serving.archive import build_archive
-from serving.client import TOKENS, Client
+from serving.client import DigitsClient
 from serving.config import Config
+from serving.connection import TOKENS, RefusedError
 from tests.conftest import copy_project
 from tests.pictures import SEVENS, SMOKE, Bad, bad_pictures, digits, encode
 
@@ -38,30 +39,30 @@ def refused(response: requests.Response, status: int) -> bool:
 
 
 @pytest.mark.parametrize("form", SEVENS)
-def test_every_form_of_a_picture_is_answered(form: str, client: Client) -> None:
-    response = client.predict(SEVENS[form]())
-    assert response.status_code == 200
-    assert response.json()["digit"] == 7
+def test_every_form_of_a_picture_is_answered(form: str, client: DigitsClient) -> None:
+    assert client.predict(SEVENS[form]()).digit == 7
 
 
-def test_answer_is_the_contracts_in_json(client: Client) -> None:
-    response = client.predict(SMOKE[7])
+def test_answer_is_the_contracts_in_json(client: DigitsClient) -> None:
+    response = client.request("inference", "POST", PREDICT, data=SMOKE[7])
     answer = response.json()
     assert response.headers["Content-Type"] == "application/json"
     assert list(answer) == ["digit", "confidence", "accepted", "probabilities", "warnings", "model_version"]
     assert (answer["digit"], answer["model_version"], len(answer["probabilities"])) == (7, "1.0", 10)
 
 
-def test_put_and_multipart_are_ways_in_as_well(client: Client) -> None:
-    put = client.inference("PUT", PREDICT, data=SMOKE[2])  # curl -T
-    multipart = client.inference("POST", PREDICT, files={"data": ("two.png", SMOKE[2], "image/png")})  # curl -F
+def test_put_and_multipart_are_ways_in_as_well(client: DigitsClient) -> None:
+    put = client.request("inference", "PUT", PREDICT, data=SMOKE[2])
+    multipart = client.request(
+        "inference", "POST", PREDICT, files={"data": ("two.png", SMOKE[2], "image/png")}
+    )  # curl -F
     assert [put.json()["digit"], multipart.json()["digit"]] == [2, 2]
 
 
-def test_any_content_type_but_a_forms_is_a_raw_body(client: Client) -> None:
+def test_any_content_type_but_a_forms_is_a_raw_body(client: DigitsClient) -> None:
     """curl's --data-binary calls its body a form, which TorchServe then takes apart; the README says what to add."""
     for content_type in ("application/octet-stream", "image/png", "text/plain", "application/json"):
-        response = client.inference("POST", PREDICT, data=SMOKE[2], headers={"Content-Type": content_type})
+        response = client.request("inference", "POST", PREDICT, data=SMOKE[2], headers={"Content-Type": content_type})
         assert response.json()["digit"] == 2, content_type
 
 
@@ -73,18 +74,19 @@ def test_served_probabilities_equal_trainings_own_on_500_pictures(server: Config
 
 
 @pytest.mark.parametrize("name", bad_pictures())
-def test_bad_input_gets_the_contracts_refusal(name: str, client: Client) -> None:
+def test_bad_input_gets_the_contracts_refusal(name: str, client: DigitsClient) -> None:
     bad = bad_pictures()[name]
-    assert refused(client.inference("POST", PREDICT, **bad.send()), bad.status)
+    assert refused(client.request("inference", "POST", PREDICT, **bad.send()), bad.status)
 
 
-def test_a_body_over_the_limit_is_refused_by_torchserve(client: Client) -> None:
-    assert client.predict(bytes(MAX_BYTES + 1)).status_code == 413
-    assert client.predict(SMOKE[7]).json()["digit"] == 7
+def test_a_body_over_the_limit_is_refused_by_torchserve(client: DigitsClient) -> None:
+    with pytest.raises(RefusedError, match="413 Request Entity Too Large: the body is over the server's limit of 16"):
+        client.predict(bytes(MAX_BYTES + 1))
+    assert client.predict(SMOKE[7]).digit == 7
 
 
-def test_a_body_of_the_limit_reaches_the_handler(client: Client) -> None:
-    assert client.predict(SMOKE[7] + bytes(MAX_BYTES - len(SMOKE[7]))).json()["digit"] == 7
+def test_a_body_of_the_limit_reaches_the_handler(client: DigitsClient) -> None:
+    assert client.predict(SMOKE[7] + bytes(MAX_BYTES - len(SMOKE[7]))).digit == 7
 
 
 @pytest.fixture(scope="module")
@@ -96,15 +98,15 @@ def batching(server: Config, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         f"minWorkers: 1\nmaxWorkers: 1\nbatchSize: {BATCH}\nmaxBatchDelay: {BATCH_SECONDS * 1000:.0f}\n"
     )
     build_archive("8.0", server.model_store, project)
-    client = Client(server, timeout=60)
+    client = DigitsClient(server, timeout=60, retries=0)
     register(client, "8.0")
     yield "8.0"
-    client.management("DELETE", "/models/digits/8.0")
+    client.request("management", "DELETE", "/models/digits/8.0")
 
 
-def register(client: Client, version: str) -> None:
+def register(client: DigitsClient, version: str) -> None:
     query = {"url": f"digits-{version}.mar", "initial_workers": "1", "synchronous": "true"}
-    response = client.management("POST", "/models", params=query)
+    response = client.request("management", "POST", "/models", params=query)
     assert response.status_code == 200, response.text
 
 
@@ -117,10 +119,10 @@ def test_bad_pictures_harm_no_neighbour_in_their_batch(batching: str, server: Co
         together = Barrier(BATCH)
 
         def send(bad: Bad, together: Barrier = together) -> tuple[requests.Response, float]:
-            client = Client(server, timeout=60)
+            client = DigitsClient(server, timeout=60, retries=0)
             together.wait()
             started = time.monotonic()
-            response = client.inference("POST", f"{PREDICT}/{batching}", **bad.send())
+            response = client.request("inference", "POST", f"{PREDICT}/{batching}", **bad.send())
             return response, time.monotonic() - started
 
         with ThreadPoolExecutor(BATCH) as pool:
@@ -133,19 +135,22 @@ def test_bad_pictures_harm_no_neighbour_in_their_batch(batching: str, server: Co
                 assert refused(response, bad.status)
 
 
-def test_two_versions_at_once_then_the_default_switches_and_the_old_one_goes(server: Config, client: Client) -> None:
+def test_two_versions_at_once_then_the_default_switches_and_the_old_one_goes(
+    server: Config, client: DigitsClient
+) -> None:
     for version in ("1.1", "1.2"):
         build_archive(version, server.model_store)
         register(client, version)
     urls = {"": "1.0", "1.0": "1.0", "1.1": "1.1", "1.2": "1.2"}
-    assert {url: client.predict(SMOKE[3], url).json()["model_version"] for url in urls} == urls
-    assert client.management("PUT", "/models/digits/1.1/set-default").status_code == 200
-    assert client.predict(SMOKE[3]).json()["model_version"] == "1.1"
-    assert client.management("DELETE", "/models/digits/1.2").status_code == 200
-    assert client.predict(SMOKE[3], "1.2").status_code == 404
-    assert client.predict(SMOKE[3]).json()["digit"] == 3
-    assert client.management("PUT", "/models/digits/1.0/set-default").status_code == 200
-    assert client.management("DELETE", "/models/digits/1.1").status_code == 200
+    assert {url: client.predict(SMOKE[3], url).model_version for url in urls} == urls
+    assert client.request("management", "PUT", "/models/digits/1.1/set-default").status_code == 200
+    assert client.predict(SMOKE[3]).model_version == "1.1"
+    assert client.request("management", "DELETE", "/models/digits/1.2").status_code == 200
+    with pytest.raises(RefusedError, match="404 ModelVersionNotFoundException"):
+        client.predict(SMOKE[3], "1.2")
+    assert client.predict(SMOKE[3]).digit == 3
+    assert client.request("management", "PUT", "/models/digits/1.0/set-default").status_code == 200
+    assert client.request("management", "DELETE", "/models/digits/1.1").status_code == 200
 
 
 MANAGEMENT: list[tuple[str, str, dict[str, str]]] = [
@@ -160,20 +165,20 @@ MANAGEMENT: list[tuple[str, str, dict[str, str]]] = [
 @pytest.mark.parametrize("kind", ["none", "wrong", "inference"])
 @pytest.mark.parametrize(("method", "path", "query"), MANAGEMENT)
 def test_management_without_its_token_is_refused(
-    method: str, path: str, query: dict[str, str], kind: str, client: Client
+    method: str, path: str, query: dict[str, str], kind: str, client: DigitsClient
 ) -> None:
-    response = client.management(method, path, params=query, headers=authorization(client, kind))
+    response = client.request("management", method, path, params=query, headers=authorization(client, kind))
     assert (response.status_code, response.json()["type"]) == (400, "InvalidKeyException")
-    assert client.predict(SMOKE[1]).json()["model_version"] == "1.0"
+    assert client.predict(SMOKE[1]).model_version == "1.0"
 
 
 @pytest.mark.parametrize("kind", ["none", "wrong", "management"])
-def test_inference_without_its_token_is_refused(kind: str, client: Client) -> None:
-    response = client.inference("POST", PREDICT, data=SMOKE[1], headers=authorization(client, kind))
+def test_inference_without_its_token_is_refused(kind: str, client: DigitsClient) -> None:
+    response = client.request("inference", "POST", PREDICT, data=SMOKE[1], headers=authorization(client, kind))
     assert (response.status_code, response.json()["type"]) == (400, "InvalidKeyException")
 
 
-def authorization(client: Client, kind: str) -> dict[str, Any]:
+def authorization(client: DigitsClient, kind: str) -> dict[str, Any]:
     token = {"none": None, "wrong": "Bearer 00000000"}
     return {"Authorization": token[kind] if kind in token else f"Bearer {client.token(kind)}"}
 
@@ -181,15 +186,15 @@ def authorization(client: Client, kind: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "url", ["http://127.0.0.1:9/digits-1.0.mar", "https://127.0.0.1:9/a.mar", "file:///tmp/a.mar", "../a.mar"]
 )
-def test_only_the_model_store_can_be_registered_from(url: str, client: Client) -> None:
-    assert client.management("POST", "/models", params={"url": url}).status_code in (400, 404)
+def test_only_the_model_store_can_be_registered_from(url: str, client: DigitsClient) -> None:
+    assert client.request("management", "POST", "/models", params={"url": url}).status_code in (400, 404)
 
 
 def test_key_file_is_its_owners_alone(server: Config) -> None:
     assert server.key_file.stat().st_mode & 0o777 == 0o600
 
 
-def test_no_token_is_in_a_log(server: Config, client: Client) -> None:
+def test_no_token_is_in_a_log(server: Config, client: DigitsClient) -> None:
     client.predict(SMOKE[1])
     logs = [path.read_text() for path in (server.folder / "logs").rglob("*") if path.is_file()]
     assert logs
@@ -204,13 +209,14 @@ def request_counts(server: Config) -> dict[str, float]:
     return {each.labels["model_version"]: each.value for each in samples if each.labels["model_name"] == "digits"}
 
 
-def test_metrics_are_prometheus_text_and_count_what_was_sent(server: Config, client: Client) -> None:
+def test_metrics_are_prometheus_text_and_count_what_was_sent(server: Config, client: DigitsClient) -> None:
     before = request_counts(server)
     for _ in range(30):
         client.predict(SMOKE[5])
     for _ in range(12):
         client.predict(SMOKE[5], "1.0")
-    client.predict(b"no picture")
+    with pytest.raises(RefusedError, match="no picture"):
+        client.predict(b"no picture")
     after = request_counts(server)
     assert after["default"] - before.get("default", 0) == 31
     assert after["1.0"] - before.get("1.0", 0) == 12
@@ -226,4 +232,8 @@ def test_the_door_says_live_ready_and_gives_metrics(server: Config) -> None:
         "/other": 404,
     }
     samples = [family.samples[0] for family in text_string_to_metric_families(answers["/metrics"].text)]
-    assert [(sample.name, sample.value) for sample in samples] == [("digits_ready", 1.0)]
+    assert {sample.name: sample.value for sample in samples} == {
+        "digits_ready": 1.0,
+        "digits_server_restarts_total": 0.0,
+        "digits_token_rotations_total": 0.0,
+    }

@@ -1,5 +1,6 @@
 """serving/supervisor.py with real processes: signals, crashes, taken ports, and readiness that tells the truth."""
 
+import json
 import os
 import pty
 import shutil
@@ -21,7 +22,7 @@ from serving.archive import build_archive
 from serving.config import ROOT, Config, ServingError, on_free_ports, read_config
 from serving.torchserve import check_ports
 from tests.conftest import copy_project
-from training.export import MODEL, export
+from training.export import MODEL, RECORD, export
 from training.model import DigitCNN, load_model
 
 START_SECONDS = 60
@@ -149,16 +150,6 @@ def test_stop_from_another_terminal(own: Config) -> None:
     assert (again.stdout, again.returncode) == ("no server is running here\n", 0)
 
 
-def test_a_crash_of_the_server_exits_non_zero_and_leaves_nothing(own: Config) -> None:
-    with started(own) as process:
-        output_until_curl(process)
-        children = family(process)
-        next(child for child in children if child.name() == "java").kill()
-        assert process.wait(60) == 1
-    assert "TorchServe ended by itself" in (own.folder / "errors").read_text()
-    assert not alive(children)
-
-
 @pytest.mark.parametrize(
     "name", ["inference", "management", "metrics", "supervisor", "grpc_inference", "grpc_management"]
 )
@@ -174,7 +165,7 @@ def test_a_taken_port_is_named_before_anything_starts(name: str, own: Config) ->
 def test_a_missing_archive_is_named(own: Config) -> None:
     run = subprocess.run(serving(own, "serve", "--version", "9.9"), cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 1
-    assert "digits-9.9.mar: no such archive; `make archive` writes it" in run.stderr
+    assert "digits-9.9.mar: no such archive in" in run.stderr
 
 
 def test_a_wrong_java_home_is_named(own: Config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +243,7 @@ def exchange_digits(project: Path) -> Path:
     with torch.no_grad():
         model.linear.weight.copy_(model.linear.weight[order].clone())
         model.linear.bias.copy_(model.linear.bias[order].clone())
-    export(model, {}, project)
+    export(model, json.loads((project / RECORD).read_text()), project)
     return project
 
 

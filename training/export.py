@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from handler.confidence import Calibration
+from handler.preprocessing import frame, to_input
 from training import __version__
 from training.model import ARCHITECTURE, DigitCNN
 
@@ -25,6 +27,7 @@ PARAMETERS = Path("model/DigitRecognitionModelParameter.pt")  # state dict
 SCRIPTED = Path("scripted_model.pt")  # what `make archive` bundles
 RECORD = Path("model/model.json")
 CHECKPOINT = Path("model/checkpoint.pt")
+SMOKE = Path(__file__).resolve().parents[1] / "handler" / "smoke"  # <digit>.png
 LIBRARIES = ("torch", "torchvision", "torchmetrics", "numpy", "pillow", "opencv-python-headless")
 
 
@@ -74,8 +77,17 @@ def record(
         "libraries": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
         "device": run.device.type,
         **({"calibration": asdict(calibration)} if calibration else {}),
+        "smoke": smoke(run.best, calibration or Calibration()),
         "metrics": {
             part: {"pictures": len(each.labels), "accuracy": each.accuracy, "loss": each.loss}
             for part, each in measures.items()
         },
     }
+
+
+def smoke(model: nn.Module, calibration: Calibration) -> dict[str, list[float]]:
+    """What the served model must answer: smoke picture's digit -> its ten probabilities."""
+    pictures = {path.stem: frame(path.read_bytes()) for path in sorted(SMOKE.glob("*.png"))}
+    with torch.inference_mode():
+        logits = model.cpu().eval()(to_input(list(pictures.values())))
+    return dict(zip(pictures, calibration.probabilities(logits).tolist(), strict=True))

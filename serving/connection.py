@@ -1,0 +1,146 @@
+"""One server's APIs over HTTP: tokens, connections that are kept, retries, errors that say what to do."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
+
+from serving.config import Config, ServingError, read_config
+
+TOKENS = ("inference", "management", "API")
+ENVIRONMENT = {"inference": "DIGITS_INFERENCE_TOKEN", "management": "DIGITS_MANAGEMENT_TOKEN"}
+TIMEOUT = 10.0  # s, of one request
+RETRIES = 3  # after waits of 0, 0.4 and 0.8 s
+BACKOFF = 0.2
+BUSY = (500, 503, 507)  # no worker, a full queue, or the picture's worker died: TorchServe 0.12.0's codes
+ROTATION_SECONDS = 2.0  # until a refused key is taken for wrong rather than just replaced
+CONNECTIONS = 64  # kept at the most
+ADVICE = {
+    413: "the body is over the server's limit of 16 MiB",
+    503: "its queue is full or it has no worker; `python -m serving status` tells which",
+}
+
+
+class RefusedError(ServingError):
+    """The server's refusal: HTTP `status`, TorchServe's or the handler's `type`, and its `message`."""
+
+    def __init__(self, response: requests.Response) -> None:
+        try:
+            answer = response.json()
+        except ValueError:  # TorchServe's own 413 has no body
+            answer = {}
+        self.status = response.status_code
+        self.type = str(answer.get("type", response.reason))
+        self.message = str(answer.get("message", "")).strip() or ADVICE.get(self.status, response.text.strip())
+        advice = f" ({ADVICE[self.status]})" if self.status == 503 else ""
+        super().__init__(f"{self.status} {self.type}: {self.message}{advice}")
+
+
+class UnreachableError(ServingError):
+    """No answer at all: nobody listens, the connection broke, or the time is up."""
+
+
+class Connection:
+    """The APIs of one server. May be shared by threads.
+
+    Tokens come from `key_file` if one is given, else from DIGITS_INFERENCE_TOKEN and DIGITS_MANAGEMENT_TOKEN, else
+    from the configuration's key file, which is read again once when a key is refused.
+    """
+
+    def __init__(
+        self,
+        config: Config | None = None,
+        timeout: float = TIMEOUT,
+        retries: int = RETRIES,
+        key_file: Path | None = None,
+    ) -> None:
+        self.config = config or read_config()
+        self.timeout = timeout
+        self.key_file = key_file or self.config.key_file
+        self.environment = {} if key_file else {kind: os.environ.get(name) for kind, name in ENVIRONMENT.items()}
+        self.keys: dict[str, str] = {}
+        self.session = _session(self.config, retries)  # shared by threads: TorchServe sets no cookies
+
+    def close(self) -> None:
+        self.session.close()
+
+    def token(self, kind: str) -> str:
+        """The token that is valid now; UnreachableError if no server has written one."""
+        if given := self.environment.get(kind):
+            return given
+        try:
+            return read_key(self.key_file, kind)
+        except FileNotFoundError as error:
+            raise UnreachableError(f"{self.key_file}: no tokens; is the server running? `make serve`") from error
+
+    def request(self, api: str, method: str, path: str, **request: Any) -> requests.Response:
+        """Whatever the API answers; UnreachableError if it does not."""
+        kind = "management" if api == "management" else "inference"
+        if "Authorization" in request.get("headers", {}):
+            return self._send(api, method, path, request)
+        key = self.keys.get(kind) or self.token(kind)
+        response = self._send(api, method, path, _with_key(request, key))
+        if _is_key_refused(response) and (fresh := self._replaced(kind, key)):
+            self.keys[kind] = fresh
+            return self._send(api, method, path, _with_key(request, fresh))
+        self.keys[kind] = key
+        return response
+
+    def ask(self, api: str, method: str, path: str, **request: Any) -> requests.Response:
+        """As `request`; raises RefusedError for any status of 400 and above."""
+        response = self.request(api, method, path, **request)
+        if response.status_code >= 400:
+            raise RefusedError(response)
+        return response
+
+    def _send(self, api: str, method: str, path: str, request: dict[str, Any]) -> requests.Response:
+        url = self.config.url(api) + path
+        try:
+            return self.session.request(method, url, **{"timeout": self.timeout} | request)
+        except requests.RequestException as error:
+            raise UnreachableError(f"{url} does not answer ({type(error).__name__}); is the server running?") from error
+
+    def _replaced(self, kind: str, refused: str) -> str | None:
+        """The key that has taken the place of a refused one; None if none does."""
+        if self.environment.get(kind):
+            return None
+        deadline = time.monotonic() + ROTATION_SECONDS
+        while (key := self.token(kind)) == refused:
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(0.02)
+        return key
+
+
+def read_key(path: Path, kind: str) -> str:
+    """A key of TorchServe's key file; FileNotFoundError if there is no such file."""
+    try:
+        keys = json.loads(path.read_text())
+        return str(next(value["key"] for name, value in keys.items() if name.lower() == kind.lower()))
+    except (ValueError, StopIteration) as error:
+        raise ServingError(f"{path}: holds no {kind} token; expected one of {', '.join(TOKENS)}") from error
+
+
+def _with_key(request: dict[str, Any], key: str) -> dict[str, Any]:
+    return request | {"headers": request.get("headers", {}) | {"Authorization": f"Bearer {key}"}}
+
+
+def _is_key_refused(response: requests.Response) -> bool:
+    return response.status_code == 400 and "InvalidKeyException" in response.text
+
+
+def _session(config: Config, retries: int) -> requests.Session:
+    session = requests.Session()
+    session.trust_env = False  # a proxy or a .netrc of the user's is not for a server on loopback
+    # A picture may be asked about twice; what changes the server may not, unless it was never received.
+    again = Retry(retries, status_forcelist=BUSY, allowed_methods=None, backoff_factor=BACKOFF, raise_on_status=False)
+    once = Retry(retries, allowed_methods=("GET",), backoff_factor=BACKOFF)
+    for api in ("inference", "management", "metrics", "supervisor"):
+        policy = again if api == "inference" else once
+        session.mount(config.url(api), HTTPAdapter(pool_maxsize=CONNECTIONS, max_retries=policy))
+    return session

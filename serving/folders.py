@@ -1,0 +1,124 @@
+"""Whole folders of pictures: found, read by the server, and read by two versions beside each other."""
+
+import statistics
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serving.client import DigitsClient, PictureError
+from serving.config import ServingError
+from serving.connection import RefusedError
+from serving.results import Answer
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
+COLUMNS = ("path", "digit", "confidence", "accepted", "warnings", "model_version", "error")
+
+
+def find_pictures(given: Iterable[str]) -> list[Path]:
+    """The files as given, and for each folder the pictures below it, by name; ServingError if it has none."""
+    found: list[Path] = []
+    for path in map(Path, given):
+        if path.is_dir():
+            inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())
+            if not inside:
+                raise ServingError(f"{path}: no pictures below it; expected {', '.join(sorted(SUFFIXES))}")
+            found += inside
+        else:
+            found.append(path)
+    return found
+
+
+def label(path: Path) -> int | None:
+    """The digit that the picture's folder is named after, None if it is not."""
+    name = path.parent.name
+    return int(name) if len(name) == 1 and name in "0123456789" else None
+
+
+def rows(names: list[str], answers: Iterable[Answer | ServingError]) -> Iterator[dict[str, Any]]:
+    """A row a picture, with COLUMNS and `probabilities`; a picture's own error is in its row, any other is raised."""
+    for name, answer in zip(names, answers, strict=True):
+        if isinstance(answer, Answer):
+            yield {"path": name, **vars(answer), "error": ""}
+        elif _is_its_own(answer):
+            yield {"path": name, "error": str(answer)}
+        else:
+            raise answer
+
+
+def _is_its_own(error: ServingError) -> bool:
+    """Whether the next picture may do better."""
+    if isinstance(error, RefusedError):
+        return error.type == "InvalidImage" or error.status == 413 or error.status >= 500
+    return isinstance(error, PictureError)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One version's part of a comparison: how many it answered, and its latency in milliseconds."""
+
+    version: str
+    answered: int
+    accepted: int
+    right: int | None  # of those with a label; None if there is none
+    p50_ms: float
+    p95_ms: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two versions on the same pictures: `labelled` of `pictures` lie in a folder that is named after their digit."""
+
+    pictures: int
+    labelled: int
+    agreed: int
+    sides: tuple[Side, Side]
+    different: tuple[dict[str, Any], ...]  # path, label, and the digit or refusal of each version
+
+
+def compare(client: DigitsClient, versions: tuple[str, str], pictures: Iterable[Path]) -> Comparison:
+    """Asks both versions about each picture in turn, so that noise of the machine meets both."""
+    for version in versions:
+        client.registered(version)
+    told = [(path, [_timed(client, path, version) for version in versions]) for path in pictures]
+    labels = [label(path) for path, _ in told]
+    digits = [tuple(_digit(answer) for answer, _ in both) for _, both in told]
+    different = [
+        {"path": str(path), "label": right, "digits": list(pair)}
+        for (path, _), right, pair in zip(told, labels, digits, strict=True)
+        if pair[0] != pair[1]
+    ]
+    first, second = (_side(version, [both[side] for _, both in told], labels) for side, version in enumerate(versions))
+    labelled = sum(each is not None for each in labels)
+    return Comparison(len(told), labelled, len(told) - len(different), (first, second), tuple(different))
+
+
+def _timed(client: DigitsClient, path: Path, version: str) -> tuple[Answer | ServingError, float]:
+    started = time.perf_counter()
+    try:
+        answer: Answer | ServingError = client.predict(path, version)
+    except ServingError as error:
+        if not _is_its_own(error):
+            raise
+        answer = error
+    return answer, 1000 * (time.perf_counter() - started)
+
+
+def _digit(answer: Answer | ServingError) -> int | str:
+    """The digit, or what a refusal says: two versions that refuse a picture alike agree."""
+    return answer.digit if isinstance(answer, Answer) else str(answer)
+
+
+def _side(version: str, told: list[tuple[Answer | ServingError, float]], labels: list[int | None]) -> Side:
+    answers = [answer for answer, _ in told if isinstance(answer, Answer)]
+    right = [_digit(answer) == each for (answer, _), each in zip(told, labels, strict=True) if each is not None]
+    times = [milliseconds for _, milliseconds in told]
+    return Side(
+        version=version,
+        answered=len(answers),
+        accepted=sum(answer.accepted for answer in answers),
+        right=sum(right) if right else None,
+        p50_ms=statistics.median(times),
+        p95_ms=statistics.quantiles(times, n=20)[-1] if len(times) > 1 else times[0],
+    )

@@ -1,0 +1,103 @@
+"""One server a working directory: who it is, how it is told to stop, what a killed one has left."""
+
+import fcntl
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+from serving.config import Config, ServingError
+from serving.torchserve import TorchServe, end_leftovers
+
+STOP_SECONDS = 70.0  # more than drain and TorchServe are given
+_POLL_SECONDS = 0.05
+_PROBE_SECONDS = 0.3  # somebody who only looks whether a server runs holds the lock for a moment
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The supervisor's process and, once it is started, TorchServe's with its temporary folder."""
+
+    supervisor: int
+    java: int = 0
+    temporary: str = ""
+
+
+class Lock:
+    """Held by the supervisor from before the start of its server until all its processes are gone."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self.file = file
+
+    def name(self, server: TorchServe) -> None:
+        """Writes down what is to be ended if this process is killed."""
+        _write(self.file, Owner(os.getpid(), server.process.pid, str(server.temporary)))
+
+
+@contextmanager
+def locked(config: Config) -> Iterator[Lock]:
+    """ServingError if a server runs here; ends first what a killed one has left."""
+    with config.lock_file.open("a+") as file:
+        if not _take(file, _PROBE_SECONDS):
+            raise ServingError(f"a server already runs here, as process {_owner(file).supervisor}; `make stop` ends it")
+        left = _owner(file)
+        if left.java:
+            end_leftovers(left.java, Path(left.temporary))
+        config.key_file.unlink(missing_ok=True)
+        _write(file, Owner(os.getpid()))
+        yield Lock(file)
+        file.truncate(0)
+
+
+def running(config: Config) -> int | None:
+    """The process of the supervisor that serves here; None if there is none."""
+    if not config.lock_file.exists():
+        return None
+    with config.lock_file.open("r+") as file:
+        return None if _take(file) else _owner(file).supervisor
+
+
+def stop(config: Config) -> bool:
+    """Stops the server of this configuration and waits until all of it has ended; False if none runs."""
+    process = running(config)
+    if process is None:
+        return False
+    os.kill(process, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_SECONDS
+    while running(config) == process:
+        if time.monotonic() > deadline:
+            raise ServingError(f"the server still runs {STOP_SECONDS:.0f} s after it was asked to stop")
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
+def _take(file: IO[str], seconds: float = 0) -> bool:
+    """Whether nobody else holds the file's lock; held until the file is closed or its process ends."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+        time.sleep(_POLL_SECONDS)
+
+
+def _owner(file: IO[str]) -> Owner:
+    file.seek(0)
+    try:
+        return Owner(**json.loads(file.read()))
+    except (ValueError, TypeError):  # empty, or written by an earlier version
+        return Owner(0)
+
+
+def _write(file: IO[str], owner: Owner) -> None:
+    file.truncate(0)
+    file.write(json.dumps(asdict(owner)))  # opened to append: it goes to the end, which is the beginning now
+    file.flush()

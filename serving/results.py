@@ -1,0 +1,79 @@
+"""What the APIs answer, typed."""
+
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the server read: `probabilities` are ten, index = digit; `confidence` is calibrated, 0..1."""
+
+    digit: int
+    confidence: float
+    accepted: bool
+    probabilities: tuple[float, ...]
+    warnings: tuple[str, ...]
+    model_version: str
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker process as TorchServe lists it; it answers when its status is READY."""
+
+    id: str
+    pid: int
+    status: str
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered version; `pending` are the requests in its queue, `max_batch_delay` is in milliseconds."""
+
+    version: str
+    archive: str
+    workers: tuple[Worker, ...]
+    min_workers: int
+    max_workers: int
+    batch_size: int
+    max_batch_delay: int
+    pending: int
+
+    @property
+    def ready(self) -> int:
+        """How many of its workers answer."""
+        return sum(worker.status == "READY" for worker in self.workers)
+
+
+class Ready(NamedTuple):
+    """What /ready says: the reason is `ready` if it is."""
+
+    ready: bool
+    reason: str
+
+
+class Sample(NamedTuple):
+    """One value of /metrics."""
+
+    name: str
+    labels: dict[str, str]
+    value: float
+
+
+def answer_of(answer: dict[str, Any]) -> Answer:
+    """Of the handler's JSON."""
+    values = {field.name: answer[field.name] for field in fields(Answer)}
+    return Answer(**values | {name: tuple(values[name]) for name in ("probabilities", "warnings")})
+
+
+def version_of(listed: dict[str, Any]) -> Version:
+    """Of one version in TorchServe's description of a model."""
+    return Version(
+        version=listed["modelVersion"],
+        archive=listed["modelUrl"],
+        workers=tuple(Worker(each["id"], each["pid"], each["status"]) for each in listed["workers"]),
+        min_workers=listed["minWorkers"],
+        max_workers=listed["maxWorkers"],
+        batch_size=listed["batchSize"],
+        max_batch_delay=listed["maxBatchDelay"],
+        pending=listed["jobQueueStatus"]["pendingRequests"],
+    )

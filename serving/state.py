@@ -1,0 +1,168 @@
+"""What is registered, promoted and scaled, kept over restarts.
+
+TorchServe writes a snapshot into logs/config at every change, before it answers the request that made it. These are
+folded into one file, `served.json`, and removed; a reader folds those that are not in it yet. So nothing that was
+answered is lost, whoever is killed when.
+"""
+
+import json
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from serving.archive import Archive, is_changed
+from serving.config import MODEL, Config, ServingError
+
+Versions = dict[str, dict[str, Any]]  # version -> TorchServe's settings: marName, minWorkers, defaultVersion, …
+
+
+@dataclass(frozen=True)
+class State:
+    """Model name -> versions; `history` are the versions of `digits` that led to the default, which is its last."""
+
+    models: dict[str, Versions]
+    history: tuple[str, ...] = ()
+    folded: frozenset[str] = frozenset()  # snapshots that this state contains
+
+    @property
+    def versions(self) -> Versions:
+        return self.models.get(MODEL, {})
+
+    @property
+    def default(self) -> str | None:
+        return self.history[-1] if self.history else None
+
+    @property
+    def previous(self) -> str | None:
+        """What `rollback` returns to."""
+        return self.history[-2] if len(self.history) > 1 else None
+
+    def fold(self, models: dict[str, Versions]) -> "State":
+        """This state after TorchServe has said what it serves now."""
+        versions = models.get(MODEL, {})
+        default = next((version for version, settings in versions.items() if settings["defaultVersion"]), None)
+        history = [version for version in self.history if version in versions]
+        if default in history:
+            history = history[: history.index(default) + 1]  # a way back is not a way on
+        elif default is not None:
+            history.append(default)
+        return replace(self, models=models, history=tuple(history))
+
+    def with_default(self, archive: Archive) -> "State":
+        """This state with the archive's version as the default; if it is new, run as its configuration says."""
+        kept = self.versions.get(archive.version) or archive.settings | {"runtimeType": "python"}
+        versions = self.versions | {archive.version: kept | {"marName": archive.path.name}}
+        return self.fold(self.models | {MODEL: _with_default(versions, archive.version)})
+
+    def without_lost(self, store: Path) -> tuple["State", list[str]]:
+        """The part of it whose archives are in the store, unchanged; and what to tell of the rest."""
+        told: list[str] = []
+        models: dict[str, Versions] = {}
+        for name, versions in self.models.items():
+            lost = {version: problem for version in versions if (problem := _problem(store, versions[version]))}
+            told += [f"{name} {version} is not served any more: {problem}" for version, problem in lost.items()]
+            if rest := {version: versions[version] for version in versions if version not in lost}:
+                models[name] = rest
+        rest = models.get(MODEL, {})
+        if rest and self.default not in rest:
+            left = [version for version in self.history if version in rest]
+            default = left[-1] if left else max(rest)
+            told.append(f"the default is now {MODEL} {default}")
+            models[MODEL] = _with_default(rest, default)
+        return self.fold(models), told
+
+    def snapshot(self) -> str:
+        """TorchServe's `model_snapshot`, in one line."""
+        count = sum(len(versions) for versions in self.models.values())
+        return json.dumps({"name": "served", "modelCount": count, "models": self.models})
+
+
+def read_state(config: Config) -> State:
+    """What is served here, or was when the server ended; empty if none has ever run."""
+    snapshots = _snapshots(config)  # first: one that is folded meanwhile is then in the file, and named there
+    state = _read_file(config.state_file)
+    for name in sorted(snapshots.keys() - state.folded):
+        state = state.fold(snapshots[name])
+    return replace(state, folded=frozenset(snapshots))
+
+
+def write_state(config: Config, state: State) -> None:
+    """Keeps a state, then removes the snapshots that it contains."""
+    text = json.dumps({"history": state.history, "models": state.models, "folded": sorted(state.folded)}, indent=2)
+    temporary = config.state_file.with_name(f".{config.state_file.name}.{os.getpid()}.tmp")
+    with temporary.open("w") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(config.state_file)
+    for name in state.folded:
+        (_folder(config) / name).unlink(missing_ok=True)
+
+
+def discard_snapshots(config: Config) -> None:
+    """Forgets what is not folded, half a file of a killed server among it."""
+    for path in _folder(config).glob("*.cfg"):
+        path.unlink(missing_ok=True)
+
+
+def _with_default(versions: Versions, default: str) -> Versions:
+    return {version: settings | {"defaultVersion": version == default} for version, settings in versions.items()}
+
+
+def _problem(store: Path, settings: dict[str, Any]) -> str | None:
+    path = store / settings["marName"]
+    if not path.is_file():
+        return f"{path} has vanished; put it back and register it again"
+    if is_changed(path):
+        return f"{path} is not the archive whose SHA-256 is beside it; `make archive` it anew and register it again"
+    return None
+
+
+def _read_file(path: Path) -> State:
+    try:
+        kept = json.loads(path.read_text())
+        return State(kept["models"], tuple(kept["history"]), frozenset(kept["folded"]))
+    except FileNotFoundError:
+        return State({})
+    except (ValueError, KeyError, TypeError) as error:
+        raise ServingError(f"{path}: cannot be read ({error}); mend it, or remove it to start anew") from error
+
+
+def _folder(config: Config) -> Path:
+    return config.logs / "config"
+
+
+def _snapshots(config: Config) -> dict[str, dict[str, Versions]]:
+    """Name -> models of every snapshot that is written to its end; names sort by time."""
+    snapshots = {}
+    for path in _folder(config).glob("*.cfg"):
+        try:
+            text = path.read_text()
+        except FileNotFoundError:
+            continue
+        if (models := _models(text)) is not None:
+            snapshots[path.name] = models
+    return snapshots
+
+
+def _models(text: str) -> dict[str, Versions] | None:
+    """The models of a snapshot, which is a Java properties file; None while it is half written."""
+    line = next((line for line in text.splitlines() if line.startswith("model_snapshot=")), "")
+    try:
+        models: dict[str, Versions] = json.loads(_unescaped(line.partition("=")[2]))["models"]
+    except ValueError:
+        return None
+    return models
+
+
+def _unescaped(value: str) -> str:
+    """A value of a Java properties file without its backslashes."""
+    letters = {"n": "\n", "t": "\t", "r": "\r", "f": "\f"}
+
+    def letter(match: re.Match[str]) -> str:
+        code = match[1]
+        return chr(int(code[1:], 16)) if len(code) > 1 else letters.get(code, code)
+
+    return re.sub(r"\\(u[0-9a-fA-F]{4}|.)", letter, value)
