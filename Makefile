@@ -12,25 +12,57 @@ INSTALLED_DEV := .venv/installed-dev
 ARCHIVE := model_store/digits-$(or $(VERSION),1.0).mar
 BUNDLED := scripted_model.pt model/model.json handler/model-config.yaml $(wildcard handler/*.py handler/smoke/*.png)
 
+needed = $(or $($(1)),$(error no $(1); make $@ $(1)=$(2)))
+
 .DEFAULT_GOAL := help
-.PHONY: help serve stop token archive train tune evaluate evaluate-served report predict bench test lint clean
+.PHONY: help serve stop status token archive register compare promote rollback scale unregister models metrics \
+  train tune evaluate evaluate-served report predict bench test soak lint clean
 
 help: ## these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-serve: $(or $(wildcard $(ARCHIVE)),$(ARCHIVE)) ## serve until Ctrl-C what was served last; VERSION=1.1 makes it the default
+# An archive that is there is not made anew: it may be what a version stands for that was promoted.
+serve: $(if $(wildcard $(ARCHIVE).sha256),$(INSTALLED),$(ARCHIVE)) ## serve until Ctrl-C what was served last; VERSION=1.1 to make that the default
+	@test -z "$$(find $(BUNDLED) -newer $(ARCHIVE))" || echo "note: model or handler is newer than $(ARCHIVE); \`make archive\` makes it anew" >&2
 	@exec $(PY) -m serving serve $(if $(VERSION),--version $(VERSION))
 
-stop: $(INSTALLED) ## stop the server from another terminal
+stop: $(INSTALLED) ## drain and stop the server from another terminal
 	@$(PY) -m serving stop
 
+status: $(INSTALLED) ## is it ready, what does it serve, what has happened
+	@$(PY) -m serving status $(ARGS)
+
 token: $(INSTALLED) ## print the token of the running server; KIND=inference or management
-	@$(PY) -m serving token --kind $(KIND)
+	@$(PY) -m serving token --kind $(KIND) $(ARGS)
 
 archive: $(ARCHIVE) ## bundle model and handler into model_store/; VERSION=1.0
 
 $(ARCHIVE): $(BUNDLED) serving/archive.py $(INSTALLED)
-	@$(PY) -m serving archive --version $(VERSION)
+	@$(PY) -m serving archive --version $(or $(VERSION),1.0)
+
+register: $(INSTALLED) ## register an archive with the running server and prove it; VERSION=1.1
+	@$(PY) -m serving register digits-$(call needed,VERSION,1.1).mar $(ARGS)
+
+compare: $(INSTALLED) ## two versions on a folder of pictures; OLD=1.0 NEW=1.1 DATA=folder
+	@$(PY) -m serving compare $(call needed,OLD,1.0) $(call needed,NEW,1.1) "$(DATA)" $(ARGS)
+
+promote: $(INSTALLED) ## make a registered version the default; VERSION=1.1
+	@$(PY) -m serving promote $(call needed,VERSION,1.1) $(ARGS)
+
+rollback: $(INSTALLED) ## make the version before the default again
+	@$(PY) -m serving rollback $(ARGS)
+
+scale: $(INSTALLED) ## change how many workers the default version has; MIN=2 MAX=2
+	@$(PY) -m serving scale --min $(call needed,MIN,2) $(if $(MAX),--max $(MAX)) $(ARGS)
+
+unregister: $(INSTALLED) ## remove a version that is not the default; VERSION=1.0
+	@$(PY) -m serving unregister $(call needed,VERSION,1.0)
+
+models: $(INSTALLED) ## list the registered versions
+	@$(PY) -m serving models $(ARGS)
+
+metrics: $(INSTALLED) ## print the metrics of TorchServe and the supervisor
+	@$(PY) -m serving metrics $(ARGS)
 
 train: $(INSTALLED) ## train and write the model files; DATA=mnist, mnist5k or a folder, ARGS=options
 	@$(PY) -m training train --data "$(DATA)" $(ARGS)
@@ -42,7 +74,7 @@ evaluate: $(INSTALLED) ## accuracy, recall, confusion matrix of the released mod
 	@$(PY) -m training evaluate --data "$(DATA)" $(ARGS)
 
 evaluate-served: $(ARCHIVE) ## accuracy through the served API, and its agreement with training; DATA=
-	@$(PY) -m benchmarks.evaluate_served --data "$(DATA)" --version $(VERSION)
+	@$(PY) -m benchmarks.evaluate_served --data "$(DATA)" --version $(or $(VERSION),1.0)
 
 report: $(INSTALLED) ## docs/report.md: the released model on every set of digits and of what is none; DATA=, ARGS=
 	@$(PY) -m evaluation report --data "$(DATA)" $(ARGS)
@@ -55,6 +87,9 @@ bench: $(INSTALLED) ## training speed beside the original's way
 
 test: $(INSTALLED_DEV) $(ARCHIVE) ## all tests, real TorchServe included; ARGS=options of pytest
 	@$(PY) -m pytest $(ARGS)
+
+soak: $(INSTALLED_DEV) ## ten minutes of load, promotions, new tokens and killed processes; ARGS=options of pytest
+	@$(PY) -m pytest -m soak $(ARGS)
 
 lint: $(INSTALLED_DEV) ## ruff and mypy
 	@.venv/bin/ruff check .

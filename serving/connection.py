@@ -123,7 +123,7 @@ def read_key(path: Path, kind: str) -> str:
         keys = json.loads(path.read_text())
         return str(next(value["key"] for name, value in keys.items() if name.lower() == kind.lower()))
     except (ValueError, StopIteration) as error:
-        raise ServingError(f"{path}: holds no {kind} token; expected one of {', '.join(TOKENS)}") from error
+        raise UnreachableError(f"{path}: holds no {kind} token; expected one of {', '.join(TOKENS)}") from error
 
 
 def _with_key(request: dict[str, Any], key: str) -> dict[str, Any]:

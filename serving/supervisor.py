@@ -37,7 +37,7 @@ class Supervisor:
         self.died: deque[float] = deque(maxlen=RESTARTS)  # when it did
         self.rotated = 0.0  # when the tokens were made
         self.readiness = Readiness(config, lambda: self.server)
-        disable_created_metrics()  # a second line for each counter, of use to nobody here
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second line for each counter, of use to nobody here
         self.registry = CollectorRegistry()
         ready = Gauge("digits_ready", "1 while the default version answers, else 0", registry=self.registry)
         ready.set_function(lambda: float(self.readiness.problem() is None))

@@ -37,6 +37,14 @@ def client(server: Config) -> Iterator[DigitsClient]:
 
 
 @pytest.fixture
+def own(tmp_path: Path) -> Config:
+    """A working directory and ports for one server that the test starts and ends itself."""
+    store = tmp_path / "model_store"
+    build_archive("1.0", store)
+    return on_free_ports(tmp_path, store)
+
+
+@pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A copy of what an archive is made of, to be changed."""
     return copy_project(tmp_path)

@@ -7,13 +7,8 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 import requests
 import torch
@@ -22,64 +17,9 @@ from serving.archive import build_archive
 from serving.config import ROOT, Config, ServingError, on_free_ports, read_config
 from serving.torchserve import check_ports
 from tests.conftest import copy_project
+from tests.servers import alive, family, output_until_curl, ready, serving, started, wait_for
 from training.export import MODEL, RECORD, export
 from training.model import DigitCNN, load_model
-
-START_SECONDS = 60
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Config:
-    """A working directory and ports for one server that the test starts and ends itself."""
-    store = tmp_path / "model_store"
-    build_archive("1.0", store)
-    return on_free_ports(tmp_path, store)
-
-
-def serving(config: Config, *words: str) -> list[str]:
-    return [sys.executable, "-m", "serving", "--config", str(config.path), *words]
-
-
-@contextmanager
-def started(config: Config) -> Iterator["subprocess.Popen[str]"]:
-    with (config.folder / "errors").open("w") as errors:
-        process = subprocess.Popen(serving(config, "serve"), cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.terminate()
-        process.communicate(timeout=60)
-
-
-def ready(config: Config) -> tuple[int, str]:
-    response = requests.get(config.url("supervisor") + "/ready", timeout=10)
-    return response.status_code, response.text.strip()
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = START_SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-
-
-def output_until_curl(process: "subprocess.Popen[str]") -> str:
-    """What `serve` prints until it is ready, the curl line being the last."""
-    assert process.stdout is not None
-    lines: list[str] = []
-    while not (lines and lines[-1].startswith("curl")):
-        lines.append(process.stdout.readline())
-        assert lines[-1], "ended before it was ready"
-    return "".join(lines)
-
-
-def family(process: "subprocess.Popen[str]") -> list[psutil.Process]:
-    return psutil.Process(process.pid).children(recursive=True)
-
-
-def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])

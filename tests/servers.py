@@ -1,0 +1,148 @@
+"""Servers as users have them, processes of `python -m serving serve`, and a load that remembers every request."""
+
+import http.client
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import psutil
+import requests
+
+from serving.config import ROOT, Config
+from serving.connection import read_key
+from tests.pictures import SMOKE
+
+START_SECONDS = 60
+
+
+def serving(config: Config, *words: str) -> list[str]:
+    return [sys.executable, "-m", "serving", "--config", str(config.path), *words]
+
+
+@contextmanager
+def started(config: Config, *words: str) -> Iterator["subprocess.Popen[str]"]:
+    with (config.folder / "errors").open("w") as errors:
+        command = serving(config, "serve", *words)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate(timeout=60)
+
+
+def ready(config: Config) -> tuple[int, str]:
+    response = requests.get(config.url("supervisor") + "/ready", timeout=10)
+    return response.status_code, response.text.strip()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = START_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def output_until_curl(process: "subprocess.Popen[str]") -> str:
+    """What `serve` prints until it is ready, the curl line being the last."""
+    assert process.stdout is not None
+    lines: list[str] = []
+    while not (lines and lines[-1].startswith("curl")):
+        lines.append(process.stdout.readline())
+        assert lines[-1], "ended before it was ready"
+    return "".join(lines)
+
+
+def family(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+
+
+def command(config: Config, *words: str) -> "subprocess.CompletedProcess[str]":
+    """A command of the command line, to its end."""
+    return subprocess.run(serving(config, *words), cwd=ROOT, capture_output=True, text=True)
+
+
+def java(process: "subprocess.Popen[str]") -> psutil.Process:
+    return next(child for child in family(process) if child.name() == "java")
+
+
+def workers(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    return [child for child in family(process) if child.name() != "java"]
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One request: when it was begun, sent to its end, and answered; status 0 stands for a broken connection."""
+
+    begun: float
+    sent: float
+    ended: float
+    status: int
+    body: bytes
+
+    @property
+    def version(self) -> str:
+        return str(json.loads(self.body)["model_version"])
+
+
+@dataclass
+class Load:
+    """Requests by so many connections that are kept, one after the other, with no second try."""
+
+    config: Config
+    connections: int = 16
+    picture: bytes = SMOKE[7]
+    path: str = "/predictions/digits"
+    pause: float = 0.0  # s, after a request that failed
+    sent: list[Sent] = field(default_factory=list)
+    waiting: dict[int, float] = field(default_factory=dict)  # since when which thread has been waiting for its answer
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        host, port = self.config.ports()["inference"]
+        headers = {"Authorization": f"Bearer {read_key(self.config.key_file, 'inference')}"}
+        connection = http.client.HTTPConnection(host, port, timeout=60)
+        while not self.ended.is_set():
+            begun = sent = time.monotonic()
+            status, body = 0, b""
+            try:
+                connection.request("POST", self.path, self.picture, headers)
+                sent = self.waiting[threading.get_ident()] = time.monotonic()
+                response = connection.getresponse()
+                status, body = response.status, response.read()
+            except (OSError, http.client.HTTPException):
+                connection.close()
+            self.waiting.pop(threading.get_ident(), None)
+            self.sent.append(Sent(begun, sent, time.monotonic(), status, body))
+            if status != 200:
+                time.sleep(self.pause)
+        connection.close()
+
+    @property
+    def failed(self) -> list[Sent]:
+        return [each for each in self.sent if each.status != 200]
+
+
+@contextmanager
+def under_load(load: Load) -> Iterator[Load]:
+    """The load is on while the block runs; its last answers are in when the block is left."""
+    threads = [threading.Thread(target=load.run) for _ in range(load.connections)]
+    for thread in threads:
+        thread.start()
+    try:
+        wait_for(lambda: len(load.sent) >= load.connections)
+        yield load
+    finally:
+        load.ended.set()
+        for thread in threads:
+            thread.join()

@@ -1,0 +1,368 @@
+"""Processes killed, servers stopped under load, restarts: what was served is served again, and /ready never lies."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import requests
+from PIL import Image
+
+from serving.archive import build_archive
+from serving.client import DigitsClient
+from serving.config import Config, ServingError
+from serving.lock import running
+from serving.state import read_state
+from serving.torchserve import check_ports
+from tests.pictures import SMOKE
+from tests.servers import (
+    Load,
+    alive,
+    command,
+    family,
+    java,
+    output_until_curl,
+    ready,
+    started,
+    under_load,
+    wait_for,
+    workers,
+)
+
+BATCH = 16  # of model-config.yaml: what a worker has in hand at the most
+
+
+@contextmanager
+def serving_client(config: Config) -> Iterator[tuple["subprocess.Popen[str]", DigitsClient]]:
+    """A server in a process of its own, once it is ready, and a client that asks once."""
+    with started(config) as process:
+        output_until_curl(process)
+        with DigitsClient(config, retries=0) as client:
+            yield process, client
+
+
+def errors(config: Config) -> str:
+    return (config.folder / "errors").read_text()
+
+
+def served(client: DigitsClient) -> tuple[str, dict[str, tuple[int, int, int]]]:
+    """The default, and of each version the workers that are READY, its least and its most."""
+    versions = client.models()
+    counts = {name: (each.ready, each.min_workers, each.max_workers) for name, each in versions.items()}
+    return client.default().version, counts
+
+
+def roll_out(client: DigitsClient) -> tuple[str, dict[str, tuple[int, int, int]]]:
+    """1.1 is registered by command and promoted, 1.2 registered by the API alone; 1.1 is scaled down, 1.0 up."""
+    for version in ("1.1", "1.2"):
+        build_archive(version, client.config.model_store)
+    client.register("digits-1.1.mar")
+    client.ask("management", "POST", "/models", params={"url": "digits-1.2.mar"})
+    client.promote("1.1")
+    client.scale(1)
+    client.ask("management", "PUT", "/models/digits/1.0", params={"min_worker": "3", "synchronous": "true"})
+    wait_for(lambda: client.models()["1.2"].ready == 2)
+    return served(client)
+
+
+def test_versions_default_and_workers_survive_a_stop(own: Config) -> None:
+    with serving_client(own) as (_, client):
+        before = roll_out(client)
+        assert before == ("1.1", {"1.0": (3, 3, 3), "1.1": (1, 1, 1), "1.2": (2, 2, 2)})
+        assert command(own, "stop").stdout == "stopped\n"
+    with serving_client(own) as (_, client):
+        assert client.ready().ready
+        wait_for(lambda: served(client) == before)
+        assert client.predict(SMOKE[7]).model_version == "1.1"
+        assert client.rollback().version == "1.0"
+
+
+def test_killed_java_is_replaced_within_20_s_with_the_same_versions_and_default(own: Config) -> None:
+    with serving_client(own) as (process, client):
+        before = roll_out(client)
+        left = family(process)
+        java(process).kill()
+        killed = time.monotonic()
+        wait_for(lambda: answers(own), 20)
+        assert time.monotonic() - killed < 20
+        wait_for(lambda: served(DigitsClient(own)) == before)
+        wait_for(lambda: ready(own) == (200, "ready"))
+        assert not alive(left)
+        assert command(own, "status").returncode == 0
+        assert "digits_server_restarts_total 1.0" in requests.get(own.url("supervisor") + "/metrics", timeout=10).text
+    assert "TorchServe ended by itself, with code -9; it is started again" in errors(own)
+
+
+def answers(config: Config) -> bool:
+    """Whether a digit is read right now, by a client that asks once and knows no token yet."""
+    try:
+        with DigitsClient(config, retries=0) as client:
+            return client.predict(SMOKE[7]).digit == 7
+    except ServingError:
+        return False
+
+
+def test_a_killed_supervisor_takes_its_server_along_and_the_next_one_goes_on(own: Config) -> None:
+    with serving_client(own) as (process, client):
+        before = roll_out(client)
+        left = family(process)
+        process.kill()
+        process.wait()
+        wait_for(lambda: not alive(left), 10)
+        assert running(own) is None
+    with serving_client(own) as (_, client):
+        wait_for(lambda: served(client) == before)
+
+
+def test_a_start_right_after_the_supervisor_was_killed_ends_what_it_left(own: Config) -> None:
+    with serving_client(own) as (process, _):
+        left = family(process)
+        temporary = Path(left[0].environ()["TMPDIR"])
+        for each in left:
+            each.suspend()  # neither Java nor the workers can end by themselves
+        process.kill()
+        process.wait()
+        assert alive(left)
+    with serving_client(own):
+        assert not alive(left)
+        assert not temporary.exists()
+
+
+CHANGES: dict[str, tuple[Callable[[DigitsClient], object], Callable[[DigitsClient], object], object]] = {
+    "set-default": (
+        lambda client: client.ask("management", "PUT", "/models/digits/1.1/set-default"),
+        lambda client: client.default().version,
+        "1.1",
+    ),
+    "scale": (
+        lambda client: client.ask(
+            "management", "PUT", "/models/digits", params={"min_worker": "1", "max_worker": "1", "synchronous": "true"}
+        ),
+        lambda client: client.default().max_workers,
+        1,
+    ),
+    "unregister": (
+        lambda client: client.ask("management", "DELETE", "/models/digits/1.1"),
+        lambda client: set(client.models()),
+        {"1.0"},
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("victim", ["server", "both"])
+def test_what_curl_has_just_changed_survives_a_kill_at_once(victim: str, change: str, own: Config) -> None:
+    """The supervisor has had no time to look: TorchServe's own snapshot tells."""
+    make, look, expected = CHANGES[change]
+    build_archive("1.1", own.model_store)
+    with serving_client(own) as (process, client):
+        client.register("digits-1.1.mar")
+        server = java(process)
+        if victim == "both":
+            process.send_signal(signal.SIGSTOP)
+        make(client)
+        server.kill()
+        if victim == "server":
+            wait_for(lambda: answers(own))
+            with DigitsClient(own, retries=0) as again:
+                assert look(again) == expected
+            return
+        process.kill()
+        process.wait()
+    with serving_client(own) as (_, client):
+        assert look(client) == expected
+
+
+def test_archives_that_vanished_or_changed_are_reported_and_the_rest_starts(own: Config) -> None:
+    with serving_client(own) as (_, client):
+        roll_out(client)
+    (own.model_store / "digits-1.1.mar").unlink()
+    content = (own.model_store / "digits-1.2.mar").read_bytes()
+    (own.model_store / "digits-1.2.mar").write_bytes(content[:-1] + b"x")
+    with serving_client(own) as (_, client):
+        assert served(client) == ("1.0", {"1.0": (3, 3, 3)})
+    said = errors(own)
+    assert "digits 1.1 is not served any more:" in said
+    assert "digits-1.1.mar has vanished; put it back and register it again" in said
+    assert "digits-1.2.mar is not the archive whose SHA-256 is beside it" in said
+    assert "the default is now digits 1.0" in said
+
+
+def test_nothing_left_in_the_store_is_an_error_that_names_it(own: Config) -> None:
+    with serving_client(own):
+        pass
+    (own.model_store / "digits-1.0.mar").unlink()
+    run = command(own, "serve")
+    assert run.returncode == 1
+    assert "digits 1.0 is not served any more" in run.stderr
+    assert "error: digits-1.0.mar: no such archive in" in run.stderr
+
+
+def test_serve_with_a_version_makes_it_the_default_once(own: Config) -> None:
+    build_archive("1.1", own.model_store)
+    with serving_client(own):
+        pass
+    with started(own, "--version", "1.1") as process:
+        output_until_curl(process)
+        with DigitsClient(own) as client:
+            assert client.default().version == "1.1"
+            client.rollback()
+        java(process).kill()
+        wait_for(lambda: answers(own))
+        with DigitsClient(own) as client:
+            assert client.default().version == "1.0"
+
+
+def test_a_version_that_never_answered_is_not_kept(own: Config, project: Path) -> None:
+    (project / "handler" / "confidence.py").write_text("raise ImportError('broken')\n")
+    build_archive("6.8", own.model_store, project)
+    with serving_client(own):
+        pass
+    with started(own, "--version", "6.8") as process:
+        wait_for(lambda: "0 of 2 workers of digits 6.8 are READY" in errors(own))
+        process.terminate()
+        assert process.wait(60) == 0
+    assert (read_state(own).default, set(read_state(own).versions)) == ("1.0", {"1.0"})
+
+
+def test_a_killed_worker_costs_its_own_requests_alone_and_is_back_within_10_s(own: Config) -> None:
+    with serving_client(own) as (process, client), under_load(Load(own)) as load:
+        time.sleep(1)
+        victim = workers(process)[0]
+        begun = time.monotonic()
+        victim.kill()
+        wait_for(lambda: client.default().ready == 1, 5)
+        wait_for(lambda: client.default().ready == 2, 10)
+        back = time.monotonic() - begun
+        time.sleep(1)
+    assert back < 10
+    assert len(load.failed) <= BATCH
+    assert all(each.begun < begun + 1 and each.status in (500, 507) for each in load.failed)
+    others = [each for each in load.sent if each.status == 200 and each.begun > begun and each.ended < begun + back]
+    assert len(others) > 100
+
+
+def large_picture() -> bytes:
+    """12 megapixels that take a worker about a tenth of a second."""
+    grey = np.zeros((3000, 4000), np.uint8)
+    grey[700:2300, 1800:2200] = 255
+    file = BytesIO()
+    Image.fromarray(grey).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def test_a_stop_under_load_answers_all_that_was_sent_and_refuses_the_rest_at_once(own: Config) -> None:
+    """Large pictures, so that at every moment many are queued and in the workers' hands."""
+    with (
+        serving_client(own) as (process, _),
+        under_load(Load(own, connections=12, picture=large_picture(), pause=0.05)) as load,
+    ):
+        wait_for(lambda: sum(time.monotonic() - since > 0.12 for since in list(load.waiting.values())) >= 8)
+        asked = time.monotonic()
+        process.terminate()
+        wait_for(lambda: process.poll() is not None, 60)
+        gone = time.monotonic()
+    assert process.returncode == 0
+    before = [each for each in load.sent if each.sent < asked - 0.1]
+    under_way = [each for each in before if each.ended > asked]
+    assert len(under_way) >= 8
+    assert [each.status for each in before] == [200] * len(before)
+    late = [each for each in load.sent if each.begun > asked + 0.5]
+    assert late
+    assert all(each.status in (400, 0) and each.ended - each.begun < 1 for each in late)
+    assert gone - asked < 30
+    assert "stopping with requests under way" not in errors(own)
+    check_ports(own)
+
+
+def test_a_second_signal_stops_at_once(own: Config) -> None:
+    with (
+        serving_client(own) as (process, _),
+        under_load(Load(own, connections=12, picture=large_picture(), pause=0.05)),
+    ):
+        time.sleep(1)
+        process.terminate()
+        wait_for(lambda: "draining" in errors(own), 5)
+        process.terminate()
+        assert process.wait(30) == 0
+        assert "stopping with requests under way" in errors(own)
+
+
+def test_a_server_that_dies_too_often_is_given_up(own: Config) -> None:
+    with serving_client(own) as (process, _):
+        for restart in range(6):
+            wait_for(lambda: java_or_none(process) is not None, 20)
+            java(process).kill()
+            if restart < 5:
+                wait_for(partial(says, own, "READY again", restart + 1), 30)
+        assert process.wait(30) == 1
+    assert "error: TorchServe ended by itself, with code -9, for the 6th time in" in errors(own)
+
+
+def says(config: Config, words: str, times: int) -> bool:
+    return errors(config).count(words) >= times
+
+
+def java_or_none(process: "subprocess.Popen[str]") -> psutil.Process | None:
+    try:
+        return java(process)
+    except StopIteration:
+        return None
+
+
+def no_lie_until_ready(config: Config) -> list[int]:
+    """What /ready says until it is 200 and a picture is answered; a 200 must mean an answer, and at once."""
+    said: list[int] = []
+
+    def answered() -> bool:
+        try:
+            said.append(ready(config)[0])
+        except requests.ConnectionError:
+            return False
+        if said[-1] != 200:
+            return False
+        with DigitsClient(config, timeout=2, retries=0) as client:
+            assert client.predict(SMOKE[7]).digit == 7
+        return True
+
+    wait_for(answered, 30)
+    return said
+
+
+def test_ready_never_lies_at_the_start(own: Config) -> None:
+    with started(own):
+        assert 503 in no_lie_until_ready(own)
+
+
+@pytest.mark.parametrize("victims", ["workers", "java"])
+def test_ready_never_lies_when_all_workers_or_java_are_killed(victims: str, own: Config) -> None:
+    with serving_client(own) as (process, _):
+        killed = workers(process) if victims == "workers" else [java(process)]
+        for victim in killed:
+            victim.kill()
+        wait_for(lambda: not alive(killed))
+        assert no_lie_until_ready(own)[0] == 503
+
+
+def test_ready_never_lies_while_it_drains(own: Config) -> None:
+    """Once a picture is refused there is no 200 any more."""
+    said = []
+    with (
+        serving_client(own) as (process, _),
+        under_load(Load(own, connections=12, picture=large_picture(), pause=0.05)),
+    ):
+        time.sleep(1)
+        process.terminate()
+        wait_for(lambda: not answers(own), 10)
+        while process.poll() is None:
+            with suppress(requests.ConnectionError):
+                said.append(ready(own))
+    assert (503, "draining: this server stops") in said
+    assert {status for status, _ in said} == {503}
