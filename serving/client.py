@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from serving.drain import wait_idle
 from serving.results import Answer, Ready, Sample, Version, answer_of, version_of
 from serving.state import read_state
 
-Picture = str | Path | bytes | Image.Image | NDArray[np.uint8]
+Picture = str | Path | bytes | Image.Image | NDArray[Any]
 
 LOAD_SECONDS = 120.0  # until the workers of a version are given up
 DRAIN_SECONDS = 30.0  # until a version that is still asked is not removed
@@ -54,9 +54,9 @@ class DigitsClient(Connection):
         self.close()
 
     def predict(self, picture: Picture, version: str = "") -> Answer:
-        """The digit on a picture: a path, a file's bytes, a PIL image, or an array uint8 [H,W], [H,W,3] or [H,W,4].
+        """The digit on a picture, by the default version unless one is named.
 
-        By the default version unless one is named.
+        A path, a file's bytes, a PIL image, or an array: uint8 [H,W], [H,W,3] or [H,W,4], uint16 or bool [H,W].
         """
         path = f"/predictions/{MODEL}" + (f"/{version}" if version else "")
         return answer_of(self.ask("inference", "POST", path, data=_bytes(picture)).json())
@@ -226,7 +226,7 @@ def _bytes(picture: Picture) -> bytes:
         file = BytesIO()
         image.save(file, "TIFF" if image.mode == "CMYK" else "PNG")
         return file.getvalue()
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError, AttributeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise PictureError(f"{_named(picture)}: {reason}; expected a path, bytes, an image or a uint8 array") from error
 

@@ -89,7 +89,9 @@ def predict(config: Config, given: Namespace) -> int:
             bar.update()
             if row["error"]:
                 bad += 1
-                bar.write(f"{row['path']}: {row['error']}", file=sys.stderr)
+                bar.write(
+                    row["error"] if row["path"] in row["error"] else f"{row['path']}: {row['error']}", file=sys.stderr
+                )
             if given.json:
                 print(json.dumps(row))
             else:

@@ -20,9 +20,10 @@ BACKOFF = 0.2
 BUSY = (500, 503, 507)  # no worker, a full queue, or the picture's worker died: TorchServe 0.12.0's codes
 ROTATION_SECONDS = 2.0  # until a refused key is taken for wrong rather than just replaced
 CONNECTIONS = 64  # kept at the most
+TOO_LARGE = "the body is over the server's limit of 16 MiB"
 ADVICE = {
-    413: "the body is over the server's limit of 16 MiB",
-    503: "its queue is full or it has no worker; `python -m serving status` tells which",
+    "InvalidKeyException": f"tokens come from {' and '.join(ENVIRONMENT.values())} if set, else from the key file",
+    "ServiceUnavailableException": "its queue is full or it has no worker; `python -m serving status` tells which",
 }
 
 
@@ -36,8 +37,8 @@ class RefusedError(ServingError):
             answer = {}
         self.status = response.status_code
         self.type = str(answer.get("type", response.reason))
-        self.message = str(answer.get("message", "")).strip() or ADVICE.get(self.status, response.text.strip())
-        advice = f" ({ADVICE[self.status]})" if self.status == 503 else ""
+        self.message = str(answer.get("message", "")).strip() or (TOO_LARGE if self.status == 413 else response.text)
+        advice = f" ({ADVICE[self.type]})" if self.type in ADVICE else ""
         super().__init__(f"{self.status} {self.type}: {self.message}{advice}")
 
 

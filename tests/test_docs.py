@@ -5,20 +5,17 @@ import dataclasses
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
 from evaluation import __main__ as evaluation_cli
 from handler.preprocessing import WARNINGS
 from serving import __main__ as serving_cli
-from serving.archive import build_archive
 from serving.config import ROOT, on_free_ports, read_config
 from serving.config import Config as ServingConfig
-from serving.supervisor import running
+from serving.lock import stop
 from training import __main__ as training_cli
 from training.train import RECIPES, Config
 
@@ -44,7 +41,7 @@ def test_every_make_target_is_in_the_readmes_table_and_no_other() -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
     assert set(re.findall(r"^\| `make ([a-z-]+)", README, re.MULTILINE)) == targets
-    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    phony = re.search(r"^\.PHONY: (.*)$", makefile.replace("\\\n", ""), re.MULTILINE)
     assert phony is not None
     assert set(phony.group(1).split()) == targets
 
@@ -103,47 +100,65 @@ def test_every_warning_is_explained() -> None:
     assert tuple(explained) == WARNINGS
 
 
-def shell_blocks() -> list[str]:
-    """The README's blocks that ask a running server."""
-    return [block for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "curl" in block]
-
-
-MAKE = """
-make() {{
-  case "$*" in
-    "-s token") {serving} token ;;
-    "-s token KIND="*) {serving} token --kind "${{3#KIND=}}" ;;
-    "archive VERSION="*) {serving} archive --version "${{2#VERSION=}}" ;;
-    *) echo "the test does not know: make $*" >&2; return 1 ;;
-  esac
-}}
-curl() {{ command curl --fail-with-body "$@"; }}
-set -euo pipefail
-"""
-
-
 @pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[ServingConfig]:
-    """A server for one test, which may remove its versions."""
-    build_archive("1.0", tmp_path / "model_store")
-    config = on_free_ports(tmp_path, tmp_path / "model_store")
-    with running(config):
-        yield config
+def checkout(tmp_path: Path) -> Iterator[tuple[Path, ServingConfig]]:
+    """A checkout of its own, with this one's .venv, and ports that are free; `make` in it is the real one."""
+    folder = tmp_path / "checkout"
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    (folder / ".venv").symlink_to(ROOT / ".venv")
+    free = on_free_ports(tmp_path)
+    (folder / "config.properties").write_text(with_ports(read_config().path.read_text(), free))
+    config = read_config(folder / "config.properties")
+    yield folder, config
+    stop(config)
 
 
-def test_the_readmes_curl_lines_run_as_written_against_a_server(own_server: ServingConfig, tmp_path: Path) -> None:
-    """All in order; only the ports are the test server's, and `make` asks that server."""
-    if not shutil.which("curl"):
-        pytest.skip("curl is not installed")
-    script = MAKE.format(serving=f"{sys.executable} -m serving --config {own_server.path}") + "\n".join(shell_blocks())
-    for api in ("inference", "management", "metrics", "supervisor"):
-        script = script.replace(urlsplit(read_config().url(api)).netloc, urlsplit(own_server.url(api)).netloc)
-    (tmp_path / "readme.sh").write_text(script)
-    run = subprocess.run(["bash", str(tmp_path / "readme.sh")], cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout + run.stderr
+def with_ports(text: str, config: ServingConfig) -> str:
+    for name, (_, port) in read_config().ports().items():
+        text = text.replace(str(port), str(config.ports()[name][1]))
+    return text
+
+
+def script(page: str) -> str:
+    """The page's blocks for a shell and for Python, in order, as one script that ends with its first error."""
+    fail = 'curl() { case "$*" in -sf*) command curl "$@" ;; *) command curl --fail-with-body "$@" ;; esac }'
+    lines = ["set -euo pipefail", fail]
+    for language, block in re.findall(r"```(sh|python)\n(.*?)```", page, re.DOTALL):
+        lines.append(block if language == "sh" else f".venv/bin/python - <<'END'\n{block}\nEND")
+    return "\n".join(lines)
+
+
+START = """```sh
+nohup make serve > serve.log 2>&1 &
+until curl -sf http://127.0.0.1:8083/ready; do sleep 1; done
+```
+"""
+PAGES = {"README.md": START + README, "docs/operations.md": (ROOT / "docs" / "operations.md").read_text()}
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+@pytest.mark.skipif(not (ROOT / ".venv" / "installed").exists(), reason="needs the .venv that `make test` prepares")
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("page", PAGES)
+def test_every_shell_block_runs_as_written(page: str, checkout: tuple[Path, ServingConfig]) -> None:
+    """In order, in a fresh checkout; only the ports are others."""
+    folder, config = checkout
+    (folder / "blocks.sh").write_text(with_ports(script(PAGES[page]), config))
+    run = subprocess.run(["bash", "blocks.sh"], cwd=folder, capture_output=True, text=True)
+    said = run.stdout + run.stderr + (folder / "serve.log").read_text()
+    assert run.returncode == 0, said
     assert '"digit": 7' in run.stdout
-    assert "ts_inference_requests_total" in run.stdout
     assert '"model_version": "1.1"' in run.stdout
+    assert "Traceback" not in said
+    if page == "docs/operations.md":
+        assert "digits-1.1.mar: OK" in run.stdout
+        assert len((folder / "digits.csv").read_text().splitlines()) == 11
+        assert "Answer(digit=1" in run.stdout
+        assert run.stdout.endswith("stopped\n")
 
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])

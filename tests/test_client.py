@@ -1,0 +1,228 @@
+"""serving/client.py against a real server: forms of pictures, many at once, tokens, errors."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+from PIL import Image
+
+from serving.client import DigitsClient, Picture, PictureError
+from serving.config import Config, ServingError, on_free_ports
+from serving.connection import ENVIRONMENT, RefusedError, UnreachableError, read_key
+from serving.results import Answer
+from tests.pictures import SMOKE, bad_pictures, digits, encode
+from tests.servers import command, output_until_curl, started
+
+SEVEN = Path(__file__).parents[1] / "handler" / "smoke" / "7.png"
+
+
+def forms() -> dict[str, Picture]:
+    grey = np.asarray(Image.open(SEVEN))
+    return {
+        "path": SEVEN,
+        "text": str(SEVEN),
+        "bytes": SEVEN.read_bytes(),
+        "array": grey,
+        "array, dark on light": 255 - grey,
+        "array [H,W,3]": np.stack([grey] * 3, 2),
+        "array [H,W,4]": np.stack([grey, grey, grey, np.full_like(grey, 255)], 2),
+        "array of bool": grey > 100,
+        "array of 16 bits": grey.astype(np.uint16) * 257,
+        **{mode: Image.open(SEVEN).convert(mode) for mode in ("1", "L", "P", "RGB", "RGBA", "LA", "CMYK")},
+    }
+
+
+@pytest.mark.parametrize("form", forms())
+def test_every_form_of_a_picture_is_read(form: str, client: DigitsClient) -> None:
+    assert client.predict(forms()[form]).digit == 7
+
+
+def test_an_answer_has_types(client: DigitsClient) -> None:
+    answer = client.predict(SMOKE[7])
+    assert (answer.digit, answer.accepted, answer.warnings, answer.model_version) == (7, True, (), "1.0")
+    assert answer.confidence == max(answer.probabilities) == answer.probabilities[7]
+    assert sum(answer.probabilities) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("picture", "told"),
+    [
+        ("nowhere.png", "nowhere.png: No such file or directory; expected a path, bytes"),
+        (SEVEN.parent, "smoke: Is a directory"),
+        (np.zeros((28, 28), np.float32) + 0.5, r"array float32 \[28, 28\]"),
+        (np.zeros((2, 2, 2, 2), np.uint8), r"array uint8 \[2, 2, 2, 2\]"),
+        (7, "int: "),
+    ],
+)
+def test_what_is_no_picture_is_named(picture: Picture, told: str, client: DigitsClient) -> None:
+    with pytest.raises(PictureError, match=told):
+        client.predict(picture)
+
+
+def test_many_pictures_are_answered_in_order_and_bad_ones_alone(client: DigitsClient) -> None:
+    greys, _ = digits()
+    pictures: list[Picture] = [encode(Image.fromarray(grey)) for grey in greys[::25]]
+    expected = [client.predict(picture) for picture in pictures]
+    bad = [case.body for case in bad_pictures().values() if isinstance(case.body, bytes)][:10]
+    mixed = [*pictures[:50], *bad, "nowhere.png", *pictures[50:]]
+    answers = list(client.predict_many(mixed, connections=16))
+    for answer, alone in zip(answers[:50] + answers[61:], expected, strict=True):
+        assert isinstance(answer, Answer)
+        assert answer.probabilities == pytest.approx(alone.probabilities, abs=1e-6)  # batches differ in the last digits
+    assert all(isinstance(answer, RefusedError) for answer in answers[50:60])
+    assert isinstance(answers[60], PictureError)
+
+
+def test_no_more_pictures_are_taken_than_are_under_way(client: DigitsClient) -> None:
+    taken = 0
+
+    def endless() -> Iterator[Picture]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield SMOKE[taken % 10]
+
+    answers = client.predict_many(endless(), connections=4)
+    for number in range(1, 41):
+        answer = next(answers)
+        assert isinstance(answer, Answer)
+        assert answer.digit == number % 10
+        assert taken <= number + 8
+
+
+def test_models_ready_and_metrics_have_types(client: DigitsClient) -> None:
+    (version,) = client.models().values()
+    assert (version.version, version.archive, version.ready, version.pending) == ("1.0", "digits-1.0.mar", 2, 0)
+    assert version == client.default()
+    assert client.ready() == (True, "ready")
+    client.predict(SMOKE[1])
+    samples = {(each.name, each.labels.get("model_version")): each.value for each in client.metrics()}
+    assert samples["digits_ready", None] == 1
+    assert samples["ts_inference_requests_total", "default"] >= 1
+
+
+def test_tokens_come_from_the_environment_first(server: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind, name in ENVIRONMENT.items():
+        monkeypatch.setenv(name, read_key(server.key_file, kind))
+    elsewhere = Config(server.path.parent / "elsewhere" / "config.properties", server.properties)
+    with DigitsClient(elsewhere) as client:
+        assert not elsewhere.key_file.exists()
+        assert client.predict(SMOKE[7]).digit == 7
+        assert client.default().version == "1.0"
+
+
+def test_a_wrong_token_of_the_environment_is_not_replaced(server: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIGITS_INFERENCE_TOKEN", "wrong")
+    with (
+        DigitsClient(server) as client,
+        pytest.raises(RefusedError, match=r"InvalidKeyException.*DIGITS_INFERENCE_TOKEN and DIGITS_MANAGEMENT"),
+    ):
+        client.predict(SMOKE[7])
+
+
+def test_nobody_there_is_said_at_once(tmp_path: Path) -> None:
+    config = on_free_ports(tmp_path)
+    begun = time.monotonic()
+    with DigitsClient(config) as client:
+        with pytest.raises(UnreachableError, match="no tokens; is the server running"):
+            client.predict(SMOKE[7])
+        config.key_file.write_text('{"inference": {"key": "old"}}')
+        with pytest.raises(UnreachableError, match=r"does not answer .*; is the server running"):
+            client.predict(SMOKE[7])
+    assert time.monotonic() - begun < 5
+
+
+ROTATIONS = 3
+ROTATION_SECONDS = 5
+
+
+def test_a_rotation_every_5_s_under_load_is_seen_by_no_caller(own: Config) -> None:
+    """And no old key opens anything afterwards."""
+    failed: list[ServingError] = []
+    asked = 0
+    ended = threading.Event()
+
+    def ask(client: DigitsClient) -> None:
+        nonlocal asked
+        while not ended.is_set():
+            try:
+                client.predict(SMOKE[7])
+                client.default()
+                asked += 1
+            except ServingError as error:
+                failed.append(error)
+
+    with started(own) as process:
+        output_until_curl(process)
+        shared, lone = DigitsClient(own), [DigitsClient(own) for _ in range(8)]
+        threads = [threading.Thread(target=ask, args=(each,)) for each in [*lone, *[shared] * 8]]
+        old = []
+        for thread in threads:
+            thread.start()
+        for _ in range(ROTATIONS):
+            old.append({kind: read_key(own.key_file, kind) for kind in ("inference", "management")})
+            time.sleep(ROTATION_SECONDS)
+            printed = command(own, "token", "--rotate").stdout.strip()
+            assert printed == read_key(own.key_file, "inference") != old[-1]["inference"]
+            assert own.key_file.stat().st_mode & 0o777 == 0o600
+        ended.set()
+        for thread in threads:
+            thread.join()
+        assert not failed
+        assert asked > 500
+        for keys in old:
+            refused(own, keys["inference"], keys["management"])
+    assert "the tokens are not changed" not in (own.folder / "errors").read_text()
+
+
+def refused(config: Config, inference: str, management: str) -> None:
+    predict = config.url("inference") + "/predictions/digits"
+    for url, key in ((predict, inference), (config.url("management") + "/models", management)):
+        response = requests.get(url, headers={"Authorization": f"Bearer {key}"}, timeout=10)
+        assert (response.status_code, response.json()["type"]) == (400, "InvalidKeyException")
+
+
+def keys_that_are_none(config: Config) -> dict[str, str | None]:
+    good = {kind: read_key(config.key_file, kind) for kind in ("inference", "management", "API")}
+    return {
+        "none": None,
+        "empty": "",
+        "no key": "Bearer",
+        "wrong": "Bearer 00000000",
+        "part of it": f"Bearer {good['inference'][:-1]}",
+        "without Bearer": good["inference"],
+        "Basic": f"Basic {good['inference']}",
+        "API": f"Bearer {good['API']}",
+    }
+
+
+ENDPOINTS = [
+    ("inference", "POST", "/predictions/digits"),
+    ("inference", "PUT", "/predictions/digits/1.0"),
+    ("inference", "GET", "/ping"),
+    ("management", "GET", "/models"),
+    ("management", "POST", "/models?url=digits-1.0.mar"),
+    ("management", "DELETE", "/models/digits/1.0"),
+]
+
+
+def test_54_requests_without_the_right_token_are_refused(server: Config, client: DigitsClient) -> None:
+    kinds = keys_that_are_none(server)
+    tried = 0
+    for api, method, path in ENDPOINTS:
+        other = "management" if api == "inference" else "inference"
+        for kind, header in kinds.items():
+            headers = {} if header is None else {"Authorization": header}
+            response = requests.request(method, server.url(api) + path, headers=headers, data=SMOKE[7], timeout=10)
+            assert (response.status_code, response.json()["type"]) == (400, "InvalidKeyException"), (path, kind)
+            tried += 1
+        wrong_kind = {"Authorization": f"Bearer {read_key(server.key_file, other)}"}
+        response = requests.request(method, server.url(api) + path, headers=wrong_kind, data=SMOKE[7], timeout=10)
+        assert (response.status_code, response.json()["type"]) == (400, "InvalidKeyException"), (path, other)
+        tried += 1
+    assert tried == 54
+    assert set(client.models()) == {"1.0"}

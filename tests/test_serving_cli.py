@@ -1,0 +1,188 @@
+"""python -m serving: what it prints for people and for scripts, and how it ends."""
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from serving.archive import build_archive
+from serving.config import ROOT, Config, on_free_ports
+from tests.servers import command, output_until_curl, serving, started
+from tests.test_supervisor import exchange_digits
+
+SMOKE = ROOT / "handler" / "smoke"
+
+
+@pytest.fixture(scope="module")
+def running_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
+    """A server in a process of its own, with 1.0 and 1.1 in its store."""
+    folder = tmp_path_factory.mktemp("cli")
+    for version in ("1.0", "1.1"):
+        build_archive(version, folder / "model_store")
+    config = on_free_ports(folder, folder / "model_store")
+    with started(config) as process:
+        output_until_curl(process)
+        yield config
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three labelled pictures, one of them under the wrong label, one without, and one that is none."""
+    for label, digit in ((7, 7), (3, 3), (5, 4)):
+        (tmp_path / "pictures" / str(label)).mkdir(parents=True)
+        shutil.copy(SMOKE / f"{digit}.png", tmp_path / "pictures" / str(label))
+    shutil.copy(SMOKE / "1.png", tmp_path / "pictures")
+    (tmp_path / "pictures" / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "pictures" / "notes.txt").write_text("not asked about")
+    return tmp_path / "pictures"
+
+
+def test_predict_prints_csv_and_goes_on_past_a_bad_picture(running_here: Config, folder: Path) -> None:
+    run = command(running_here, "predict", str(folder), str(SMOKE / "9.png"), str(folder / "nowhere.png"))
+    rows = list(csv.DictReader(run.stdout.splitlines()))
+    assert [Path(row["path"]).name for row in rows] == [
+        *("1.png", "3.png", "4.png", "7.png", "bad.png", "9.png", "nowhere.png"),
+    ]
+    assert [row["digit"] for row in rows] == ["1", "3", "4", "7", "", "9", ""]
+    assert "400 InvalidImage: 10 bytes that are no picture" in rows[4]["error"]
+    assert "No such file" in rows[6]["error"]
+    assert run.returncode == 1
+    assert "2 of 7 pictures were not read" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_predict_prints_json_lines(running_here: Config, folder: Path) -> None:
+    run = command(running_here, "predict", "--json", str(folder))
+    rows = [json.loads(line) for line in run.stdout.splitlines()]
+    assert [row.get("digit") for row in rows] == [1, 3, 4, 7, None]
+    assert len(rows[0]["probabilities"]) == 10
+    assert rows[4]["error"].startswith("400 InvalidImage")
+
+
+def test_predict_reads_standard_input(running_here: Config) -> None:
+    with (SMOKE / "6.png").open("rb") as picture:
+        run = subprocess.run(
+            serving(running_here, "predict", "-"), cwd=ROOT, stdin=picture, capture_output=True, text=True
+        )
+    assert run.returncode == 0
+    assert run.stdout.splitlines()[1].startswith("-,6,0.99")
+
+
+def test_predict_by_a_version_that_is_not_there_ends_at_once(running_here: Config) -> None:
+    run = command(running_here, "predict", "--version", "9.9", str(SMOKE))
+    assert run.returncode == 1
+    assert run.stderr.startswith("error: 404 ModelVersionNotFoundException")
+    assert run.stdout.splitlines() == ["path,digit,confidence,accepted,warnings,model_version,error"]
+
+
+def test_a_folder_without_pictures_is_named(running_here: Config, tmp_path: Path) -> None:
+    run = command(running_here, "predict", str(tmp_path))
+    assert run.returncode == 1
+    assert f"error: {tmp_path}: no pictures below it; expected .bmp" in run.stderr
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly(running_here: Config) -> None:
+    words = " ".join(serving(running_here, "predict", *[str(SMOKE)] * 200))
+    run = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {words} | head -1"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert run.stdout == "path,digit,confidence,accepted,warnings,model_version,error\n"
+    assert run.stderr == ""
+
+
+def test_ctrl_c_keeps_what_was_read(running_here: Config) -> None:
+    words = serving(running_here, "predict", *[str(SMOKE)] * 2000)
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        first = [run.stdout.readline() for _ in range(50)]
+        run.send_signal(signal.SIGINT)
+        rest, said = run.communicate(timeout=20)
+    assert run.returncode == 130
+    assert first[0].startswith("path,")
+    assert "Traceback" not in said
+    rows = list(csv.DictReader([*first, *rest.splitlines()]))
+    assert [row["digit"] for row in rows] == [str(number % 10) for number in range(len(rows))]
+    assert len(rows) < 20_000
+
+
+def test_roll_out_by_command(running_here: Config, folder: Path) -> None:
+    registered = command(running_here, "register", "digits-1.1.mar")
+    assert registered.returncode == 0, registered.stderr
+    assert registered.stdout.splitlines()[2].split() == ["1.1", "False", "digits-1.1.mar", "2", "2", "2", "16", "0"]
+    compared = command(running_here, "compare", "1.0", "1.1", str(folder))
+    assert "5 of 5 pictures are read alike (100.00%)" in compared.stdout
+    assert compared.stdout.count("2 of 3 (66.67%)") == 2
+    told = json.loads(command(running_here, "compare", "1.0", "1.1", str(folder), "--json").stdout)
+    assert (told["pictures"], told["labelled"], told["agreed"], told["different"]) == (5, 3, 5, [])
+    assert [(side["answered"], side["right"]) for side in told["sides"]] == [(4, 2), (4, 2)]
+    assert all(0 < side["p50_ms"] <= side["p95_ms"] for side in told["sides"])
+    promoted = json.loads(command(running_here, "promote", "1.1", "--json").stdout)
+    assert (promoted[0]["version"], promoted[0]["default"]) == ("1.1", True)
+    status = json.loads(command(running_here, "status", "--json").stdout)
+    assert (status["ready"], status["rollback_to"], len(status["versions"])) == (True, "1.0", 2)
+    assert command(running_here, "rollback").stdout.splitlines()[2].split()[:2] == ["1.0", "True"]
+    scaled = json.loads(command(running_here, "scale", "--min", "1", "--version", "1.1", "--json").stdout)
+    assert (scaled[0]["version"], scaled[0]["ready"]) == ("1.1", 1)
+    gone = command(running_here, "unregister", "1.1")
+    assert gone.stdout.startswith("1.1 is unregistered; its archive stays in")
+    assert [each["version"] for each in json.loads(command(running_here, "models", "--json").stdout)] == ["1.0"]
+
+
+def test_compare_lists_what_is_read_differently(running_here: Config, folder: Path, project: Path) -> None:
+    build_archive("6.6", running_here.model_store, exchange_digits(project))
+    management = ["curl", "-sf", "-X", "POST", "-H", f"Authorization: Bearer {token(running_here, 'management')}"]
+    url = running_here.url("management") + "/models?url=digits-6.6.mar&synchronous=true"
+    subprocess.run([*management, url], check=True, capture_output=True)
+    told = command(running_here, "compare", "1.0", "6.6", str(folder))
+    assert "4 of 5 pictures are read alike (80.00%)" in told.stdout
+    assert [line.split()[1:] for line in told.stdout.splitlines() if "3.png" in line] == [["3", "3", "5"]]
+    assert command(running_here, "unregister", "6.6").returncode == 0
+
+
+def token(config: Config, kind: str) -> str:
+    return command(config, "token", "--kind", kind).stdout.strip()
+
+
+def test_metrics_for_people_and_for_scripts(running_here: Config) -> None:
+    samples = json.loads(command(running_here, "metrics", "--json").stdout)
+    assert {"name": "digits_ready", "labels": {}, "value": 1.0} in samples
+    assert "digits_token_rotations_total" in command(running_here, "metrics").stdout
+
+
+def test_a_registered_version_is_not_archived_anew_while_it_is_served(running_here: Config) -> None:
+    before = (running_here.model_store / "digits-1.0.mar").read_bytes()
+    run = command(running_here, "archive", "--version", "1.0")
+    assert run.returncode == 1
+    assert "error: 1.0 is registered with the running server and stays what it is" in run.stderr
+    assert (running_here.model_store / "digits-1.0.mar").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status"],
+        ["models"],
+        ["predict", "handler/smoke/1.png"],
+        ["promote", "1.1"],
+        ["token", "--rotate"],
+        ["metrics"],
+    ],
+)
+def test_without_a_server_every_command_says_so(words: list[str], tmp_path: Path) -> None:
+    run = command(on_free_ports(tmp_path), *words)
+    assert run.returncode == 1
+    assert "is the server running?" in run.stderr or "no server is running here" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_errors_of_the_command_line_are_one_line(running_here: Config) -> None:
+    for words in (["register", "http://x/digits-1.1.mar"], ["promote", "9.9"], ["scale", "--min", "0"], ["rollback"]):
+        run = command(running_here, *words)
+        assert run.returncode == 1
+        assert run.stderr.splitlines()[-1].startswith("error: ")
+        assert "Traceback" not in run.stderr
