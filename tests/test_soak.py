@@ -1,0 +1,114 @@
+"""Minutes of everything at once, by `make soak`: load, promotions, new tokens, scaling, killed processes."""
+
+import random
+import threading
+import time
+from collections import Counter
+from itertools import cycle
+
+import pytest
+
+from serving.archive import build_archive
+from serving.client import DigitsClient
+from serving.config import Config, ServingError
+from tests.pictures import SMOKE
+from tests.servers import command, java, output_until_curl, ready, started, wait_for, workers
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]
+
+SECONDS = 420.0
+CALLERS = 16
+JAVA_KILLS = 5
+
+
+class Callers:
+    """Threads that ask by DigitsClient, as its users do, and keep every error with its time."""
+
+    def __init__(self, config: Config) -> None:
+        self.client = DigitsClient(config)
+        self.ended = threading.Event()
+        self.answers: Counter[str] = Counter()
+        self.wrong: list[int] = []
+        self.errors: list[tuple[float, ServingError]] = []
+        self.threads = [threading.Thread(target=self.ask, args=(number,)) for number in range(CALLERS)]
+        for thread in self.threads:
+            thread.start()
+
+    def ask(self, seed: int) -> None:
+        random_digits = random.Random(seed)
+        while not self.ended.is_set():
+            digit = random_digits.randrange(10)
+            try:
+                answer = self.client.predict(SMOKE[digit])
+                self.answers[answer.model_version] += 1
+                if answer.digit != digit:
+                    self.wrong.append(digit)
+            except ServingError as error:
+                self.errors.append((time.monotonic(), error))
+                time.sleep(0.1)
+
+    def end(self) -> None:
+        self.ended.set()
+        for thread in self.threads:
+            thread.join()
+        self.client.close()
+
+
+def test_minutes_of_everything_are_seen_by_no_caller(own: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    build_archive("1.1", own.model_store)
+    done: Counter[str] = Counter()
+    with started(own) as process:
+        output_until_curl(process)
+        operator = DigitsClient(own)
+        operator.register("digits-1.1.mar")
+        callers = Callers(own)
+
+        def kill_a_worker() -> None:
+            random.choice(workers(process)).kill()
+            wait_for(lambda: all(each.ready == len(each.workers) for each in operator.models().values()), 30)
+
+        actions = {
+            "promote": lambda: operator.promote("1.1"),
+            "rotate": lambda: command(own, "token", "--rotate").check_returncode(),
+            "rollback": operator.rollback,
+            "scale": lambda: [operator.scale(3), operator.scale(2)],
+            "kill a worker": kill_a_worker,
+        }
+        until = time.monotonic() + SECONDS
+        for name in cycle(actions):
+            if time.monotonic() > until:
+                break
+            actions[name]()
+            done[name] += 1
+        callers.end()
+        assert ready(own) == (200, "ready")
+    with capsys.disabled():
+        print(f"\nanswers {dict(callers.answers)}, errors {len(callers.errors)}, done {dict(done)}")
+    assert not callers.errors
+    assert not callers.wrong
+
+
+def test_a_killed_java_is_back_within_20_s_each_time(own: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    build_archive("1.1", own.model_store)
+    away: list[float] = []
+    with started(own) as process:
+        output_until_curl(process)
+        with DigitsClient(own) as operator:
+            operator.register("digits-1.1.mar")
+            operator.promote("1.1")
+        callers = Callers(own)
+        for _ in range(JAVA_KILLS):
+            killed = time.monotonic()
+            java(process).kill()
+            wait_for(lambda: ready(own)[0] != 200, 5)
+            wait_for(lambda: ready(own)[0] == 200, 60)
+            away.append(time.monotonic() - killed)
+            time.sleep(10)
+        callers.end()
+        with DigitsClient(own) as operator:
+            assert (operator.default().version, set(operator.models())) == ("1.1", {"1.0", "1.1"})
+    with capsys.disabled():
+        print(f"\naway for {', '.join(f'{seconds:.1f}' for seconds in away)} s; {len(callers.errors)} errors meanwhile")
+    assert max(away) < 20
+    assert not callers.wrong
+    assert set(callers.answers) == {"1.1"}

@@ -1,0 +1,130 @@
+"""serving/state.py: what TorchServe's snapshots say is kept, in whatever order processes die."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.archive import Archive, build_archive
+from serving.config import Config, ServingError, on_free_ports
+from serving.state import State, Versions, discard_snapshots, read_state, write_state
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    (tmp_path / "logs" / "config").mkdir(parents=True)
+    return on_free_ports(tmp_path, tmp_path / "model_store")
+
+
+def versions(default: str, *names: str) -> Versions:
+    settings = {"minWorkers": 2, "maxWorkers": 2, "runtimeType": "python"}
+    return {name: {"defaultVersion": name == default, "marName": f"digits-{name}.mar", **settings} for name in names}
+
+
+def snapshot(config: Config, number: int, default: str, *names: str) -> Path:
+    """As TorchServe writes it: a Java properties file."""
+    models = {"digits": versions(default, *names)} if names else {}
+    text = json.dumps({"name": "x", "modelCount": len(names), "models": models}, indent=2)
+    escaped = text.replace("\\", "\\\\").replace("\n", "\\n").replace(":", "\\:")
+    path = config.logs / "config" / f"2026112315033374{number}-snapshot.cfg"
+    path.write_text(
+        f"#Saving snapshot\n#Mon Nov 23 15\\:03\ninference_address=http\\://x\nmodel_snapshot={escaped}\na=b\n"
+    )
+    return path
+
+
+def test_snapshots_are_folded_in_the_order_of_their_names(config: Config) -> None:
+    snapshot(config, 3, "1.1", "1.0", "1.1", "1.2")
+    snapshot(config, 1, "1.0", "1.0")
+    snapshot(config, 2, "1.2", "1.0", "1.1", "1.2")
+    state = read_state(config)
+    assert (state.default, state.previous, state.history) == ("1.1", "1.2", ("1.0", "1.2", "1.1"))
+    assert set(state.versions) == {"1.0", "1.1", "1.2"}
+
+
+def test_a_way_back_shortens_the_history_and_what_is_gone_leaves_it() -> None:
+    state = State({})
+    for default, names in (("1.0", ["1.0"]), ("1.1", ["1.0", "1.1"]), ("1.2", ["1.0", "1.1", "1.2"])):
+        state = state.fold({"digits": versions(default, *names)})
+    assert state.history == ("1.0", "1.1", "1.2")
+    assert state.fold({"digits": versions("1.1", "1.0", "1.1", "1.2")}).history == ("1.0", "1.1")
+    assert state.fold({"digits": versions("1.2", "1.0", "1.2")}).previous == "1.0"
+    assert state.fold({}).default is None
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2], ids=["all snapshots left", "one left", "none left"])
+@pytest.mark.parametrize("written", [False, True])
+def test_folding_may_be_interrupted_anywhere(written: bool, kept: int, config: Config) -> None:
+    """Between the state's file and the removal of its snapshots too: nothing is folded twice."""
+    paths = [snapshot(config, 1, "1.1", "1.0", "1.1"), snapshot(config, 2, "1.0", "1.0", "1.1")]
+    before = read_state(config)
+    texts = [path.read_text() for path in paths]
+    if written:
+        write_state(config, before)
+        for path, text in list(zip(paths, texts, strict=True))[kept:]:
+            path.write_text(text)
+    after = read_state(config)
+    assert (after.models, after.history) == (before.models, before.history)
+
+
+def test_half_a_snapshot_is_not_read_and_does_not_hide_the_others(config: Config) -> None:
+    snapshot(config, 1, "1.0", "1.0")
+    whole = snapshot(config, 2, "1.1", "1.0", "1.1")
+    text = whole.read_text()
+    for length in range(0, len(text) - 8, 7):
+        whole.write_text(text[:length])
+        assert read_state(config).default == "1.0"
+        assert read_state(config).folded == {"20261123150333741-snapshot.cfg"}
+    discard_snapshots(config)
+    assert not list((config.logs / "config").iterdir())
+
+
+def test_a_state_is_written_whole_or_not_at_all(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot(config, 1, "1.0", "1.0")
+    write_state(config, read_state(config))
+    before = config.state_file.read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError("no space left on device")
+
+    snapshot(config, 2, "1.1", "1.0", "1.1")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        write_state(config, read_state(config))
+    assert config.state_file.read_bytes() == before
+    assert not list(config.folder.glob(".*.tmp"))
+    assert read_state(config).default == "1.1"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"models": {}}', "null"])
+def test_a_state_that_cannot_be_read_is_named(text: str, config: Config) -> None:
+    config.state_file.write_text(text)
+    with pytest.raises(ServingError, match=r"served\.json: cannot be read .*; mend it, or remove it to start anew"):
+        read_state(config)
+
+
+def test_what_is_lost_is_told_and_the_default_moves_to_the_one_before(config: Config) -> None:
+    for version in ("1.0", "1.1"):
+        build_archive(version, config.model_store)
+    state = State({"digits": versions("1.2", "1.0", "1.1", "1.2"), "other": versions("9", "9")}, ("1.1", "1.0", "1.2"))
+    rest, told = state.without_lost(config.model_store)
+    assert (rest.default, rest.previous, set(rest.versions), set(rest.models)) == (
+        *("1.0", "1.1", {"1.0", "1.1"}, {"digits"}),
+    )
+    assert len(told) == 3
+    assert told[0].startswith("digits 1.2 is not served any more:")
+    assert told[2] == "the default is now digits 1.0"
+    assert state.without_lost(config.model_store)[0] == rest
+
+
+def test_a_default_that_is_asked_for_keeps_how_it_was_scaled(config: Config) -> None:
+    settings: dict[str, Any] = {"minWorkers": 1, "maxWorkers": 1}
+    archive = Archive(config.model_store / "digits-1.1.mar", "1.1", settings)
+    new = State({"digits": versions("1.0", "1.0")}, ("1.0",)).with_default(archive)
+    assert (new.default, new.previous, new.versions["1.1"]["minWorkers"]) == ("1.1", "1.0", 1)
+    known = State({"digits": versions("1.0", "1.0", "1.1")}, ("1.0",)).with_default(archive)
+    assert (known.default, known.versions["1.1"]["minWorkers"]) == ("1.1", 2)
+    assert [settings["defaultVersion"] for settings in known.versions.values()] == [False, True]
+    assert json.loads(known.snapshot())["modelCount"] == 2
