@@ -29,7 +29,7 @@ DIFFERENCES = 20  # that a comparison's table lists; its JSON has all
 
 
 def archive(config: Config, given: Namespace) -> int:
-    if lock.running(config) and given.version in read_state(config).versions:
+    if lock.process_of(config) and given.version in read_state(config).versions:
         raise ServingError(
             f"{given.version} is registered with the running server and stays what it is; "
             "choose another version, such as `make archive VERSION=1.1`"
@@ -49,7 +49,7 @@ def stop(config: Config, _: Namespace) -> int:
 
 
 def status(config: Config, given: Namespace) -> int:
-    process = lock.running(config)
+    process = lock.process_of(config)
     if process is None:
         raise ServingError("no server is running here; `make serve` starts one")
     with DigitsClient(config, retries=0) as client:
@@ -179,7 +179,7 @@ def metrics(config: Config, given: Namespace) -> int:
 
 def _rotate(config: Config, client: DigitsClient) -> None:
     """The supervisor alone changes tokens: it is asked to, and waited for."""
-    process = lock.running(config)
+    process = lock.process_of(config)
     if process is None:
         raise ServingError("no server is running here; `make serve` starts one")
     before = [client.token(kind) for kind in ("inference", "management")]

@@ -54,7 +54,7 @@ def locked(config: Config) -> Iterator[Lock]:
         file.truncate(0)
 
 
-def running(config: Config) -> int | None:
+def process_of(config: Config) -> int | None:
     """The process of the supervisor that serves here; None if there is none."""
     if not config.lock_file.exists():
         return None
@@ -64,12 +64,12 @@ def running(config: Config) -> int | None:
 
 def stop(config: Config) -> bool:
     """Stops the server of this configuration and waits until all of it has ended; False if none runs."""
-    process = running(config)
+    process = process_of(config)
     if process is None:
         return False
     os.kill(process, signal.SIGTERM)
     deadline = time.monotonic() + STOP_SECONDS
-    while running(config) == process:
+    while process_of(config) == process:
         if time.monotonic() > deadline:
             raise ServingError(f"the server still runs {STOP_SECONDS:.0f} s after it was asked to stop")
         time.sleep(_POLL_SECONDS)

@@ -24,6 +24,7 @@ FIRST = "1.0"  # served where nothing has been before
 READY_SECONDS = 120.0  # until a start is given up
 DRAIN_SECONDS = 30.0
 RESTARTS, RESTART_SECONDS = 5, 600.0  # so many within so many seconds, then the supervisor gives up
+ROTATE_AGAIN_SECONDS = 10.0  # after tokens could not be changed
 POLL_SECONDS = 0.1
 
 
@@ -34,8 +35,8 @@ class Supervisor:
         self.config, self.version = config, version
         self.server: TorchServe | None = None
         self.is_ready = False  # since the last start
-        self.died: deque[float] = deque(maxlen=RESTARTS)  # when it did
-        self.rotated = 0.0  # when the tokens were made
+        self.died: deque[float] = deque()  # when, lately
+        self.rotate_at = 0.0  # by the clock, as tokens expire
         self.readiness = Readiness(config, lambda: self.server)
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second line for each counter, of use to nobody here
         self.registry = CollectorRegistry()
@@ -51,6 +52,8 @@ class Supervisor:
         """
         with locked(self.config) as lock:
             check_ports(self.config)
+            self._keep()  # what a killed server has left
+            discard_snapshots(self.config)  # and did not write to its end
             state = self._state()
             with door(self.config, self.registry, self.readiness.problem):
                 try:
@@ -82,7 +85,7 @@ class Supervisor:
         _tell(f"starting TorchServe with {', '.join(f'{MODEL} {version}' for version in sorted(state.versions))}")
         self.server = TorchServe(self.config, state)
         lock.name(self.server)
-        self.rotated = time.monotonic()
+        self.rotate_at = time.time() + self.config.token_seconds / 2
 
     def _wait_ready(self, orders: Orders) -> bool:
         """Waits until all workers answer; False if it is to stop before that."""
@@ -107,27 +110,34 @@ class Supervisor:
             self._restart(lock, orders)
         self._publish()
         self._keep()
-        due = time.monotonic() > self.rotated + self.config.token_seconds / 2
-        if orders.rotate.is_set() or due:
+        if orders.rotate.is_set() or time.time() > self.rotate_at:
             orders.rotate.clear()
             self._rotate()
 
     def _restart(self, lock: Lock, orders: Orders) -> None:
-        """Starts a TorchServe that died again, with what it served last."""
+        """Starts a TorchServe that died again, with what it served last; each time in a row a second later."""
         code, now = self._exit_code(), time.monotonic()
-        if len(self.died) == RESTARTS and now - self.died[0] < RESTART_SECONDS:
+        while self.died and now - self.died[0] > RESTART_SECONDS:
+            self.died.popleft()
+        if len(self.died) == RESTARTS:
             raise ServingError(
                 f"TorchServe ended by itself, with code {code}, for the {RESTARTS + 1}th time in "
                 f"{now - self.died[0]:.0f} s; see logs/torchserve.log"
             )
-        self.died.append(now)
         _tell(f"TorchServe ended by itself, with code {code}; it is started again")
         self._stop_server()
         self._keep()
+        if orders.stop.wait(len(self.died)):
+            return
+        self.died.append(now)
         self.restarts.inc()
         self._start(lock, self._state())
-        if self._wait_ready(orders):
-            _tell("READY again")
+        try:
+            if self._wait_ready(orders):
+                _tell("READY again")
+        except ServingError:
+            if self._exit_code() is None:  # else it died while starting, which counts as once more
+                raise
 
     def _keep(self) -> None:
         """Folds what TorchServe has written since the last time."""
@@ -147,8 +157,9 @@ class Supervisor:
                 self._publish()
         except ServingError as error:  # it has just died: it starts again with new tokens
             _tell(f"the tokens are not changed: {error}")
+            self.rotate_at = time.time() + ROTATE_AGAIN_SECONDS
             return
-        self.rotated = time.monotonic()
+        self.rotate_at = time.time() + self.config.token_seconds / 2
         self.rotations.inc()
 
     def _new_key(self, kind: str) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from serving.archive import build_archive
 from serving.client import DigitsClient
 from serving.config import Config, ServingError
-from serving.lock import running
+from serving.lock import process_of
 from serving.state import read_state
 from serving.torchserve import check_ports
 from tests.pictures import SMOKE
@@ -116,7 +116,7 @@ def test_a_killed_supervisor_takes_its_server_along_and_the_next_one_goes_on(own
         process.kill()
         process.wait()
         wait_for(lambda: not alive(left), 10)
-        assert running(own) is None
+        assert process_of(own) is None
     with serving_client(own) as (_, client):
         wait_for(lambda: served(client) == before)
 
@@ -366,3 +366,30 @@ def test_ready_never_lies_while_it_drains(own: Config) -> None:
                 said.append(ready(own))
     assert (503, "draining: this server stops") in said
     assert {status for status, _ in said} == {503}
+
+
+def test_a_start_that_fails_forgets_nothing_that_a_killed_server_has_left(own: Config) -> None:
+    build_archive("1.1", own.model_store)
+    with serving_client(own) as (process, client):
+        client.register("digits-1.1.mar")
+        process.send_signal(signal.SIGSTOP)
+        client.ask("management", "PUT", "/models/digits/1.1/set-default")
+        process.kill()
+        process.wait()
+    with started(own) as process:
+        wait_for(lambda: java_or_none(process) is not None)
+        java(process).kill()
+        assert process.wait(60) == 1
+    assert "error: TorchServe ended while starting, with code -9" in errors(own)
+    assert read_state(own).default == "1.1"
+
+
+def test_java_that_dies_again_while_it_starts_is_started_again(own: Config) -> None:
+    with serving_client(own) as (process, _):
+        java(process).kill()
+        wait_for(lambda: errors(own).count("starting TorchServe") == 2)
+        wait_for(lambda: java_or_none(process) is not None)
+        java(process).kill()
+        wait_for(lambda: "READY again" in errors(own), 30)
+        assert ready(own) == (200, "ready")
+        assert errors(own).count("it is started again") == 2
