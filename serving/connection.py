@@ -138,10 +138,13 @@ def _is_key_refused(response: requests.Response) -> bool:
 def _session(config: Config, retries: int) -> requests.Session:
     session = requests.Session()
     session.trust_env = False  # a proxy or a .netrc of the user's is not for a server on loopback
-    # A picture may be asked about twice; what changes the server may not, unless it was never received.
+    # A picture may be asked about twice, and what is set twice is set; what is registered or removed is not.
     again = Retry(retries, status_forcelist=BUSY, allowed_methods=None, backoff_factor=BACKOFF, raise_on_status=False)
-    once = Retry(retries, allowed_methods=("GET",), backoff_factor=BACKOFF)
+    # 500: taking workers away under load fails in TorchServe 0.12.0 with a ConcurrentModificationException, half done.
+    managed = Retry(
+        retries, status_forcelist=(500,), allowed_methods=("GET", "PUT"), backoff_factor=BACKOFF, raise_on_status=False
+    )
     for api in ("inference", "management", "metrics", "supervisor"):
-        policy = again if api == "inference" else once
+        policy = again if api == "inference" else managed
         session.mount(config.url(api), HTTPAdapter(pool_maxsize=CONNECTIONS, max_retries=policy))
     return session
