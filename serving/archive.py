@@ -134,6 +134,9 @@ def _version(members: ZipFile, name: str) -> str:
     missing = sorted(_NEEDED - set(members.namelist()))
     if missing:
         raise ValueError(f"{missing[0]} is missing")
+    outside = [name for name in members.namelist() if name.startswith("/") or ".." in PurePosixPath(name).parts]
+    if outside:
+        raise ValueError(f"{outside[0]} would be written outside of it")
     if "smoke" not in json.loads(members.read("model.json")):
         raise ValueError("its model.json does not say what the smoke pictures must give; `make train` writes that")
     version = str(manifest["modelVersion"])

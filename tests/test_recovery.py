@@ -91,6 +91,7 @@ def test_killed_java_is_replaced_within_20_s_with_the_same_versions_and_default(
         java(process).kill()
         killed = time.monotonic()
         wait_for(lambda: answers(own), 20)
+        print(f"serving again {time.monotonic() - killed:.1f} s after Java was killed")
         assert time.monotonic() - killed < 20
         wait_for(lambda: served(DigitsClient(own)) == before)
         wait_for(lambda: ready(own) == (200, "ready"))
@@ -242,6 +243,7 @@ def test_a_killed_worker_costs_its_own_requests_alone_and_is_back_within_10_s(ow
         wait_for(lambda: client.default().ready == 2, 10)
         back = time.monotonic() - begun
         time.sleep(1)
+    print(f"READY again after {back:.1f} s; {len(load.failed)} of {len(load.sent)} requests failed")
     assert back < 10
     assert len(load.failed) <= BATCH
     assert all(each.begun < begun + 1 and each.status in (500, 507) for each in load.failed)
@@ -275,6 +277,9 @@ def test_a_stop_under_load_answers_all_that_was_sent_and_refuses_the_rest_at_onc
     assert len(under_way) >= 8
     assert [each.status for each in before] == [200] * len(before)
     late = [each for each in load.sent if each.begun > asked + 0.5]
+    lost = sum(each.status != 200 for each in before)
+    slowest = max(each.ended - each.begun for each in late)
+    print(f"{len(under_way)} under way, {lost} lost; {len(late)} later ones refused in {slowest:.2f} s at the most")
     assert late
     assert all(each.status in (400, 0) and each.ended - each.begun < 1 for each in late)
     assert gone - asked < 30

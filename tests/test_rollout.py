@@ -55,6 +55,7 @@ def test_no_request_fails_from_register_to_unregister(client: DigitsClient) -> N
         client.register("digits-1.0.mar")
         client.promote("1.0")
         client.unregister("1.1")
+    print(f"{len(load.sent)} requests, {len(load.failed)} failed")
     assert len(load.sent) > 500
     assert not load.failed
     assert {each.version for each in load.sent} == {"1.0", "1.1"}
@@ -72,6 +73,7 @@ def test_twenty_promotions_and_rollbacks_under_load_fail_no_request(client: Digi
             live.append((time.monotonic(), "1.0"))
             client.rollback()
             switched.append(time.monotonic())
+    print(f"{len(load.sent)} requests over {len(live) - 1} switches, {len(load.failed)} failed")
     assert not load.failed
     over = [*switched[1:], float("inf")]
     for each in load.sent:
@@ -203,6 +205,10 @@ def hostile(client: DigitsClient, tmp_path: Path) -> dict[str, str]:
     write_sum(store / "digits-3.3.mar")
     build_archive("3.4", store).rename(store / "digits-3.5.mar")
     (store / "digits-3.4.mar.sha256").rename(store / "digits-3.5.mar.sha256")
+    climbing = build_archive("3.8", store)
+    with ZipFile(climbing, "a") as mar:
+        mar.writestr("../climbed.py", "")
+    write_sum(climbing)
     build_archive("3.6", store)
     (store / "digits-3.6.mar.sha256").unlink()
     (store / "digits-3.7.mar").mkdir(exist_ok=True)
@@ -220,6 +226,7 @@ def hostile(client: DigitsClient, tmp_path: Path) -> dict[str, str]:
         "not ours, with a SHA-256": "digits-3.3.mar",
         "another version's name": "digits-3.5.mar",
         "no SHA-256": "digits-3.6.mar",
+        "a member outside of it": "digits-3.8.mar",
         "folder": "digits-3.7.mar",
         "folder of the store": str(store),
         "missing": "digits-9.9.mar",
