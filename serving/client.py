@@ -159,9 +159,9 @@ class DigitsClient(Connection):
         response = self._send("supervisor", "GET", "/ready", {})
         return Ready(response.status_code == 200, response.text.strip())
 
-    def metrics(self) -> list[Sample]:
-        """Every value of TorchServe's and the supervisor's /metrics."""
-        texts = [self._send(api, "GET", "/metrics", {}).text for api in ("metrics", "supervisor")]
+    def metrics(self, apis: Iterable[str] = ("metrics", "supervisor")) -> list[Sample]:
+        """Every value of /metrics, TorchServe's and the supervisor's."""
+        texts = [self._send(api, "GET", "/metrics", {}).text for api in apis]
         families = [family for text in texts for family in text_string_to_metric_families(text)]
         return [Sample(each.name, each.labels, each.value) for family in families for each in family.samples]
 

@@ -54,7 +54,7 @@ def status(config: Config, given: Namespace) -> int:
         raise ServingError("no server is running here; `make serve` starts one")
     with DigitsClient(config, retries=0) as client:
         ready = client.ready()
-        counts = {each.name: int(each.value) for each in client.metrics() if each.name.startswith("digits_")}
+        counts = {each.name: int(each.value) for each in client.metrics(["supervisor"])}
         told = {
             "ready": ready.ready,
             "reason": ready.reason,
@@ -63,7 +63,10 @@ def status(config: Config, given: Namespace) -> int:
             "token_rotations": counts["digits_token_rotations_total"],
             "rollback_to": read_state(config).previous,
         }
-        versions = _listed(client)
+        try:
+            versions = _listed(client)
+        except ServingError:  # it is not ready, and why is told above
+            versions = []
     if given.json:
         _print_json(told | {"versions": versions})
     else:

@@ -1,5 +1,6 @@
 """Processes killed, servers stopped under load, restarts: what was served is served again, and /ready never lies."""
 
+import json
 import signal
 import subprocess
 import time
@@ -90,6 +91,8 @@ def test_killed_java_is_replaced_within_20_s_with_the_same_versions_and_default(
         left = family(process)
         java(process).kill()
         killed = time.monotonic()
+        status = command(own, "status", "--json")
+        assert (status.returncode, json.loads(status.stdout)["ready"]) == (1, False), status.stderr
         wait_for(lambda: answers(own), 20)
         print(f"serving again {time.monotonic() - killed:.1f} s after Java was killed")
         assert time.monotonic() - killed < 20
