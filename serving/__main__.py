@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     register.add_argument("archive", metavar="ARCHIVE", help="such as digits-1.1.mar")
     compare = command("compare", commands.compare, "ask two versions about a folder of pictures")
     compare.add_argument("versions", nargs=2, metavar=("OLD", "NEW"), help="registered versions")
-    compare.add_argument("folder", metavar="DIR", help="of pictures; those in folders 0 to 9 are labelled")
+    compare.add_argument("folder", metavar="DIR", type=Path, help="of pictures; those in folders 0 to 9 are labelled")
     promote = command("promote", commands.promote, "make a version the default, once it has proved itself")
     promote.add_argument("version", metavar="VERSION")
     command("rollback", commands.rollback, "make the version before the default again")

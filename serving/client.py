@@ -226,9 +226,10 @@ def _bytes(picture: Picture) -> bytes:
         file = BytesIO()
         image.save(file, "TIFF" if image.mode == "CMYK" else "PNG")
         return file.getvalue()
-    except (OSError, TypeError, ValueError, AttributeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise PictureError(f"{_named(picture)}: {reason}; expected a path, bytes, an image or a uint8 array") from error
+    except OSError as error:
+        raise PictureError(f"{_named(picture)}: {error.strerror or error}; expected a picture's file") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise PictureError(f"{_named(picture)}: {error}; expected a path, bytes, an image or a uint8 array") from error
 
 
 def _named(picture: Picture) -> str:

@@ -9,6 +9,7 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
@@ -70,14 +71,15 @@ def status(config: Config, given: Namespace) -> int:
     if given.json:
         _print_json(told | {"versions": versions})
     else:
-        _print_table([{"": name, " ": "-" if value is None else value} for name, value in told.items()])
+        print(tabulate([(name, "-" if value is None else value) for name, value in told.items()], tablefmt="plain"))
+        print()
         _print_table(versions)
     return 0 if ready.ready else 1
 
 
 def predict(config: Config, given: Namespace) -> int:
     """Reads on past bad pictures; 1 if there were any."""
-    paths = [each for one in given.pictures for each in ([one] if one == "-" else find_pictures([one]))]
+    paths = [each for one in given.pictures for each in (find_pictures(Path(one)) if Path(one).is_dir() else [one])]
     pictures: Iterator[Picture] = (sys.stdin.buffer.read() if path == "-" else path for path in paths)
     writer = csv.DictWriter(sys.stdout, COLUMNS, extrasaction="ignore", lineterminator="\n")
     if not given.json:
@@ -117,7 +119,7 @@ def register(config: Config, given: Namespace) -> int:
 
 def compare(config: Config, given: Namespace) -> int:
     old, new = given.versions
-    pictures = find_pictures([given.folder])
+    pictures = find_pictures(given.folder)
     with DigitsClient(config) as client:
         bar = tqdm(pictures, "comparing", unit=" pictures", leave=False, disable=_quiet(pictures))
         compared = compare_versions(client, (old, new), bar)

@@ -16,17 +16,13 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 COLUMNS = ("path", "digit", "confidence", "accepted", "warnings", "model_version", "error")
 
 
-def find_pictures(given: Iterable[str]) -> list[Path]:
-    """The files as given, and for each folder the pictures below it, by name; ServingError if it has none."""
-    found: list[Path] = []
-    for path in map(Path, given):
-        if path.is_dir():
-            inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())
-            if not inside:
-                raise ServingError(f"{path}: no pictures below it; expected {', '.join(sorted(SUFFIXES))}")
-            found += inside
-        else:
-            found.append(path)
+def find_pictures(folder: Path) -> list[Path]:
+    """The pictures below a folder, by name; ServingError if there are none."""
+    if not folder.is_dir():
+        raise ServingError(f"{folder}: is no folder; expected one with pictures in it")
+    found = sorted(each for each in folder.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())
+    if not found:
+        raise ServingError(f"{folder}: no pictures below it; expected {', '.join(sorted(SUFFIXES))}")
     return found
 
 

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -43,9 +43,10 @@ class Lock:
 def locked(config: Config) -> Iterator[Lock]:
     """ServingError if a server runs here; ends first what a killed one has left."""
     with config.lock_file.open("a+") as file:
-        if not _take(file, _PROBE_SECONDS):
+        if not _take(file, fcntl.LOCK_EX, _PROBE_SECONDS):
             raise ServingError(f"a server already runs here, as process {_owner(file).supervisor}; `make stop` ends it")
         left = _owner(file)
+        _write(file, replace(left, supervisor=os.getpid()))  # `stop` reaches us from now on
         if left.java:
             end_leftovers(left.java, Path(left.temporary))
         config.key_file.unlink(missing_ok=True)
@@ -59,7 +60,7 @@ def process_of(config: Config) -> int | None:
     if not config.lock_file.exists():
         return None
     with config.lock_file.open("r+") as file:
-        return None if _take(file) else _owner(file).supervisor
+        return None if _take(file, fcntl.LOCK_SH) else _owner(file).supervisor or None
 
 
 def stop(config: Config) -> bool:
@@ -76,12 +77,12 @@ def stop(config: Config) -> bool:
     return True
 
 
-def _take(file: IO[str], seconds: float = 0) -> bool:
-    """Whether nobody else holds the file's lock; held until the file is closed or its process ends."""
+def _take(file: IO[str], lock: int, seconds: float = 0) -> bool:
+    """Whether no server holds the file's lock; held, alone or shared, until the file is closed."""
     deadline = time.monotonic() + seconds
     while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, lock | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
             if time.monotonic() >= deadline:

@@ -51,7 +51,7 @@ def test_an_answer_has_types(client: DigitsClient) -> None:
 @pytest.mark.parametrize(
     ("picture", "told"),
     [
-        ("nowhere.png", "nowhere.png: No such file or directory; expected a path, bytes"),
+        ("nowhere.png", "nowhere.png: No such file or directory; expected a picture's file"),
         (SEVEN.parent, "smoke: Is a directory"),
         (np.zeros((28, 28), np.float32) + 0.5, r"array float32 \[28, 28\]"),
         (np.zeros((2, 2, 2, 2), np.uint8), r"array uint8 \[2, 2, 2, 2\]"),

@@ -126,17 +126,33 @@ def test_a_killed_supervisor_takes_its_server_along_and_the_next_one_goes_on(own
 
 
 def test_a_start_right_after_the_supervisor_was_killed_ends_what_it_left(own: Config) -> None:
-    with serving_client(own) as (process, _):
-        left = family(process)
-        temporary = Path(left[0].environ()["TMPDIR"])
-        for each in left:
-            each.suspend()  # neither Java nor the workers can end by themselves
-        process.kill()
-        process.wait()
-        assert alive(left)
+    left = killed_and_left(own)
+    temporary = Path(left[0].environ()["TMPDIR"])
     with serving_client(own):
         assert not alive(left)
         assert not temporary.exists()
+
+
+def test_stop_reaches_a_start_that_still_ends_what_a_killed_one_left(own: Config) -> None:
+    left = killed_and_left(own)
+    with started(own) as process:
+        wait_for(lambda: process_of(own) == process.pid)
+        assert alive(left)
+        assert command(own, "stop").stdout == "stopped\n"
+        assert process.wait(1) == 0
+    assert not alive(left)
+
+
+def killed_and_left(config: Config) -> list[psutil.Process]:
+    """The processes of a server that cannot end by themselves, its supervisor being gone."""
+    with serving_client(config) as (process, _):
+        left = family(process)
+        for each in left:
+            each.suspend()
+        process.kill()
+        process.wait()
+    assert alive(left)
+    return left
 
 
 CHANGES: dict[str, tuple[Callable[[DigitsClient], object], Callable[[DigitsClient], object], object]] = {

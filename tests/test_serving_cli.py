@@ -84,6 +84,9 @@ def test_a_folder_without_pictures_is_named(running_here: Config, tmp_path: Path
     run = command(running_here, "predict", str(tmp_path))
     assert run.returncode == 1
     assert f"error: {tmp_path}: no pictures below it; expected .bmp" in run.stderr
+    run = command(running_here, "compare", "1.0", "1.0", str(tmp_path / "nowhere"))
+    assert (run.returncode, run.stdout) == (1, "")
+    assert f"error: {tmp_path / 'nowhere'}: is no folder; expected one with pictures in it" in run.stderr
 
 
 def test_a_reader_that_has_seen_enough_ends_it_quietly(running_here: Config) -> None:
