@@ -89,9 +89,12 @@ def check_archive(store: Path, given: str) -> Archive:
     """The archive that a person names by file name or path; ServingError unless it is ours, unchanged, in the store."""
     path = _in_store(store, given)
     if not _sum_file(path).is_file():
-        raise ServingError(f"{path.name}: no {_sum_file(path).name} beside it; `make archive` writes both")
+        raise ServingError(f"{path.name}: no {_sum_file(path).name} beside it; remove it, `make archive` writes both")
     if is_changed(path):
-        raise ServingError(f"{path.name}: its SHA-256 is not the one in {_sum_file(path).name}; it was changed since")
+        raise ServingError(
+            f"{path.name}: its SHA-256 is not the one in {_sum_file(path).name}: it was changed since; "
+            "remove it, `make archive` writes it anew"
+        )
     try:
         with ZipFile(path) as members:
             return Archive(path, _version(members, path.name), _settings(members))

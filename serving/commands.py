@@ -118,7 +118,7 @@ def register(config: Config, given: Namespace) -> int:
 
 
 def compare(config: Config, given: Namespace) -> int:
-    old, new = given.versions
+    old, new = given.old, given.new
     pictures = find_pictures(given.folder)
     with DigitsClient(config) as client:
         bar = tqdm(pictures, "comparing", unit=" pictures", leave=False, disable=_quiet(pictures))

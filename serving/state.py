@@ -111,7 +111,7 @@ def _problem(store: Path, settings: dict[str, Any]) -> str | None:
     if not path.is_file():
         return f"{path} has vanished; put it back and register it again"
     if is_changed(path):
-        return f"{path} is not the archive whose SHA-256 is beside it; `make archive` it anew and register it again"
+        return f"{path} is not the archive whose SHA-256 is beside it; remove it, `make archive` and register it again"
     return None
 
 

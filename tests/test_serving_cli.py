@@ -1,19 +1,23 @@
 """python -m serving: what it prints for people and for scripts, and how it ends."""
 
+import argparse
 import csv
 import json
+import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from serving import __main__ as serving_main
 from serving.archive import build_archive
 from serving.config import ROOT, Config, on_free_ports
 from tests.servers import command, output_until_curl, serving, started
 from tests.test_supervisor import exchange_digits
+from training import __main__ as training_main
 
 SMOKE = ROOT / "handler" / "smoke"
 
@@ -40,6 +44,19 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "pictures" / "bad.png").write_bytes(b"no picture")
     (tmp_path / "pictures" / "notes.txt").write_text("not asked about")
     return tmp_path / "pictures"
+
+
+@pytest.mark.parametrize("make_parser", [serving_main.parser, training_main.parser])
+def test_every_command_explains_itself(
+    make_parser: Callable[[], argparse.ArgumentParser], capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = re.findall(r"^    ([a-z]+)", make_parser().format_help(), re.MULTILINE)
+    assert len(names) > 3
+    for name in names:
+        with pytest.raises(SystemExit) as ended:
+            make_parser().parse_args([name, "--help"])
+        assert ended.value.code == 0
+        assert f" {name} [-h]" in capsys.readouterr().out
 
 
 def test_predict_prints_csv_and_goes_on_past_a_bad_picture(running_here: Config, folder: Path) -> None:
