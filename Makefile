@@ -73,7 +73,7 @@ tune: $(INSTALLED) ## search for a better recipe on the validation split; DATA= 
 evaluate: $(INSTALLED) ## accuracy, recall, confusion matrix of the released model; DATA= and ARGS= as above
 	@$(PY) -m training evaluate --data "$(DATA)" $(ARGS)
 
-evaluate-served: $(ARCHIVE) ## accuracy through the served API, and its agreement with training; DATA=
+evaluate-served: $(INSTALLED) ## accuracy through the served API, and its agreement with training; DATA=
 	@$(PY) -m benchmarks.evaluate_served --data "$(DATA)" --version $(or $(VERSION),1.0)
 
 report: $(INSTALLED) ## docs/report.md: the released model on every set of digits and of what is none; DATA=, ARGS=
@@ -85,7 +85,7 @@ predict: $(INSTALLED) ## read pictures without a server; IMAGES="a.png b.jpg"
 bench: $(INSTALLED) ## training speed beside the original's way
 	@$(PY) -m benchmarks.training_speed
 
-test: $(INSTALLED_DEV) $(ARCHIVE) ## all tests, real TorchServe included; ARGS=options of pytest
+test: $(INSTALLED_DEV) ## all tests, real TorchServe included; ARGS=options of pytest
 	@$(PY) -m pytest $(ARGS)
 
 soak: $(INSTALLED_DEV) ## ten minutes of load, promotions, new tokens and killed processes; ARGS=options of pytest

@@ -1,7 +1,7 @@
 """python -m benchmarks.evaluate_served --data PATH: accuracy through the served API, agreement with training.
 
-Starts a server of its own on free ports, sends every test picture as a PNG and compares each answer with what
-training's own path gives for the same bytes.
+Starts a server of its own with the released model on free ports, sends every test picture as a PNG and compares each
+answer with what training's own path gives for the same bytes.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from handler.confidence import read_calibration
 from handler.preprocessing import frame, to_input
+from serving.archive import build_archive
 from serving.client import DigitsClient
 from serving.config import ROOT, Config, ServingError, on_free_ports
 from serving.results import Answer
@@ -62,14 +63,14 @@ def trained(pictures: list[bytes]) -> NDArray[np.float64]:
 def main() -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.evaluate_served", description=__doc__)
     parser.add_argument("--data", default="mnist", help="mnist, mnist5k or a torchvision root (default: %(default)s)")
-    parser.add_argument("--version", default="1.0", help="of the archive (default: %(default)s)")
     given = parser.parse_args()
     try:
         greys, labels = raw_pictures(given.data)
         pictures = [png(grey) for grey in greys]
         with tempfile.TemporaryDirectory() as folder:
-            config = on_free_ports(Path(folder))
-            with running(config, given.version):
+            config = on_free_ports(Path(folder), Path(folder) / "model_store")
+            build_archive("1.0", config.model_store)
+            with running(config):
                 started = time.perf_counter()
                 answers = served(config, pictures)
                 seconds = time.perf_counter() - started

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,6 +25,11 @@ from serving.config import MODEL, ROOT, ServingError
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]*")
 _MANIFEST = "MAR-INF/MANIFEST.json"
 _NEEDED = {"digit_handler.py", "scripted_model.pt", "model-config.yaml", "model.json", "handler/preprocessing.py"}
+# What a damaged or foreign archive makes of being read; RuntimeError: it is encrypted.
+_UNREADABLE = (
+    *(OSError, EOFError, BadZipFile, zlib.error, RuntimeError),
+    *(LookupError, ValueError, TypeError, AttributeError, yaml.YAMLError),
+)
 # TorchServe's own, for what an archive's model-config.yaml leaves out.
 _DEFAULTS = {
     "minWorkers": 1,
@@ -50,6 +56,10 @@ class Smoke:
 
     pictures: dict[str, bytes]
     expected: dict[str, list[float]]
+
+    def one(self) -> "Smoke":
+        """The first of them alone."""
+        return Smoke(dict([next(iter(self.pictures.items()))]), self.expected)
 
 
 def build_archive(version: str, store: Path, root: Path = ROOT) -> Path:
@@ -82,7 +92,12 @@ def sha256(path: Path) -> str:
 def is_changed(path: Path) -> bool:
     """Whether the archive is not the one whose SHA-256 is beside it; False if none is."""
     listed = _sum_file(path)
-    return listed.is_file() and listed.read_text().split()[:1] != [sha256(path)]
+    return listed.is_file() and listed.read_bytes().split()[:1] != [sha256(path).encode()]
+
+
+def by_number(version: str) -> list[str | int]:
+    """A key that sorts 1.9 before 1.10."""
+    return [int(part) if part.isascii() and part.isdecimal() else part for part in re.split(r"([0-9]+)", version)]
 
 
 def check_archive(store: Path, given: str) -> Archive:
@@ -98,23 +113,17 @@ def check_archive(store: Path, given: str) -> Archive:
     try:
         with ZipFile(path) as members:
             return Archive(path, _version(members, path.name), _settings(members))
-    except (BadZipFile, KeyError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except _UNREADABLE as error:
         raise ServingError(f"{path.name}: is no archive of ours ({error}); `make archive` writes one") from error
 
 
 def read_smoke(path: Path) -> Smoke:
-    """The smoke pictures of an archive; ServingError if it has none."""
+    """The smoke pictures of an archive; ServingError if it has not one of each digit, and what it must give."""
     try:
         with ZipFile(path) as members:
-            names = [PurePosixPath(name) for name in members.namelist()]
-            smoke = [name for name in names if name.match("handler/smoke/*.png")]
-            pictures = {name.stem: members.read(str(name)) for name in sorted(smoke)}
-            expected = json.loads(members.read("model.json")).get("smoke", {})
-    except (OSError, BadZipFile, KeyError, ValueError) as error:
+            return _smoke(members)
+    except _UNREADABLE as error:
         raise ServingError(f"{path.name}: its smoke pictures cannot be read ({error})") from error
-    if not pictures:
-        raise ServingError(f"{path.name}: has no smoke pictures; `make archive` makes archives that do")
-    return Smoke(pictures, expected)
 
 
 def _in_store(store: Path, given: str) -> Path:
@@ -140,9 +149,10 @@ def _version(members: ZipFile, name: str) -> str:
     outside = [name for name in members.namelist() if name.startswith("/") or ".." in PurePosixPath(name).parts]
     if outside:
         raise ValueError(f"{outside[0]} would be written outside of it")
-    if "smoke" not in json.loads(members.read("model.json")):
-        raise ValueError("its model.json does not say what the smoke pictures must give; `make train` writes that")
+    _smoke(members)
     version = str(manifest["modelVersion"])
+    if not _VERSION.fullmatch(version):
+        raise ValueError(f"its manifest says version {version!r}; expected letters, digits, dots and dashes")
     expected = {
         "modelName": MODEL,
         "handler": "digit_handler.py",
@@ -154,6 +164,20 @@ def _version(members: ZipFile, name: str) -> str:
     if name != f"{MODEL}-{version}.mar":
         raise ValueError(f"its manifest says version {version}")
     return version
+
+
+def _smoke(members: ZipFile) -> Smoke:
+    """ValueError or LookupError if a picture or its ten probabilities are missing."""
+    pictures = {digit: members.read(f"handler/smoke/{digit}.png") for digit in "0123456789"}
+    expected = json.loads(members.read("model.json")).get("smoke", {})
+    for digit in pictures:
+        probabilities = expected.get(digit, [])
+        if len(probabilities) != len(pictures) or not all(0 <= each <= 1 for each in probabilities):
+            raise ValueError(
+                f"its model.json does not say which ten probabilities smoke picture {digit}.png must give; "
+                "`make train` writes that"
+            )
+    return Smoke(pictures, expected)
 
 
 def _settings(members: ZipFile) -> dict[str, Any]:

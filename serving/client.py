@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.archive import Archive, Smoke, check_archive, read_smoke
+from serving.archive import Smoke, by_number, check_archive, read_smoke
 from serving.config import MODEL, ServingError
 from serving.connection import Connection, RefusedError
 from serving.drain import wait_idle
@@ -98,39 +98,47 @@ class DigitsClient(Connection):
         """A registered version; ServingError that names those there are if it is none."""
         models = self.models()
         if version not in models:
-            raise ServingError(f"{version} is not registered; these are: {', '.join(sorted(models)) or 'none'}")
+            names = ", ".join(sorted(models, key=by_number)) or "none"
+            raise ServingError(f"{version} is not registered; these are: {names}")
         return models[version]
 
     def register(self, archive: str) -> Version:
         """Registers an archive of the store, with as many workers as the default has, and proves that it answers.
 
-        Does not touch the default. Leaves nothing behind if it fails.
+        Does not touch the default. Removes the version again if it fails.
         """
         checked = check_archive(self.config.model_store, archive)
         default = self.default()
         query = {"url": checked.path.name, "initial_workers": str(default.min_workers), "synchronous": "false"}
-        self.ask("management", "POST", "/models", params=query)
         try:
+            self.ask("management", "POST", "/models", params=query, timeout=LOAD_SECONDS)
             self._scale(checked.version, default.min_workers, default.max_workers)
-            return self._proven(checked)
-        except BaseException:  # Ctrl-C as well
-            with suppress(ServingError):
-                self.request("management", "DELETE", f"{LISTED}/{checked.version}")
+            return self._proven(checked.version, checked.path.name)
+        except BaseException as error:  # Ctrl-C as well
+            if getattr(error, "type", None) != "ConflictStatusException":  # it was there before: not ours to remove
+                with suppress(ServingError):
+                    self.request("management", "DELETE", f"{LISTED}/{checked.version}")
             raise
 
     def promote(self, version: str) -> Version:
         """Makes a registered version the default, after its workers have answered the smoke pictures once more."""
-        registered = self.registered(version)
-        proven = self._proven(check_archive(self.config.model_store, registered.archive))
-        self.ask("management", "PUT", f"{LISTED}/{version}/set-default")
-        return proven
+        proven = self._proven(version, self.registered(version).archive)
+        return self._switched(proven)
 
     def rollback(self) -> Version:
-        """Makes the version the default that was it before the one that is it now."""
+        """Makes the version the default that was it before the one that is it now.
+
+        Asks less of it than `promote`, for it has served: one READY worker, and the smoke pictures if its archive is
+        still in the store.
+        """
         previous = read_state(self.config).previous
         if previous is None:
             raise ServingError("there is no version to go back to: the default is the first, or those before are gone")
-        return self.promote(previous)
+        loaded = self._loaded(previous, workers=1)
+        archive = self.config.model_store / loaded.archive
+        if archive.is_file():
+            self._ask_smoke(previous, archive)
+        return self._switched(loaded)
 
     def scale(self, min_workers: int, max_workers: int | None = None, version: str = "") -> Version:
         """Gives a version, by default the default one, at least and at most so many workers; waits until they answer.
@@ -150,7 +158,8 @@ class DigitsClient(Connection):
         registered = self.registered(version)
         if version == self.default().version:
             raise ServingError(f"{version} is the default; promote another version first")
-        if registered.ready and not wait_idle(lambda: [self.registered(version)], DRAIN_SECONDS):
+        is_asked = registered.ready or registered.pending
+        if is_asked and not wait_idle(lambda: [self.registered(version)], DRAIN_SECONDS):
             raise ServingError(f"{version} is still asked by callers that name it; stop them first")
         self.ask("management", "DELETE", f"{LISTED}/{version}")
 
@@ -175,12 +184,12 @@ class DigitsClient(Connection):
         query = {"min_worker": str(min_workers), "max_worker": str(max_workers)}
         self.ask("management", "PUT", f"{LISTED}/{version}", params=query)
 
-    def _loaded(self, version: str) -> Version:
-        """The version when all its workers are READY."""
+    def _loaded(self, version: str, workers: int | None = None) -> Version:
+        """The version when all its workers, or so many, are READY."""
         deadline = time.monotonic() + LOAD_SECONDS
         while True:
             found = self.registered(version)
-            if found.ready == len(found.workers) >= found.min_workers:
+            if found.ready >= (workers or max(len(found.workers), found.min_workers)):
                 return found
             if time.monotonic() > deadline:
                 raise ServingError(
@@ -189,11 +198,19 @@ class DigitsClient(Connection):
                 )
             time.sleep(POLL_SECONDS)
 
-    def _proven(self, archive: Archive) -> Version:
-        loaded = self._loaded(archive.version)
-        if problem := smoke_problem(self, archive.version, read_smoke(archive.path)):
-            raise ServingError(f"{archive.version}: {problem}")
+    def _proven(self, version: str, archive: str) -> Version:
+        """The version when all its workers are READY, its archive is unchanged and it has read the smoke pictures."""
+        loaded = self._loaded(version)
+        self._ask_smoke(version, check_archive(self.config.model_store, archive).path)
         return loaded
+
+    def _ask_smoke(self, version: str, archive: Path) -> None:
+        if problem := smoke_problem(self, version, read_smoke(archive)):
+            raise ServingError(f"{version}: {problem}")
+
+    def _switched(self, version: Version) -> Version:
+        self.ask("management", "PUT", f"{LISTED}/{version.version}/set-default")
+        return version
 
 
 def smoke_problem(client: DigitsClient, version: str, smoke: Smoke) -> str | None:
@@ -208,8 +225,9 @@ def smoke_problem(client: DigitsClient, version: str, smoke: Smoke) -> str | Non
             return f"smoke picture {name}.png: {error}"
         if str(answer.digit) != name:
             return f"smoke picture {name}.png was read as {answer.digit}"
-        expected = smoke.expected.get(name, answer.probabilities)
-        off = max(abs(one - other) for one, other in zip(answer.probabilities, expected, strict=True))
+        if len(answer.probabilities) != len(smoke.expected[name]):
+            return f"smoke picture {name}.png: {len(answer.probabilities)} probabilities; expected ten"
+        off = max(abs(one - other) for one, other in zip(answer.probabilities, smoke.expected[name], strict=True))
         if off > TOLERANCE:
             return f"smoke picture {name}.png: probabilities are {off:.2g} from those its model.json expects"
     return None
@@ -228,7 +246,7 @@ def _bytes(picture: Picture) -> bytes:
         return file.getvalue()
     except OSError as error:
         raise PictureError(f"{_named(picture)}: {error.strerror or error}; expected a picture's file") from error
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, SyntaxError) as error:  # SyntaxError: Pillow's of a broken PNG
         raise PictureError(f"{_named(picture)}: {error}; expected a path, bytes, an image or a uint8 array") from error
 
 

@@ -16,7 +16,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from serving import lock, supervisor
-from serving.archive import build_archive
+from serving.archive import build_archive, by_number
 from serving.client import DigitsClient, Picture
 from serving.config import Config, ServingError
 from serving.folders import COLUMNS, Side, find_pictures, rows
@@ -164,7 +164,7 @@ def unregister(config: Config, given: Namespace) -> int:
 
 
 def token(config: Config, given: Namespace) -> int:
-    with DigitsClient(config) as client:
+    with DigitsClient(config, key_file=config.key_file) as client:  # the server's, whatever the environment says
         if given.rotate:
             _rotate(config, client)
         print(client.token(given.kind))
@@ -199,7 +199,7 @@ def _rotate(config: Config, client: DigitsClient) -> None:
 def _listed(client: DigitsClient) -> list[dict[str, Any]]:
     versions = client.models()
     default = client.default().version if versions else None
-    return [_row(versions[name], default) for name in sorted(versions)]
+    return [_row(versions[name], default) for name in sorted(versions, key=by_number)]
 
 
 def _row(version: Version, default: str | None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ class ServingError(Exception):
 
 @dataclass(frozen=True)
 class Config:
-    """The parsed file. Its folder is the server's working directory: tokens and logs are there."""
+    """The parsed file. What it names is relative to its folder; tokens, logs and state are there."""
 
     path: Path
     properties: dict[str, str]
@@ -82,6 +82,7 @@ def read_config(path: Path = DEFAULT) -> Config:
         raise ServingError(f"{path}: no line {missing[0]}=; see the project's own config.properties")
     config = Config(path, properties)
     _check_ports(config)
+    _check_expiration(config)
     return config
 
 
@@ -93,6 +94,16 @@ def _check_ports(config: Config) -> None:
     for name, (host, port) in listed.items():
         if not host or not 0 < port < 65536:
             raise ServingError(f"{config.path}: {name} is {host}:{port}; expected a host and a port up to 65535")
+
+
+def _check_expiration(config: Config) -> None:
+    try:
+        valid = config.token_seconds > 0
+    except ValueError:
+        valid = False
+    if not valid:
+        given = config.properties["token_expiration_min"]
+        raise ServingError(f"{config.path}: token_expiration_min is {given}; expected minutes, such as 1440")
 
 
 def on_free_ports(folder: Path, store: Path | None = None) -> Config:

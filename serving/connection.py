@@ -121,10 +121,17 @@ class Connection:
 def read_key(path: Path, kind: str) -> str:
     """A key of TorchServe's key file; FileNotFoundError if there is no such file."""
     try:
-        keys = json.loads(path.read_text())
-        return str(next(value["key"] for name, value in keys.items() if name.lower() == kind.lower()))
-    except (ValueError, StopIteration) as error:
+        return parse_key(path.read_text(), kind)
+    except ValueError as error:
         raise UnreachableError(f"{path}: holds no {kind} token; expected one of {', '.join(TOKENS)}") from error
+
+
+def parse_key(text: str, kind: str) -> str:
+    """A key of a key file's text; ValueError if it is not there, or not all of the file is."""
+    try:
+        return next(str(value["key"]) for name, value in json.loads(text).items() if name.lower() == kind.lower())
+    except (LookupError, TypeError, AttributeError, StopIteration) as error:
+        raise ValueError(f"no {kind} token") from error
 
 
 def _with_key(request: dict[str, Any], key: str) -> dict[str, Any]:

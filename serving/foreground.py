@@ -18,14 +18,18 @@ class Orders:
 
 
 def orders_by_signals() -> Orders:
-    """SIGINT, SIGTERM and SIGHUP stop, in order; a second one stops at once. SIGUSR1 changes the tokens."""
+    """SIGINT, SIGTERM and SIGHUP stop, in order; SIGINT after one of them stops at once. SIGUSR1 changes the tokens."""
     orders = Orders()
 
-    def stop(*_: object) -> None:
-        (orders.hurry if orders.stop.is_set() else orders.stop).set()
+    def stop(number: int, _: object) -> None:
+        # A second SIGTERM is a second person who stops: it must not cost what is under way.
+        if number == signal.SIGINT and orders.stop.is_set():
+            orders.hurry.set()
+        orders.stop.set()
 
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(name, stop)
+        if name != signal.SIGHUP or signal.getsignal(name) != signal.SIG_IGN:  # `nohup` has it ignored
+            signal.signal(name, stop)
     signal.signal(signal.SIGUSR1, lambda *_: orders.rotate.set())
     return orders
 

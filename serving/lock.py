@@ -14,8 +14,9 @@ from typing import IO
 from serving.config import Config, ServingError
 from serving.torchserve import TorchServe, end_leftovers
 
-STOP_SECONDS = 70.0  # more than drain and TorchServe are given
+STOP_SECONDS = 90.0  # more than drain and TorchServe are given
 _POLL_SECONDS = 0.05
+_LENGTH = 1000  # of the file: written at once, so that no reader finds half of it
 _PROBE_SECONDS = 0.3  # somebody who only looks whether a server runs holds the lock for a moment
 
 
@@ -23,7 +24,7 @@ _PROBE_SECONDS = 0.3  # somebody who only looks whether a server runs holds the 
 class Owner:
     """The supervisor's process and, once it is started, TorchServe's with its temporary folder."""
 
-    supervisor: int
+    supervisor: int = 0
     java: int = 0
     temporary: str = ""
 
@@ -42,7 +43,8 @@ class Lock:
 @contextmanager
 def locked(config: Config) -> Iterator[Lock]:
     """ServingError if a server runs here; ends first what a killed one has left."""
-    with config.lock_file.open("a+") as file:
+    config.lock_file.touch()
+    with config.lock_file.open("r+") as file:
         if not _take(file, fcntl.LOCK_EX, _PROBE_SECONDS):
             raise ServingError(f"a server already runs here, as process {_owner(file).supervisor}; `make stop` ends it")
         left = _owner(file)
@@ -52,7 +54,7 @@ def locked(config: Config) -> Iterator[Lock]:
         config.key_file.unlink(missing_ok=True)
         _write(file, Owner(os.getpid()))
         yield Lock(file)
-        file.truncate(0)
+        _write(file, Owner())
 
 
 def process_of(config: Config) -> int | None:
@@ -95,10 +97,8 @@ def _owner(file: IO[str]) -> Owner:
     try:
         return Owner(**json.loads(file.read()))
     except (ValueError, TypeError):  # empty, or written by an earlier version
-        return Owner(0)
+        return Owner()
 
 
 def _write(file: IO[str], owner: Owner) -> None:
-    file.truncate(0)
-    file.write(json.dumps(asdict(owner)))  # opened to append: it goes to the end, which is the beginning now
-    file.flush()
+    os.pwrite(file.fileno(), json.dumps(asdict(owner)).ljust(_LENGTH).encode(), 0)

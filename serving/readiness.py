@@ -5,6 +5,7 @@ smoke pictures of its archive right. TorchServe's own /ping says Healthy long be
 """
 
 import threading
+import time
 from collections.abc import Callable
 
 import psutil
@@ -17,16 +18,21 @@ from serving.results import Version, Worker
 from serving.torchserve import TorchServe
 
 PROBE_SECONDS = 5.0  # a server that takes longer to answer one picture is not ready
+PROOF_SECONDS = 5.0  # workers that have answered may hang since
 _DEAD = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD, psutil.STATUS_STOPPED)
 
 
 class Readiness:
-    """Of the TorchServe that `server` returns. The smoke pictures are sent when workers have changed."""
+    """Of the TorchServe that `server` returns.
+
+    The smoke pictures are sent when workers have changed, and one of them when the last answer is PROOF_SECONDS old.
+    """
 
     def __init__(self, config: Config, server: Callable[[], TorchServe | None]) -> None:
         self.config, self.server = config, server
         self.draining = False
-        self.lock = threading.Lock()
+        self.lock = threading.Lock()  # held while it asks, and by whoever changes the tokens
+        self.proven_at = 0.0
         self.proven: set[str] = set()  # workers that were READY when the smoke pictures were last answered right
         self.smoke: dict[str, Smoke] = {}  # by archive: it may vanish while its version is served
 
@@ -46,6 +52,8 @@ class Readiness:
             return "TorchServe does not answer yet"
         except ServingError as error:
             return str(error)
+        except Exception as error:  # an archive or a handler that is not ours: the supervisor must outlive it
+            return f"the answer is not understood: {type(error).__name__}: {error}"
         finally:
             client.close()
             self.lock.release()
@@ -55,11 +63,13 @@ class Readiness:
         ready = {f"{default.version} {each.id} {each.pid}" for each in default.workers if _answers(each)}
         if not ready or (all_workers and len(ready) < len(default.workers)):
             return f"{len(ready)} of {len(default.workers)} workers of {MODEL} {default.version} are READY"
-        if ready <= self.proven:
+        known = ready <= self.proven
+        if known and time.monotonic() - self.proven_at < PROOF_SECONDS:
             return None
-        problem = smoke_problem(client, default.version, self._smoke(default))
+        smoke = self._smoke(default)
+        problem = smoke_problem(client, default.version, smoke.one() if known else smoke)
         if problem is None:
-            self.proven = ready
+            self.proven, self.proven_at = ready, time.monotonic()
         return problem
 
     def _smoke(self, default: Version) -> Smoke:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
+from serving.config import ServingError
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -60,9 +62,13 @@ class Sample(NamedTuple):
 
 
 def answer_of(answer: dict[str, Any]) -> Answer:
-    """Of the handler's JSON."""
-    values = {field.name: answer[field.name] for field in fields(Answer)}
-    return Answer(**values | {name: tuple(values[name]) for name in ("probabilities", "warnings")})
+    """Of the handler's JSON; ServingError if it is another handler's."""
+    try:
+        values = {field.name: answer[field.name] for field in fields(Answer)}
+        return Answer(**values | {name: tuple(values[name]) for name in ("probabilities", "warnings")})
+    except (LookupError, TypeError) as error:
+        expected = ", ".join(field.name for field in fields(Answer))
+        raise ServingError(f"the answer has no {error}; expected {expected}: does our handler serve it?") from error
 
 
 def version_of(listed: dict[str, Any]) -> Version:

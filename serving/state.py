@@ -1,8 +1,11 @@
 """What is registered, promoted and scaled, kept over restarts.
 
 TorchServe writes a snapshot into logs/config at every change, before it answers the request that made it. These are
-folded into one file, `served.json`, and removed; a reader folds those that are not in it yet. So nothing that was
-answered is lost, whoever is killed when.
+folded into one file, `served.json`, and removed; a reader folds those that are not in it yet. So what was answered is
+not lost, whoever is killed when. (Of two changes in one millisecond TorchServe writes one snapshot: a kill then loses
+the other, unless a later change has written both.)
+
+The snapshots of TorchServe's start and end are left out: they say nothing new, and of an end amid a start, half of it.
 """
 
 import json
@@ -11,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from serving.archive import Archive, is_changed
+from serving.archive import Archive, by_number, is_changed
 from serving.config import MODEL, Config, ServingError
 from serving.files import write_whole
 
@@ -68,7 +71,7 @@ class State:
         rest = models.get(MODEL, {})
         if rest and self.default not in rest:
             left = [version for version in self.history if version in rest]
-            default = left[-1] if left else max(rest)
+            default = left[-1] if left else max(rest, key=by_number)
             told.append(f"the default is now {MODEL} {default}")
             models[MODEL] = _with_default(rest, default)
         return self.fold(models), told
@@ -82,10 +85,15 @@ class State:
 def read_state(config: Config) -> State:
     """What is served here, or was when the server ended; empty if none has ever run."""
     snapshots = _snapshots(config)  # first: one that is folded meanwhile is then in the file, and named there
-    state = _read_file(config.state_file)
-    for name in sorted(snapshots.keys() - state.folded):
-        state = state.fold(snapshots[name])
-    return replace(state, folded=frozenset(snapshots))
+    return _folded(_read_file(config.state_file), snapshots)
+
+
+def keep_up(config: Config, state: State) -> State:
+    """This state after what TorchServe has written since; kept in the file as well."""
+    if snapshots := _snapshots(config):
+        state = _folded(state, snapshots)
+        write_state(config, state)
+    return state
 
 
 def write_state(config: Config, state: State) -> None:
@@ -97,9 +105,15 @@ def write_state(config: Config, state: State) -> None:
 
 
 def discard_snapshots(config: Config) -> None:
-    """Forgets what is not folded, half a file of a killed server among it."""
+    """Forgets what is not folded: half a file of a killed server, those of starts and ends."""
     for path in _folder(config).glob("*.cfg"):
         path.unlink(missing_ok=True)
+
+
+def _folded(state: State, snapshots: dict[str, dict[str, Versions]]) -> State:
+    for name in sorted(snapshots.keys() - state.folded):
+        state = state.fold(snapshots[name])
+    return replace(state, folded=frozenset(snapshots))
 
 
 def _with_default(versions: Versions, default: str) -> Versions:
@@ -118,10 +132,14 @@ def _problem(store: Path, settings: dict[str, Any]) -> str | None:
 def _read_file(path: Path) -> State:
     try:
         kept = json.loads(path.read_text())
+        for settings in (each for versions in kept["models"].values() for each in versions.values()):
+            store_name, is_default = settings["marName"], settings["defaultVersion"]
+            if not isinstance(store_name, str) or not isinstance(is_default, bool):
+                raise ValueError(f"marName {store_name!r}, defaultVersion {is_default!r}")
         return State(kept["models"], tuple(kept["history"]), frozenset(kept["folded"]))
     except FileNotFoundError:
         return State({})
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ServingError(f"{path}: cannot be read ({error}); mend it, or remove it to start anew") from error
 
 
@@ -130,9 +148,9 @@ def _folder(config: Config) -> Path:
 
 
 def _snapshots(config: Config) -> dict[str, dict[str, Versions]]:
-    """Name -> models of every snapshot that is written to its end; names sort by time."""
+    """Name -> models of every change's snapshot that is written to its end; names sort by time."""
     snapshots = {}
-    for path in _folder(config).glob("*.cfg"):
+    for path in _folder(config).glob("*-snapshot.cfg"):
         try:
             text = path.read_text()
         except FileNotFoundError:

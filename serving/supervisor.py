@@ -9,15 +9,16 @@ from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
 
-from serving.archive import archive_path, check_archive
+from serving.archive import archive_path, by_number, check_archive
 from serving.client import DigitsClient
 from serving.config import MODEL, Config, ServingError
+from serving.connection import UnreachableError
 from serving.door import door
 from serving.drain import wait_idle
 from serving.foreground import Orders, orders_by_signals, own_terminal
 from serving.lock import Lock, locked
 from serving.readiness import Readiness
-from serving.state import State, discard_snapshots, read_state, write_state
+from serving.state import State, discard_snapshots, keep_up, read_state, write_state
 from serving.torchserve import TorchServe, check_ports
 
 FIRST = "1.0"  # served where nothing has been before
@@ -34,9 +35,12 @@ class Supervisor:
     def __init__(self, config: Config, version: str | None = None) -> None:
         self.config, self.version = config, version
         self.server: TorchServe | None = None
+        self.state = State({})  # as it is kept
+        self.unproven = False  # while a version that was asked for has not answered yet
         self.is_ready = False  # since the last start
         self.died: deque[float] = deque()  # when, lately
         self.rotate_at = 0.0  # by the clock, as tokens expire
+        self.told: set[str] = set()
         self.readiness = Readiness(config, lambda: self.server)
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second line for each counter, of use to nobody here
         self.registry = CollectorRegistry()
@@ -52,16 +56,14 @@ class Supervisor:
         """
         with locked(self.config) as lock:
             check_ports(self.config)
-            self._keep()  # what a killed server has left
+            self.state = keep_up(self.config, read_state(self.config))  # what a killed server has left
             discard_snapshots(self.config)  # and did not write to its end
-            state = self._state()
+            wanted = self._wanted()
             with door(self.config, self.registry, self.readiness.problem):
                 try:
-                    self._start(lock, state)
+                    self._start(lock, wanted)
                     if self._wait_ready(orders):
-                        self.version = None  # asked for once: what is promoted from now on stays
-                        write_state(self.config, state)
-                        self._keep()
+                        self._accept(wanted)
                         welcome()
                     while not orders.stop.wait(POLL_SECONDS):
                         self._look_after(lock, orders)
@@ -69,26 +71,31 @@ class Supervisor:
                 finally:
                     self._end()
 
-    def _state(self) -> State:
-        """What to serve: what was served before, less what is lost, and the version that was asked for."""
-        state, told = read_state(self.config).without_lost(self.config.model_store)
+    def _wanted(self) -> State:
+        """What is left, and the version that was asked for."""
+        state = self._left()
+        version = self.version or state.default or FIRST
+        if version == state.default:
+            return state
+        path = archive_path(self.config.model_store, version)
+        self.unproven = True
+        return state.with_default(check_archive(self.config.model_store, path.name))
+
+    def _left(self) -> State:
+        """What was served before, less what is lost."""
+        state, told = self.state.without_lost(self.config.model_store)
         for line in told:
             _tell(line)
-        wanted = self.version or (None if state.versions else FIRST)
-        if wanted is not None and wanted != state.default:
-            path = archive_path(self.config.model_store, wanted)
-            state = state.with_default(check_archive(self.config.model_store, path.name))
         return state
 
     def _start(self, lock: Lock, state: State) -> None:
-        self.is_ready = False
-        _tell(f"starting TorchServe with {', '.join(f'{MODEL} {version}' for version in sorted(state.versions))}")
+        _tell(f"starting TorchServe with {MODEL} {', '.join(sorted(state.versions, key=by_number))}")
         self.server = TorchServe(self.config, state)
         lock.name(self.server)
         self.rotate_at = time.time() + self.config.token_seconds / 2
 
     def _wait_ready(self, orders: Orders) -> bool:
-        """Waits until all workers answer; False if it is to stop before that."""
+        """Waits until all workers answer, or as many as do in READY_SECONDS; False if it is to stop before that."""
         deadline = time.monotonic() + READY_SECONDS
         told = None
         while problem := self.readiness.problem(all_workers=True):
@@ -96,6 +103,9 @@ class Supervisor:
             if self._exit_code() is not None:
                 raise ServingError(f"TorchServe ended while starting, with code {self._exit_code()}; see logs/")
             if time.monotonic() > deadline:
+                if self.readiness.problem() is None:
+                    _tell(f"going on: {problem} after {READY_SECONDS:.0f} s; see logs/torchserve.log")
+                    break
                 raise ServingError(f"not ready after {READY_SECONDS:.0f} s: {problem}; see logs/torchserve.log")
             if problem != told:
                 _tell(f"  {problem}")
@@ -105,11 +115,19 @@ class Supervisor:
         self.is_ready = True
         return True
 
+    def _accept(self, state: State) -> None:
+        """What was asked for has answered: it is kept, until promote, rollback and the like change it."""
+        self.state, self.unproven = state, False
+        write_state(self.config, state)
+
     def _look_after(self, lock: Lock, orders: Orders) -> None:
         if self._exit_code() is not None:
             self._restart(lock, orders)
+        elif not self.is_ready and self.readiness.problem() is None:
+            self.is_ready = True
+            _tell("READY again")
         self._publish()
-        self._keep()
+        self._keep_up()
         if orders.rotate.is_set() or time.time() > self.rotate_at:
             orders.rotate.clear()
             self._rotate()
@@ -125,36 +143,39 @@ class Supervisor:
                 f"{now - self.died[0]:.0f} s; see logs/torchserve.log"
             )
         _tell(f"TorchServe ended by itself, with code {code}; it is started again")
+        self.is_ready = False
         self._stop_server()
-        self._keep()
+        self._keep_up()
         if orders.stop.wait(len(self.died)):
             return
         self.died.append(now)
         self.restarts.inc()
-        self._start(lock, self._state())
-        try:
-            if self._wait_ready(orders):
-                _tell("READY again")
-        except ServingError:
-            if self._exit_code() is None:  # else it died while starting, which counts as once more
-                raise
+        left = self._left()
+        if not left.versions:
+            raise ServingError(f"nothing is left to serve in {self.config.model_store}; `make serve` starts anew")
+        self._start(lock, left)
 
-    def _keep(self) -> None:
-        """Folds what TorchServe has written since the last time."""
-        state = read_state(self.config)
-        if state.folded:
-            write_state(self.config, state)
+    def _keep_up(self) -> None:
+        """Keeps what TorchServe has written since the last time; where the disk refuses, it is done the next time."""
+        try:
+            self.state = keep_up(self.config, self.state)
+        except OSError as error:
+            self._tell_once(f"changes are not kept: {error}")
 
     def _publish(self) -> None:
-        if self.server is not None:
-            self.server.publish_keys()
+        try:
+            if self.server is not None:
+                self.server.publish_keys()
+        except OSError as error:
+            self._tell_once(f"the tokens are not published: {error}")
 
     def _rotate(self) -> None:
         """Changes both tokens; callers that read the key file again go on."""
         try:
-            for kind in ("inference", "management"):
-                self._new_key(kind)
-                self._publish()
+            with self.readiness.lock:  # it reads TorchServe's own file of keys, which is not written whole
+                for kind in ("inference", "management"):
+                    self._new_key(kind)
+                    self._publish()
         except ServingError as error:  # it has just died: it starts again with new tokens
             _tell(f"the tokens are not changed: {error}")
             self.rotate_at = time.time() + ROTATE_AGAIN_SECONDS
@@ -171,7 +192,7 @@ class Supervisor:
     def _drain(self, orders: Orders) -> None:
         """Lets no new request in, and waits until those that were are answered; a second signal ends the wait."""
         self.readiness.draining = True
-        if not self.is_ready or self._exit_code() is not None:
+        if self.server is None or self._exit_code() is not None:
             return
         _tell("draining; Ctrl-C again stops at once")
         try:
@@ -181,20 +202,27 @@ class Supervisor:
             with self._client() as client:
                 if not wait_idle(lambda: client.models().values(), DRAIN_SECONDS, orders.hurry.is_set):
                     _tell("stopping with requests under way")
+        except UnreachableError:
+            pass  # it has only just been started, or hangs: nothing of it would be answered
         except ServingError as error:
             _tell(f"stopping without draining: {error}")
 
     def _end(self) -> None:
         self._stop_server()
-        if self.is_ready:
-            self._keep()
+        if self.unproven:
+            discard_snapshots(self.config)
         else:
-            discard_snapshots(self.config)  # of a version that never answered
+            self._keep_up()
 
     def _stop_server(self) -> None:
         if self.server is not None:
             self.server.stop()
         self.config.key_file.unlink(missing_ok=True)
+
+    def _tell_once(self, line: str) -> None:
+        if line not in self.told:
+            self.told.add(line)
+            _tell(line)
 
     def _exit_code(self) -> int | None:
         return self.server.exit_code() if self.server is not None else None

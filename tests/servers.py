@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -25,9 +25,9 @@ def serving(config: Config, *words: str) -> list[str]:
 
 
 @contextmanager
-def started(config: Config, *words: str) -> Iterator["subprocess.Popen[str]"]:
+def started(config: Config, *words: str, before: Sequence[str] = ()) -> Iterator["subprocess.Popen[str]"]:
     with (config.folder / "errors").open("w") as errors:
-        command = serving(config, "serve", *words)
+        command = [*before, *serving(config, "serve", *words)]
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True)
     try:
         yield process

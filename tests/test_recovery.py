@@ -1,14 +1,15 @@
 """Processes killed, servers stopped under load, restarts: what was served is served again, and /ready never lies."""
 
 import json
+import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from subprocess import Popen
 
 import numpy as np
 import psutil
@@ -20,6 +21,7 @@ from serving.archive import build_archive
 from serving.client import DigitsClient
 from serving.config import Config, ServingError
 from serving.lock import process_of
+from serving.readiness import PROOF_SECONDS
 from serving.state import read_state
 from serving.torchserve import check_ports
 from tests.pictures import SMOKE
@@ -41,7 +43,7 @@ BATCH = 16  # of model-config.yaml: what a worker has in hand at the most
 
 
 @contextmanager
-def serving_client(config: Config) -> Iterator[tuple["subprocess.Popen[str]", DigitsClient]]:
+def serving_client(config: Config) -> Iterator[tuple["Popen[str]", DigitsClient]]:
     """A server in a process of its own, once it is ready, and a client that asks once."""
     with started(config) as process:
         output_until_curl(process)
@@ -240,16 +242,21 @@ def test_serve_with_a_version_makes_it_the_default_once(own: Config) -> None:
             assert client.default().version == "1.0"
 
 
-def test_a_version_that_never_answered_is_not_kept(own: Config, project: Path) -> None:
+@pytest.mark.parametrize("end", [Popen.terminate, Popen.kill])
+def test_a_version_that_never_answered_is_not_kept(
+    end: Callable[["Popen[str]"], None], own: Config, project: Path
+) -> None:
     (project / "handler" / "confidence.py").write_text("raise ImportError('broken')\n")
     build_archive("6.8", own.model_store, project)
     with serving_client(own):
         pass
     with started(own, "--version", "6.8") as process:
         wait_for(lambda: "0 of 2 workers of digits 6.8 are READY" in errors(own))
-        process.terminate()
-        assert process.wait(60) == 0
+        end(process)
+        process.wait(60)
     assert (read_state(own).default, set(read_state(own).versions)) == ("1.0", {"1.0"})
+    with serving_client(own) as (_, client):
+        assert served(client) == ("1.0", {"1.0": (2, 2, 2)})
 
 
 def test_a_killed_worker_costs_its_own_requests_alone_and_is_back_within_10_s(own: Config) -> None:
@@ -306,7 +313,10 @@ def test_a_stop_under_load_answers_all_that_was_sent_and_refuses_the_rest_at_onc
     check_ports(own)
 
 
-def test_a_second_signal_stops_at_once(own: Config) -> None:
+@pytest.mark.parametrize(("second", "hurries"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
+def test_ctrl_c_while_it_drains_stops_at_once_and_a_second_stop_does_not(
+    second: signal.Signals, hurries: bool, own: Config
+) -> None:
     with (
         serving_client(own) as (process, _),
         under_load(Load(own, connections=12, picture=large_picture(), pause=0.05)),
@@ -314,9 +324,48 @@ def test_a_second_signal_stops_at_once(own: Config) -> None:
         time.sleep(1)
         process.terminate()
         wait_for(lambda: "draining" in errors(own), 5)
-        process.terminate()
+        process.send_signal(second)
         assert process.wait(30) == 0
-        assert "stopping with requests under way" in errors(own)
+        assert ("stopping with requests under way" in errors(own)) == hurries
+
+
+def test_stopped_amid_a_restart_forgets_nothing(own: Config) -> None:
+    """Java is back and is changed, its workers are not."""
+    build_archive("1.1", own.model_store)
+    with serving_client(own) as (process, client):
+        client.register("digits-1.1.mar")
+        java(process).kill()
+        wait_for(lambda: changed(client), 20)
+        process.terminate()
+        assert process.wait(60) == 0
+    assert read_state(own).default == "1.1"
+
+
+def changed(client: DigitsClient) -> bool:
+    """Whether TorchServe made 1.1 its default, as soon as it could be asked to."""
+    try:
+        client.ask("management", "PUT", "/models/digits/1.1/set-default")
+    except ServingError:
+        return False
+    return True
+
+
+def test_a_full_disk_or_a_spoiled_file_stops_nobody(own: Config) -> None:
+    """A folder in the place of the state's temporary file: it cannot be written, by root neither."""
+    build_archive("1.1", own.model_store)
+    with serving_client(own) as (process, client):
+        own.state_file.write_text("{")
+        client.register("digits-1.1.mar")
+        assert read_state(own).default == "1.0"
+        blocked = own.folder / f".{own.state_file.name}.{process.pid}.tmp"
+        (blocked / "x").mkdir(parents=True)
+        client.ask("management", "PUT", "/models/digits/1.1/set-default")
+        wait_for(lambda: "changes are not kept:" in errors(own), 5)
+        assert ready(own) == (200, "ready")
+        assert client.predict(SMOKE[7]).model_version == "1.1"
+        shutil.rmtree(blocked)
+        wait_for(lambda: json.loads(own.state_file.read_text())["history"] == ["1.0", "1.1"], 5)
+    assert errors(own).count("changes are not kept:") == 1
 
 
 def test_a_server_that_dies_too_often_is_given_up(own: Config) -> None:
@@ -334,7 +383,7 @@ def says(config: Config, words: str, times: int) -> bool:
     return errors(config).count(words) >= times
 
 
-def java_or_none(process: "subprocess.Popen[str]") -> psutil.Process | None:
+def java_or_none(process: "Popen[str]") -> psutil.Process | None:
     try:
         return java(process)
     except StopIteration:
@@ -373,6 +422,37 @@ def test_ready_never_lies_when_all_workers_or_java_are_killed(victims: str, own:
             victim.kill()
         wait_for(lambda: not alive(killed))
         assert no_lie_until_ready(own)[0] == 503
+
+
+def test_ready_never_lies_when_all_workers_hang(own: Config, project: Path) -> None:
+    """They are alive, and TorchServe says READY."""
+    brake = own.folder / "brake"
+    with (project / "handler" / "confidence.py").open("a") as handler:
+        handler.write(HANGS.format(brake=str(brake)))
+    build_archive("1.0", own.model_store, project)
+    with serving_client(own) as (_, client):
+        brake.touch()
+        time.sleep(PROOF_SECONDS)
+        status, reason = ready(own)
+        assert (status, client.default().ready) == (503, 2), reason
+        brake.unlink()
+        wait_for(lambda: ready(own) == (200, "ready"))
+
+
+HANGS = """
+
+_read = Calibration.probabilities
+
+
+def _hanging(*given):
+    import os, time
+    while os.path.exists({brake!r}):
+        time.sleep(0.1)
+    return _read(*given)
+
+
+Calibration.probabilities = _hanging
+"""
 
 
 def test_ready_never_lies_while_it_drains(own: Config) -> None:

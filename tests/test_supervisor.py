@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,14 @@ def test_a_signal_stops_every_process_and_exits_0(name: str, own: Config) -> Non
     check_ports(own)
     assert float(output.split("READY in ")[1].split(" s")[0]) <= 15
     assert "Traceback" not in (own.folder / "errors").read_text()
+
+
+def test_a_hangup_that_nohup_has_ignored_is_ignored(own: Config) -> None:
+    with started(own, before=["nohup"]) as process:
+        output_until_curl(process)
+        process.send_signal(signal.SIGHUP)
+        time.sleep(1)
+        assert ready(own) == (200, "ready")
 
 
 def test_a_signal_while_it_starts_exits_0(own: Config) -> None:
@@ -185,6 +194,14 @@ def exchange_digits(project: Path) -> Path:
         model.linear.bias.copy_(model.linear.bias[order].clone())
     export(model, json.loads((project / RECORD).read_text()), project)
     return project
+
+
+@pytest.mark.parametrize("minutes", ["abc", "0", "-5"])
+def test_a_lifetime_of_tokens_that_is_none_is_named(minutes: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.properties"
+    path.write_text(f"{(ROOT / 'config.properties').read_text()}\ntoken_expiration_min={minutes}\n")
+    with pytest.raises(ServingError, match=f"token_expiration_min is {minutes}; expected minutes"):
+        read_config(path)
 
 
 def test_a_configuration_without_an_address_is_named(tmp_path: Path) -> None:
