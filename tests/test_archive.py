@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.archive import build_archive, is_changed
+from serving.archive import build_archive, by_number, check_archive, is_changed, read_smoke, sha256
 from serving.config import ROOT, ServingError
 from tests.pictures import SMOKE, digits
 
@@ -108,6 +108,40 @@ def test_a_failed_run_leaves_the_archive_before_it(project: Path, tmp_path: Path
     assert sorted(path.name for path in store.iterdir()) == ["digits-1.0.mar", "digits-1.0.mar.sha256"]
     assert not is_changed(store / "digits-1.0.mar")
     assert (store / "digits-1.0.mar").read_bytes() == before
+
+
+@pytest.mark.parametrize("spoilt", ["a byte of the data", "encrypted", "half of it", "nothing", "text"])
+def test_an_archive_that_cannot_be_read_is_named(spoilt: str, tmp_path: Path) -> None:
+    path = build_archive("1.0", tmp_path)
+    content = bytearray(path.read_bytes())
+    start = content.index(b"handler/smoke/0.png")
+    if spoilt == "a byte of the data":
+        content[start + 60 : start + 70] = b"\xff" * 10
+    elif spoilt == "encrypted":
+        central = content.index(b"PK\x01\x02")
+        while central >= 0:  # every member's flag, in the list at the end
+            content[central + 8] |= 1
+            central = content.find(b"PK\x01\x02", central + 4)
+    else:
+        content = {"half of it": content[: len(content) // 2], "nothing": bytearray(), "text": bytearray(b"x")}[spoilt]
+    path.write_bytes(content)
+    (tmp_path / "digits-1.0.mar.sha256").write_text(f"{sha256(path)}  digits-1.0.mar\n")
+    with pytest.raises(ServingError, match=r"digits-1.0.mar: is no archive of ours"):
+        check_archive(tmp_path, "digits-1.0.mar")
+    with pytest.raises(ServingError, match=r"digits-1.0.mar: its smoke pictures cannot be read"):
+        read_smoke(path)
+
+
+def test_a_sum_that_is_no_text_is_another_sum(tmp_path: Path) -> None:
+    path = build_archive("1.0", tmp_path)
+    (tmp_path / "digits-1.0.mar.sha256").write_bytes(b"\xff\xfe")
+    with pytest.raises(ServingError, match=r"its SHA-256 is not the one in digits-1.0.mar.sha256"):
+        check_archive(tmp_path, "digits-1.0.mar")
+    assert is_changed(path)
+
+
+def test_versions_are_sorted_by_their_numbers() -> None:
+    assert sorted(["1.10", "1.9", "1.9-rc", "a", "2"], key=by_number) == ["1.9", "1.9-rc", "1.10", "2", "a"]
 
 
 def make(*words: str) -> int:

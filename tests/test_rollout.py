@@ -3,10 +3,12 @@
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
+import psutil
 import pytest
 
 from serving.archive import build_archive, check_archive, sha256
@@ -114,6 +116,28 @@ def test_rollback_returns_to_what_curl_promoted_from(client: DigitsClient) -> No
     assert client.rollback().version == "1.0"
 
 
+def test_rollback_needs_neither_the_archive_nor_all_workers(client: DigitsClient) -> None:
+    client.register("digits-1.1.mar")
+    client.promote("1.1")
+    archive = client.config.model_store / "digits-1.0.mar"
+    archive.rename(archive.with_suffix(".kept"))
+    try:
+        with pytest.raises(ServingError, match="no such archive"):
+            client.promote("1.0")
+        psutil.Process(client.models()["1.0"].workers[0].pid).suspend()
+        assert client.rollback().version == client.default().version == "1.0"
+    finally:
+        archive.with_suffix(".kept").rename(archive)
+        psutil.Process(client.models()["1.0"].workers[0].pid).resume()
+
+
+def test_what_was_registered_before_stays_if_it_is_registered_again(client: DigitsClient) -> None:
+    client.register("digits-1.1.mar")
+    with pytest.raises(RefusedError, match="409 ConflictStatusException"):
+        client.register("digits-1.1.mar")
+    assert set(client.models()) == {"1.0", "1.1"}
+
+
 def test_a_model_that_reads_wrong_is_not_registered(client: DigitsClient, tmp_path: Path) -> None:
     build_archive("6.6", client.config.model_store, exchange_digits(copy_project(tmp_path)))
     with pytest.raises(ServingError, match=r"6\.6: smoke picture 3.png was read as 5"):
@@ -212,7 +236,9 @@ def hostile(client: DigitsClient, tmp_path: Path) -> dict[str, str]:
     build_archive("3.6", store)
     (store / "digits-3.6.mar.sha256").unlink()
     (store / "digits-3.7.mar").mkdir(exist_ok=True)
-    return {
+    for kind, (version, change) in enumerate(SPOILT.values()):
+        spoil(store, f"3.1{kind}", version, change)
+    return {f"spoilt: {name}": f"digits-3.1{kind}.mar" for kind, name in enumerate(SPOILT)} | {
         "http URL": "http://127.0.0.1:9/digits-1.1.mar",
         "https URL": "https://127.0.0.1:9/digits-1.1.mar",
         "file URL": f"file://{store}/digits-1.1.mar",
@@ -234,6 +260,36 @@ def hostile(client: DigitsClient, tmp_path: Path) -> dict[str, str]:
     }
 
 
+def smoke_of(record: dict[str, Any], smoke: object) -> dict[str, Any]:
+    return record | {"smoke": smoke}
+
+
+# What is wrong -> its version, and how model.json is changed.
+SPOILT: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
+    "nothing expected": ("", lambda record: smoke_of(record, {})),
+    "a list": ("", lambda record: smoke_of(record, [])),
+    "not a number": ("", lambda record: smoke_of(record, dict.fromkeys("0123456789", [float("nan")] * 10))),
+    "nine numbers": ("", lambda record: smoke_of(record, dict.fromkeys("0123456789", [0.1] * 9))),
+    "one digit": ("", lambda record: smoke_of(record, {"9": record["smoke"]["9"]})),
+    "a version of another path": ("1.0?x", lambda record: record),
+}
+
+
+def spoil(store: Path, version: str, told: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """An archive of ours with other contents, and with its SHA-256."""
+    with ZipFile(build_archive(version, store)) as mar:
+        members = {name: mar.read(name) for name in mar.namelist()}
+    members["model.json"] = json.dumps(change(json.loads(members["model.json"]))).encode()
+    manifest = json.loads(members["MAR-INF/MANIFEST.json"])
+    manifest["model"]["modelVersion"] = told or version
+    members["MAR-INF/MANIFEST.json"] = json.dumps(manifest).encode()
+    path = store / f"digits-{version}.mar"
+    with ZipFile(path, "w") as mar:
+        for name, content in members.items():
+            mar.writestr(name, content)
+    write_sum(path)
+
+
 def write_sum(path: Path) -> None:
     """Writes an archive's own SHA-256 beside it, as somebody with access to the store could."""
     Path(f"{path}.sha256").write_text(f"{sha256(path)}  {path.name}\n")
@@ -252,18 +308,26 @@ def test_hostile_registrations_are_refused_and_nothing_is_run(
     assert not executed(tmp_path)
 
 
-RAW = ("http://127.0.0.1:9/a.mar", "https://127.0.0.1:9/a.mar", "file:///tmp/a.mar", "../a.mar", "a/../../a.mar")
+RAW = {
+    "http://127.0.0.1:9/a.mar": "Given URL http://127.0.0.1:9/a.mar does not match any allowed URL(s)",
+    "https://127.0.0.1:9/a.mar": "Given URL https://127.0.0.1:9/a.mar does not match any allowed URL(s)",
+    "file://{outside}": "Given URL file://{outside} does not match any allowed URL(s)",
+    "../a.mar": "Relative path is not allowed in url: ../a.mar",
+    "b/../../a.mar": "Relative path is not allowed in url: b/../../a.mar",
+    "{outside}": "Model not found at: {outside}",
+}
 
 
 @pytest.mark.parametrize("url", RAW)
 def test_the_raw_api_refuses_what_is_outside_the_store(url: str, client: DigitsClient, tmp_path: Path) -> None:
-    for name in ("/tmp/a.mar", str(client.config.folder / "a.mar")):
-        foreign(Path(name), tmp_path)
-    try:
-        for query in ({"url": url}, {"url": url, "initial_workers": "1", "synchronous": "true"}):
-            response = client.request("management", "POST", "/models", params=query)
-            assert response.status_code in (400, 404), response.text
-    finally:
-        Path("/tmp/a.mar").unlink()
+    """The archive is there, and would be run if it were registered."""
+    outside = client.config.folder / "a.mar"
+    foreign(outside, tmp_path)
+    (client.config.model_store / "b").mkdir(exist_ok=True)
+    given, told = url.format(outside=outside), RAW[url].format(outside=outside)
+    for query in ({"url": given}, {"url": given, "initial_workers": "1", "synchronous": "true"}):
+        response = client.request("management", "POST", "/models", params=query)
+        assert response.status_code in (400, 404)
+        assert told in response.json()["message"]
     assert set(client.models()) == {"1.0"}
     assert not executed(tmp_path)

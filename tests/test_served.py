@@ -183,13 +183,6 @@ def authorization(client: DigitsClient, kind: str) -> dict[str, Any]:
     return {"Authorization": token[kind] if kind in token else f"Bearer {client.token(kind)}"}
 
 
-@pytest.mark.parametrize(
-    "url", ["http://127.0.0.1:9/digits-1.0.mar", "https://127.0.0.1:9/a.mar", "file:///tmp/a.mar", "../a.mar"]
-)
-def test_only_the_model_store_can_be_registered_from(url: str, client: DigitsClient) -> None:
-    assert client.request("management", "POST", "/models", params={"url": url}).status_code in (400, 404)
-
-
 def test_key_file_is_its_owners_alone(server: Config) -> None:
     assert server.key_file.stat().st_mode & 0o777 == 0o600
 

@@ -106,6 +106,17 @@ def test_a_folder_without_pictures_is_named(running_here: Config, tmp_path: Path
     assert f"error: {tmp_path / 'nowhere'}: is no folder; expected one with pictures in it" in run.stderr
 
 
+def test_token_is_the_servers_whatever_the_environment_says(
+    running_here: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = token(running_here, "inference")
+    monkeypatch.setenv("DIGITS_INFERENCE_TOKEN", "another")
+    assert token(running_here, "inference") == right
+    rotated = command(running_here, "token", "--rotate")
+    assert rotated.returncode == 0, rotated.stderr
+    assert rotated.stdout.strip() not in (right, "another")
+
+
 def test_a_reader_that_has_seen_enough_ends_it_quietly(running_here: Config) -> None:
     words = " ".join(serving(running_here, "predict", *[str(SMOKE)] * 200))
     run = subprocess.run(

@@ -98,7 +98,15 @@ def test_a_state_is_written_whole_or_not_at_all(config: Config, monkeypatch: pyt
     assert read_state(config).default == "1.1"
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"models": {}}', "null"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", "null", '{"models": {}}'),
+        '{"models": {"digits": {"1.0": {}}}, "history": [], "folded": []}',
+        '{"models": {"digits": {"1.0": {"marName": 1, "defaultVersion": true}}}, "history": [], "folded": []}',
+        '{"models": {"digits": "1.0"}, "history": [], "folded": []}',
+    ],
+)
 def test_a_state_that_cannot_be_read_is_named(text: str, config: Config) -> None:
     config.state_file.write_text(text)
     with pytest.raises(ServingError, match=r"served\.json: cannot be read .*; mend it, or remove it to start anew"):
