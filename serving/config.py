@@ -107,7 +107,7 @@ def _check_expiration(config: Config) -> None:
 
 
 def on_free_ports(folder: Path, store: Path | None = None) -> Config:
-    """The project's configuration for a second server: ports that are free now, `folder` as working directory."""
+    """The project's configuration for a second server: ports that are free now, its files in `folder`."""
     config = read_config()
     free = iter(_free_ports(len(_ADDRESSES) + len(_GRPC_PORTS)))
     changed = {f"{api}_address": f"http://127.0.0.1:{next(free)}" for api in _ADDRESSES}

@@ -1,4 +1,4 @@
-"""One server a working directory: who it is, how it is told to stop, what a killed one has left."""
+"""One server a folder: who it is, how it is told to stop, what a killed one has left."""
 
 import fcntl
 import json

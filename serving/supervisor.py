@@ -190,7 +190,7 @@ class Supervisor:
             client.ask("management", "GET", "/token", params={"type": kind}, headers=headers)
 
     def _drain(self, orders: Orders) -> None:
-        """Lets no new request in, and waits until those that were are answered; a second signal ends the wait."""
+        """Lets no new request in, and waits until those that were are answered; Ctrl-C ends the wait."""
         self.readiness.draining = True
         if self.server is None or self._exit_code() is not None:
             return
