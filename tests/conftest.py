@@ -7,19 +7,16 @@ from pathlib import Path
 import pytest
 
 import training  # noqa: F401 - makes torchvision importable beside a CPU-only torch
-from serving.archive import build_archive
 from serving.client import DigitsClient
-from serving.config import ROOT, Config, on_free_ports
+from serving.config import ROOT, Config
 from serving.supervisor import running
+from tests.servers import with_archives
 
 
 @pytest.fixture(scope="session")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """A working directory with its own store, which holds version 1.0, on free ports."""
-    folder = tmp_path_factory.mktemp("server")
-    store = folder / "model_store"
-    build_archive("1.0", store)
-    return on_free_ports(folder, store)
+    """A folder with its own store, which holds version 1.0, on free ports."""
+    return with_archives(tmp_path_factory.mktemp("server"), "1.0")
 
 
 @pytest.fixture(scope="session")
@@ -38,10 +35,8 @@ def client(server: Config) -> Iterator[DigitsClient]:
 
 @pytest.fixture
 def own(tmp_path: Path) -> Config:
-    """A working directory and ports for one server that the test starts and ends itself."""
-    store = tmp_path / "model_store"
-    build_archive("1.0", store)
-    return on_free_ports(tmp_path, store)
+    """A folder and ports for one server that the test starts and ends itself."""
+    return with_archives(tmp_path, "1.0")
 
 
 @pytest.fixture

@@ -9,15 +9,24 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psutil
 import requests
 
-from serving.config import ROOT, Config
+from serving.archive import build_archive
+from serving.config import ROOT, Config, on_free_ports
 from serving.connection import read_key
 from tests.pictures import SMOKE
 
 START_SECONDS = 60
+
+
+def with_archives(folder: Path, *versions: str) -> Config:
+    """A folder and free ports for a server, with archives of these versions in its store."""
+    for version in versions:
+        build_archive(version, folder / "model_store")
+    return on_free_ports(folder, folder / "model_store")
 
 
 def serving(config: Config, *words: str) -> list[str]:

@@ -13,13 +13,13 @@ import pytest
 
 from serving.archive import build_archive, check_archive, sha256
 from serving.client import DigitsClient
-from serving.config import Config, ServingError, on_free_ports
+from serving.config import Config, ServingError
 from serving.connection import RefusedError
 from serving.state import read_state
 from serving.supervisor import running
 from tests.conftest import copy_project
 from tests.pictures import SMOKE
-from tests.servers import Load, under_load
+from tests.servers import Load, under_load, with_archives
 from tests.test_supervisor import exchange_digits
 
 TIMES = 20
@@ -28,10 +28,7 @@ TIMES = 20
 @pytest.fixture(scope="module")
 def rolling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
     """A server of version 1.0, with 1.1 in its store."""
-    folder = tmp_path_factory.mktemp("rolling")
-    for version in ("1.0", "1.1"):
-        build_archive(version, folder / "model_store")
-    config = on_free_ports(folder, folder / "model_store")
+    config = with_archives(tmp_path_factory.mktemp("rolling"), "1.0", "1.1")
     with running(config):
         yield config
 

@@ -15,7 +15,7 @@ import pytest
 from serving import __main__ as serving_main
 from serving.archive import build_archive
 from serving.config import ROOT, Config, on_free_ports
-from tests.servers import command, output_until_curl, serving, started
+from tests.servers import command, output_until_curl, serving, started, with_archives
 from tests.test_supervisor import exchange_digits
 from training import __main__ as training_main
 
@@ -25,10 +25,7 @@ SMOKE = ROOT / "handler" / "smoke"
 @pytest.fixture(scope="module")
 def running_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
     """A server in a process of its own, with 1.0 and 1.1 in its store."""
-    folder = tmp_path_factory.mktemp("cli")
-    for version in ("1.0", "1.1"):
-        build_archive(version, folder / "model_store")
-    config = on_free_ports(folder, folder / "model_store")
+    config = with_archives(tmp_path_factory.mktemp("cli"), "1.0", "1.1")
     with started(config) as process:
         output_until_curl(process)
         yield config

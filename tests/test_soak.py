@@ -6,19 +6,25 @@ import time
 from collections import Counter
 from itertools import cycle
 
+import psutil
 import pytest
 
 from serving.archive import build_archive
 from serving.client import DigitsClient
 from serving.config import Config, ServingError
+from serving.results import Worker
 from tests.pictures import SMOKE
-from tests.servers import command, java, output_until_curl, ready, started, wait_for, workers
+from tests.servers import command, java, output_until_curl, ready, started, wait_for
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]
 
 SECONDS = 420.0
 CALLERS = 16
 JAVA_KILLS = 5
+
+
+def listed(operator: DigitsClient) -> list[Worker]:
+    return [worker for version in operator.models().values() for worker in version.workers]
 
 
 class Callers:
@@ -64,8 +70,9 @@ def test_minutes_of_everything_are_seen_by_no_caller(own: Config, capsys: pytest
         callers = Callers(own)
 
         def kill_a_worker() -> None:
-            random.choice(workers(process)).kill()
-            wait_for(lambda: all(each.ready == len(each.workers) for each in operator.models().values()), 30)
+            killed = random.choice(listed(operator)).pid
+            psutil.Process(killed).kill()
+            wait_for(lambda: all(each.status == "READY" and each.pid != killed for each in listed(operator)), 30)
 
         actions = {
             "promote": lambda: operator.promote("1.1"),
