@@ -4,7 +4,9 @@ import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from itertools import cycle
+from typing import Self
 
 import psutil
 import pytest
@@ -28,7 +30,7 @@ def listed(operator: DigitsClient) -> list[Worker]:
 
 
 class Callers:
-    """Threads that ask by DigitsClient, as its users do, and keep every error with its time."""
+    """Threads that ask by DigitsClient, as its users do, and keep every error with its time, until the block ends."""
 
     def __init__(self, config: Config) -> None:
         self.client = DigitsClient(config)
@@ -53,41 +55,48 @@ class Callers:
                 self.errors.append((time.monotonic(), error))
                 time.sleep(0.1)
 
-    def end(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.ended.set()
         for thread in self.threads:
             thread.join()
         self.client.close()
 
 
+def kill_a_worker(operator: DigitsClient) -> None:
+    killed = random.choice(listed(operator)).pid
+    psutil.Process(killed).kill()
+    wait_for(lambda: all(each.status == "READY" and each.pid != killed for each in listed(operator)), 30)
+
+
+def everything(own: Config, operator: DigitsClient) -> Counter[str]:
+    """For SECONDS; how often what was done."""
+    actions: dict[str, Callable[[], object]] = {
+        "promote": lambda: operator.promote("1.1"),
+        "rotate": lambda: command(own, "token", "--rotate").check_returncode(),
+        "rollback": operator.rollback,
+        "scale": lambda: [operator.scale(3), operator.scale(2)],
+        "kill a worker": lambda: kill_a_worker(operator),
+    }
+    done: Counter[str] = Counter()
+    until = time.monotonic() + SECONDS
+    for name in cycle(actions):
+        if time.monotonic() > until:
+            break
+        actions[name]()
+        done[name] += 1
+    return done
+
+
 def test_minutes_of_everything_are_seen_by_no_caller(own: Config, capsys: pytest.CaptureFixture[str]) -> None:
     build_archive("1.1", own.model_store)
-    done: Counter[str] = Counter()
-    with started(own) as process:
+    with started(own) as process, DigitsClient(own) as operator:
         output_until_curl(process)
-        operator = DigitsClient(own)
         operator.register("digits-1.1.mar")
-        callers = Callers(own)
-
-        def kill_a_worker() -> None:
-            killed = random.choice(listed(operator)).pid
-            psutil.Process(killed).kill()
-            wait_for(lambda: all(each.status == "READY" and each.pid != killed for each in listed(operator)), 30)
-
-        actions = {
-            "promote": lambda: operator.promote("1.1"),
-            "rotate": lambda: command(own, "token", "--rotate").check_returncode(),
-            "rollback": operator.rollback,
-            "scale": lambda: [operator.scale(3), operator.scale(2)],
-            "kill a worker": kill_a_worker,
-        }
-        until = time.monotonic() + SECONDS
-        for name in cycle(actions):
-            if time.monotonic() > until:
-                break
-            actions[name]()
-            done[name] += 1
-        callers.end()
+        with Callers(own) as callers:
+            done = everything(own, operator)
         assert ready(own) == (200, "ready")
     with capsys.disabled():
         print(f"\nanswers {dict(callers.answers)}, errors {len(callers.errors)}, done {dict(done)}")
@@ -98,22 +107,19 @@ def test_minutes_of_everything_are_seen_by_no_caller(own: Config, capsys: pytest
 def test_a_killed_java_is_back_within_20_s_each_time(own: Config, capsys: pytest.CaptureFixture[str]) -> None:
     build_archive("1.1", own.model_store)
     away: list[float] = []
-    with started(own) as process:
+    with started(own) as process, DigitsClient(own) as operator:
         output_until_curl(process)
-        with DigitsClient(own) as operator:
-            operator.register("digits-1.1.mar")
-            operator.promote("1.1")
-        callers = Callers(own)
-        for _ in range(JAVA_KILLS):
-            killed = time.monotonic()
-            java(process).kill()
-            wait_for(lambda: ready(own)[0] != 200, 5)
-            wait_for(lambda: ready(own)[0] == 200, 60)
-            away.append(time.monotonic() - killed)
-            time.sleep(10)
-        callers.end()
-        with DigitsClient(own) as operator:
-            assert (operator.default().version, set(operator.models())) == ("1.1", {"1.0", "1.1"})
+        operator.register("digits-1.1.mar")
+        operator.promote("1.1")
+        with Callers(own) as callers:
+            for _ in range(JAVA_KILLS):
+                killed = time.monotonic()
+                java(process).kill()
+                wait_for(lambda: ready(own)[0] != 200, 5)
+                wait_for(lambda: ready(own)[0] == 200, 60)
+                away.append(time.monotonic() - killed)
+                time.sleep(10)
+        assert (operator.default().version, set(operator.models())) == ("1.1", {"1.0", "1.1"})
     with capsys.disabled():
         print(f"\naway for {', '.join(f'{seconds:.1f}' for seconds in away)} s; {len(callers.errors)} errors meanwhile")
     assert max(away) < 20
