@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,15 @@ from training.export import MODEL, RECORD, export
 from training.model import DigitCNN, load_model
 
 
+@pytest.fixture
+def in_a_terminal() -> Iterator[None]:
+    """Tests under `nohup` ignore hang-ups, and so would the servers they start."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("in_a_terminal")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_stops_every_process_and_exits_0(name: str, own: Config) -> None:
     with started(own) as process:
