@@ -21,9 +21,11 @@ needed = $(or $($(1)),$(error no $(1); make $@ $(1)=$(2)))
 help: ## these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# An archive that is there is not made anew: it may be what a version stands for that was promoted.
-serve: $(if $(wildcard $(ARCHIVE).sha256),$(INSTALLED),$(ARCHIVE)) ## serve until Ctrl-C what was served last; VERSION=1.1 to make that the default
-	@test -z "$$(find $(BUNDLED) -newer $(ARCHIVE))" || echo "note: model or handler is newer than $(ARCHIVE); \`make archive\` makes it anew" >&2
+# An archive that is there is not made anew, nor one that was served and is gone: a version stands for what was promoted.
+WANTED := $(if $(VERSION)$(if $(wildcard served.json),,first),$(ARCHIVE))
+
+serve: $(INSTALLED) $(if $(and $(wildcard $(ARCHIVE)),$(wildcard $(ARCHIVE).sha256)),,$(WANTED)) ## serve until Ctrl-C what was served last; VERSION=1.1 to make that the default
+	@test ! -e $(ARCHIVE) || test -z "$$(find $(BUNDLED) -newer $(ARCHIVE))" || echo "note: model or handler is newer than $(ARCHIVE); roll it out as a new version: make archive VERSION=…" >&2
 	@exec $(PY) -m serving serve $(if $(VERSION),--version $(VERSION))
 
 stop: $(INSTALLED) ## drain and stop the server from another terminal
@@ -44,7 +46,7 @@ register: $(INSTALLED) ## register an archive with the running server and prove 
 	@$(PY) -m serving register digits-$(call needed,VERSION,1.1).mar $(ARGS)
 
 compare: $(INSTALLED) ## two versions on a folder of pictures; OLD=1.0 NEW=1.1 DATA=folder
-	@$(PY) -m serving compare $(call needed,OLD,1.0) $(call needed,NEW,1.1) "$(DATA)" $(ARGS)
+	@$(PY) -m serving compare $(call needed,OLD,1.0) $(call needed,NEW,1.1) "$(if $(filter file,$(origin DATA)),$(error no DATA; make compare OLD=$(OLD) NEW=$(NEW) DATA=folder),$(DATA))" $(ARGS)
 
 promote: $(INSTALLED) ## make a registered version the default; VERSION=1.1
 	@$(PY) -m serving promote $(call needed,VERSION,1.1) $(ARGS)
@@ -74,7 +76,7 @@ evaluate: $(INSTALLED) ## accuracy, recall, confusion matrix of the released mod
 	@$(PY) -m training evaluate --data "$(DATA)" $(ARGS)
 
 evaluate-served: $(INSTALLED) ## accuracy through the served API, and its agreement with training; DATA=
-	@$(PY) -m benchmarks.evaluate_served --data "$(DATA)" --version $(or $(VERSION),1.0)
+	@$(PY) -m benchmarks.evaluate_served --data "$(DATA)"
 
 report: $(INSTALLED) ## docs/report.md: the released model on every set of digits and of what is none; DATA=, ARGS=
 	@$(PY) -m evaluation report --data "$(DATA)" $(ARGS)

@@ -16,11 +16,15 @@ Command = Callable[[config.Config, argparse.Namespace], int]
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser("python -m serving", description="Digit recognition, served by TorchServe.")
+    top = argparse.ArgumentParser(
+        "python -m serving",
+        description="Digit recognition, served by TorchServe.",
+        epilog="COMMAND --help tells more. --config comes before COMMAND.",
+    )
     top.add_argument("--config", type=Path, default=config.DEFAULT, help="config.properties (default: the project's)")
     listed = top.add_subparsers(required=True, metavar="COMMAND")
     as_json = argparse.ArgumentParser(add_help=False)
-    as_json.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    as_json.add_argument("--json", action="store_true", help="print JSON; predict: a line a picture")
 
     def command(name: str, run: Command, text: str, json: bool = True) -> argparse.ArgumentParser:
         added = listed.add_parser(name, help=text, description=text, parents=[as_json] if json else [])
@@ -44,16 +48,21 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("new", metavar="NEW", help="another")
     compare.add_argument("folder", metavar="DIR", type=Path, help="of pictures; those in folders 0 to 9 are labelled")
     promote = command("promote", commands.promote, "make a version the default, once it has proved itself")
-    promote.add_argument("version", metavar="VERSION")
+    promote.add_argument("version", metavar="VERSION", help="a registered version")
     command("rollback", commands.rollback, "make the version before the default again")
     scale = command("scale", commands.scale, "change how many workers a version has")
     scale.add_argument("--min", type=int, required=True, help="workers at least")
     scale.add_argument("--max", type=int, help="workers at most (default: as --min)")
     scale.add_argument("--version", default="", help="(default: the default version)")
     unregister = command("unregister", commands.unregister, "remove a version that is not asked any more", json=False)
-    unregister.add_argument("version", metavar="VERSION")
+    unregister.add_argument("version", metavar="VERSION", help="a registered version that is not the default")
     token = command("token", commands.token, "print a token of the running server", json=False)
-    token.add_argument("--kind", choices=TOKENS, default="inference", help="(default: %(default)s)")
+    token.add_argument(
+        "--kind",
+        choices=TOKENS,
+        default="inference",
+        help="of the API that it opens; API makes keys (default: %(default)s)",
+    )
     token.add_argument("--rotate", action="store_true", help="have new tokens made first")
     command("metrics", commands.metrics, "print the metrics of TorchServe and the supervisor")
     return top

@@ -149,6 +149,8 @@ def _version(members: ZipFile, name: str) -> str:
     outside = [name for name in members.namelist() if name.startswith("/") or ".." in PurePosixPath(name).parts]
     if outside:
         raise ValueError(f"{outside[0]} would be written outside of it")
+    if damaged := members.testzip():
+        raise ValueError(f"{damaged} is damaged")
     _smoke(members)
     version = str(manifest["modelVersion"])
     if not _VERSION.fullmatch(version):

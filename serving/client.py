@@ -131,6 +131,7 @@ class DigitsClient(Connection):
         Asks less of it than `promote`, for it has served: one READY worker, and the smoke pictures if its archive is
         still in the store.
         """
+        self.models()  # what is kept says nothing of whether there is a server
         previous = read_state(self.config).previous
         if previous is None:
             raise ServingError("there is no version to go back to: the default is the first, or those before are gone")
@@ -147,7 +148,9 @@ class DigitsClient(Connection):
         """
         most = min_workers if max_workers is None else max_workers
         if not 1 <= min_workers <= most:
-            raise ServingError(f"{min_workers} to {most} workers; expected at least 1 and no fewer at the most")
+            raise ServingError(
+                f"at least {min_workers} and at most {most} workers; expected numbers from 1 on, the first no larger"
+            )
         name = version or self.default().version
         self.registered(name)
         self._scale(name, min_workers, most)
@@ -171,7 +174,9 @@ class DigitsClient(Connection):
     def metrics(self, apis: Iterable[str] = ("metrics", "supervisor")) -> list[Sample]:
         """Every value of /metrics, TorchServe's and the supervisor's."""
         texts = [self._send(api, "GET", "/metrics", {}).text for api in apis]
-        families = [family for text in texts for family in text_string_to_metric_families(text)]
+        # Without types: the parser would give TorchServe's counters another name, with `_total`.
+        lines = [line for text in texts for line in text.splitlines() if not line.startswith("#")]
+        families = text_string_to_metric_families("\n".join(lines))
         return [Sample(each.name, each.labels, each.value) for family in families for each in family.samples]
 
     def _answer_or_error(self, picture: Picture, version: str) -> Answer | ServingError:

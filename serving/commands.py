@@ -32,8 +32,8 @@ DIFFERENCES = 20  # that a comparison's table lists; its JSON has all
 def archive(config: Config, given: Namespace) -> int:
     if lock.process_of(config) and given.version in read_state(config).versions:
         raise ServingError(
-            f"{given.version} is registered with the running server and stays what it is; "
-            "choose another version, such as `make archive VERSION=1.1`"
+            f"{given.version} is registered with the running server and stays what it is; choose a version that is not "
+            f"one of {', '.join(sorted(read_state(config).versions, key=by_number))}: `make archive VERSION=…`"
         )
     path = build_archive(given.version, config.model_store)
     print(f"{path} ({path.stat().st_size / 1024:.0f} KiB)")
@@ -82,15 +82,15 @@ def predict(config: Config, given: Namespace) -> int:
     paths = [each for one in given.pictures for each in (find_pictures(Path(one)) if Path(one).is_dir() else [one])]
     pictures: Iterator[Picture] = (sys.stdin.buffer.read() if path == "-" else path for path in paths)
     writer = csv.DictWriter(sys.stdout, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    if not given.json:
-        writer.writeheader()
     bad = 0
     with (
         DigitsClient(config) as client,
         tqdm(total=len(paths), unit=" pictures", leave=False, disable=_quiet(paths)) as bar,
     ):
         answers = client.predict_many(pictures, CONNECTIONS, given.version)
-        for row in rows([str(path) for path in paths], answers):
+        for number, row in enumerate(rows([str(path) for path in paths], answers)):
+            if number == 0 and not given.json:  # not before: a server that does not answer leaves an empty file
+                writer.writeheader()
             bar.update()
             if row["error"]:
                 bad += 1
@@ -112,7 +112,7 @@ def models(config: Config, given: Namespace) -> int:
 
 
 def register(config: Config, given: Namespace) -> int:
-    _tell(f"registering {given.archive}: its workers load, then read the smoke pictures")
+    _tell(f"registering {given.archive}: it is checked, its workers load, then read the smoke pictures")
     with DigitsClient(config) as client:
         return _print(given, [_row(client.register(given.archive), client.default().version)])
 

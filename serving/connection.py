@@ -8,6 +8,7 @@ from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import ReadTimeoutError
 from urllib3.util import Retry
 
 from serving.config import Config, ServingError, read_config
@@ -23,6 +24,8 @@ CONNECTIONS = 64  # kept at the most
 TOO_LARGE = "the body is over the server's limit of 16 MiB"
 ADVICE = {
     "InvalidKeyException": f"tokens come from {' and '.join(ENVIRONMENT.values())} if set, else from the key file",
+    "ConflictStatusException": "promote it, or choose another version",
+    "ModelVersionNotFoundException": "`python -m serving models` lists those there are",
     "ServiceUnavailableException": "its queue is full or it has no worker; `python -m serving status` tells which",
 }
 
@@ -77,7 +80,9 @@ class Connection:
         try:
             return read_key(self.key_file, kind)
         except FileNotFoundError as error:
-            raise UnreachableError(f"{self.key_file}: no tokens; is the server running? `make serve`") from error
+            raise UnreachableError(
+                f"{self.key_file}: no tokens: the server does not run, or is starting; `make status` tells which"
+            ) from error
 
     def request(self, api: str, method: str, path: str, **request: Any) -> requests.Response:
         """Whatever the API answers; UnreachableError if it does not."""
@@ -104,7 +109,7 @@ class Connection:
         try:
             return self.session.request(method, url, **{"timeout": self.timeout} | request)
         except requests.RequestException as error:
-            raise UnreachableError(f"{url} does not answer ({type(error).__name__}); is the server running?") from error
+            raise UnreachableError(f"{url} {_failure(error)}; `make status` tells how the server is") from error
 
     def _replaced(self, kind: str, refused: str) -> str | None:
         """The key that has taken the place of a refused one; None if none does."""
@@ -140,6 +145,13 @@ def _with_key(request: dict[str, Any], key: str) -> dict[str, Any]:
 
 def _is_key_refused(response: requests.Response) -> bool:
     return response.status_code == 400 and "InvalidKeyException" in response.text
+
+
+def _failure(error: requests.RequestException) -> str:
+    reason = getattr(error.args[0], "reason", None) if error.args else None  # of the last of several attempts
+    if isinstance(error, requests.Timeout) or isinstance(reason, ReadTimeoutError):
+        return "was reached, but has not answered in time"
+    return f"does not answer ({type(error).__name__})"
 
 
 def _session(config: Config, retries: int) -> requests.Session:

@@ -20,7 +20,9 @@ def find_pictures(folder: Path) -> list[Path]:
     """The pictures below a folder, by name; ServingError if there are none."""
     if not folder.is_dir():
         raise ServingError(f"{folder}: is no folder; expected one with pictures in it")
-    found = sorted(each for each in folder.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())
+    found = sorted(
+        each for each in folder.rglob("*") if each.suffix.lower() in SUFFIXES and (each.is_file() or each.is_symlink())
+    )
     if not found:
         raise ServingError(f"{folder}: no pictures below it; expected {', '.join(sorted(SUFFIXES))}")
     return found

@@ -132,15 +132,21 @@ def _problem(store: Path, settings: dict[str, Any]) -> str | None:
 def _read_file(path: Path) -> State:
     try:
         kept = json.loads(path.read_text())
+        if not isinstance(kept, dict) or not kept.keys() >= {"history", "models", "folded"}:
+            raise ValueError("expected an object with history, models and folded")
         for settings in (each for versions in kept["models"].values() for each in versions.values()):
-            store_name, is_default = settings["marName"], settings["defaultVersion"]
-            if not isinstance(store_name, str) or not isinstance(is_default, bool):
-                raise ValueError(f"marName {store_name!r}, defaultVersion {is_default!r}")
+            _check(settings)
         return State(kept["models"], tuple(kept["history"]), frozenset(kept["folded"]))
     except FileNotFoundError:
         return State({})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ServingError(f"{path}: cannot be read ({error}); mend it, or remove it to start anew") from error
+
+
+def _check(settings: dict[str, Any]) -> None:
+    for name, kind in {"marName": str, "defaultVersion": bool, "minWorkers": int, "maxWorkers": int}.items():
+        if not isinstance(settings.get(name), kind):
+            raise ValueError(f"{name} is {settings.get(name)!r}; expected {kind.__name__}")
 
 
 def _folder(config: Config) -> Path:

@@ -201,7 +201,7 @@ class Supervisor:
             self._new_key("inference")
             with self._client() as client:
                 if not wait_idle(lambda: client.models().values(), DRAIN_SECONDS, orders.hurry.is_set):
-                    _tell("stopping with requests under way")
+                    _tell("stopping at once" if orders.hurry.is_set() else "stopping with requests under way")
         except UnreachableError:
             pass  # it has only just been started, or hangs: nothing of it would be answered
         except ServingError as error:
@@ -213,6 +213,7 @@ class Supervisor:
             discard_snapshots(self.config)
         else:
             self._keep_up()
+        _tell("stopped")
 
     def _stop_server(self) -> None:
         if self.server is not None:
@@ -260,7 +261,7 @@ def running(config: Config, version: str | None = None) -> Iterator[Orders]:
 
 
 def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(time.strftime("%Y-%m-%dT%H:%M:%S"), line, file=sys.stderr, flush=True)
 
 
 def _welcome(config: Config, seconds: float) -> str:

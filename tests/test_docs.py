@@ -141,6 +141,24 @@ until curl -sf http://127.0.0.1:8083/ready; do sleep 1; done
 PAGES = {"README.md": START + README, "docs/operations.md": (ROOT / "docs" / "operations.md").read_text()}
 
 
+@pytest.mark.skipif(not (ROOT / ".venv" / "installed").exists(), reason="needs the .venv that `make test` prepares")
+def test_make_serve_archives_only_what_has_never_been_served(checkout: tuple[Path, ServingConfig]) -> None:
+    folder, _ = checkout
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+
+    def archives(*words: str) -> bool:
+        run = ["make", "--dry-run", "serve", *words]
+        told = subprocess.run(run, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout
+        return "serving archive" in told
+
+    assert archives()
+    (folder / "model_store" / "digits-1.0.mar.sha256").touch()  # left behind by whoever removed the archive
+    assert archives()
+    (folder / "served.json").touch()
+    assert not archives()
+    assert archives("VERSION=1.1")
+
+
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 @pytest.mark.skipif(not (ROOT / ".venv" / "installed").exists(), reason="needs the .venv that `make test` prepares")
 @pytest.mark.timeout(300)

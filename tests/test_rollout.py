@@ -171,9 +171,9 @@ def test_what_cannot_be_done_is_said(client: DigitsClient) -> None:
         client.promote("9.9")
     with pytest.raises(ServingError, match=r"1\.0 is the default; promote another version first"):
         client.unregister("1.0")
-    with pytest.raises(ServingError, match="3 to 2 workers; expected"):
+    with pytest.raises(ServingError, match="at least 3 and at most 2 workers; expected"):
         client.scale(3, 2)
-    with pytest.raises(ServingError, match="0 to 0 workers; expected"):
+    with pytest.raises(ServingError, match="at least 0 and at most 0 workers; expected"):
         client.scale(0)
     with pytest.raises(RefusedError, match="409 ConflictStatusException"):
         client.register("digits-1.0.mar")
@@ -230,6 +230,11 @@ def hostile(client: DigitsClient, tmp_path: Path) -> dict[str, str]:
     with ZipFile(climbing, "a") as mar:
         mar.writestr("../climbed.py", "")
     write_sum(climbing)
+    damaged = build_archive("3.9", store)
+    original = damaged.read_bytes()
+    middle = len(original) // 2  # amid scripted_model.pt
+    damaged.write_bytes(original[:middle] + bytes([original[middle] ^ 255]) + original[middle + 1 :])
+    write_sum(damaged)
     build_archive("3.6", store)
     (store / "digits-3.6.mar.sha256").unlink()
     (store / "digits-3.7.mar").mkdir(exist_ok=True)
@@ -245,6 +250,7 @@ def hostile(client: DigitsClient, tmp_path: Path) -> dict[str, str]:
         "parent in a path": f"{store}/../model_store/digits-1.1.mar",
         "symbolic link": "digits-3.1.mar",
         "changed byte": "digits-3.2.mar",
+        "changed byte, with a SHA-256": "digits-3.9.mar",
         "not ours": "digits-3.0.mar",
         "not ours, with a SHA-256": "digits-3.3.mar",
         "another version's name": "digits-3.5.mar",

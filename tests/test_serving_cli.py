@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from serving import __main__ as serving_main
 from serving.archive import build_archive
@@ -91,7 +92,7 @@ def test_predict_by_a_version_that_is_not_there_ends_at_once(running_here: Confi
     run = command(running_here, "predict", "--version", "9.9", str(SMOKE))
     assert run.returncode == 1
     assert run.stderr.startswith("error: 404 ModelVersionNotFoundException")
-    assert run.stdout.splitlines() == ["path,digit,confidence,accepted,warnings,model_version,error"]
+    assert not run.stdout  # a header would make a file of no answers look like one
 
 
 def test_a_folder_without_pictures_is_named(running_here: Config, tmp_path: Path) -> None:
@@ -179,6 +180,10 @@ def token(config: Config, kind: str) -> str:
 def test_metrics_for_people_and_for_scripts(running_here: Config) -> None:
     samples = json.loads(command(running_here, "metrics", "--json").stdout)
     assert {"name": "digits_ready", "labels": {}, "value": 1.0} in samples
+    scraped = requests.get(running_here.url("metrics") + "/metrics", timeout=10).text
+    names = {each["name"] for each in samples if each["name"].startswith("ts_")}
+    assert names
+    assert names <= set(re.findall(r"^(ts_\w+)", scraped, re.MULTILINE))
     assert "digits_token_rotations_total" in command(running_here, "metrics").stdout
 
 
@@ -197,6 +202,7 @@ def test_a_registered_version_is_not_archived_anew_while_it_is_served(running_he
         ["models"],
         ["predict", "handler/smoke/1.png"],
         ["promote", "1.1"],
+        ["rollback"],
         ["token", "--rotate"],
         ["metrics"],
     ],
@@ -204,7 +210,8 @@ def test_a_registered_version_is_not_archived_anew_while_it_is_served(running_he
 def test_without_a_server_every_command_says_so(words: list[str], tmp_path: Path) -> None:
     run = command(on_free_ports(tmp_path), *words)
     assert run.returncode == 1
-    assert "is the server running?" in run.stderr or "no server is running here" in run.stderr
+    assert not run.stdout
+    assert "`make status` tells" in run.stderr or "no server is running here" in run.stderr
     assert "Traceback" not in run.stderr
 
 

@@ -228,4 +228,4 @@ def test_everything_listens_on_loopback_alone() -> None:
 def test_token_without_a_server_says_so(own: Config) -> None:
     run = subprocess.run(serving(own, "token"), cwd=ROOT, capture_output=True, text=True)
     assert (run.returncode, run.stdout) == (1, "")
-    assert "key_file.json: no tokens; is the server running? `make serve`" in run.stderr
+    assert "key_file.json: no tokens: the server does not run, or is starting; `make status`" in run.stderr
