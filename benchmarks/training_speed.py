@@ -25,8 +25,10 @@ from torchvision.datasets import MNIST, VisionDataset
 
 from handler.preprocessing import frame_grey
 from training.data import load_data, raw_pictures
+from training.measures import accuracy
 from training.model import CLASSES, DigitCNN
-from training.train import RECIPES, Config, Run, accuracy, configure
+from training.recipe import RECIPES, Config, configure
+from training.train import Run
 
 BATCH = 50
 ORIGINAL = "original's way"

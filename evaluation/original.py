@@ -17,7 +17,8 @@ from tqdm import tqdm
 from handler.preprocessing import SIZE
 from training.data import Pictures, load_data, raw_pictures
 from training.model import DigitCNN, load_model
-from training.train import configure, fit
+from training.recipe import configure
+from training.train import fit
 
 WEIGHTS = Path(__file__).with_name("original.pt")
 BATCH = 250  # pictures at a time

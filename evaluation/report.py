@@ -25,8 +25,8 @@ from handler.preprocessing import frame
 from serving.config import ROOT
 from training.data import raw_pictures
 from training.export import RECORD
+from training.measures import Measures
 from training.plots import confusion_matrix
-from training.train import Measures
 
 SEED = 3  # of every set that is drawn
 PICTURES = Path("report")  # beside the report

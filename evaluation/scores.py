@@ -16,11 +16,11 @@ from serving.config import ROOT
 from training.calibration import REFUSED
 from training.data import load_data
 from training.export import RECORD
+from training.measures import evaluate
 from training.model import load_model
 from training.outliers import outliers
 from training.predict import RELEASED
 from training.rounds import logits_of
-from training.train import evaluate
 
 COUNT = 2000  # pictures of each kind of outlier
 SEED = 2  # of those drawn here, other than training's

@@ -10,7 +10,7 @@ from scipy.stats import entropy
 
 from handler.confidence import SOFTER, Calibration, read_calibration
 from training.calibration import REFUSED, calibrate
-from training.train import Measures
+from training.measures import Measures
 
 
 def drawn(temperature: float, count: int = 20_000) -> Measures:

@@ -18,7 +18,7 @@ from serving.config import ROOT, on_free_ports, read_config
 from serving.config import Config as ServingConfig
 from serving.lock import stop
 from training import __main__ as training_cli
-from training.train import RECIPES, Config
+from training.recipe import RECIPES, Config
 
 README = (ROOT / "README.md").read_text()
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()

@@ -15,7 +15,8 @@ from training.data import load_data
 from training.export import LIBRARIES, MODEL, PARAMETERS, RECORD, SCRIPTED, SMOKE, export, record, write_whole
 from training.model import DigitCNN, load_model
 from training.predict import MakePrediction
-from training.train import RECIPES, Run, configure
+from training.recipe import RECIPES, configure
+from training.train import Run
 
 MNIST_SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",

@@ -12,7 +12,7 @@ from handler.preprocessing import ImageError
 from serving.config import ROOT
 from tests.test_data import write_folder
 from training.predict import MakePrediction
-from training.train import ConfigError, configure
+from training.recipe import ConfigError, configure
 
 mpl.use("Agg")
 SMOKE = ROOT / "handler" / "smoke"

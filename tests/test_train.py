@@ -17,8 +17,10 @@ from tests.test_data import write_mnist
 from training.__main__ import parser
 from training.data import DataSet, load_data
 from training.export import CHECKPOINT
+from training.measures import accuracy, evaluate
 from training.model import DigitCNN
-from training.train import RECIPES, ResumeError, Run, accuracy, configure, evaluate, fit
+from training.recipe import RECIPES, configure
+from training.train import ResumeError, Run, fit
 
 LINE = r"Epoch : \d+ \| Train_loss : \d\.\d{3} \| Train_acc : \d+% \| Val_loss : \d\.\d{3} \| Val_acc : \d+%"
 SMALL = configure("default", epochs=3, rounds=2, teacher=0)

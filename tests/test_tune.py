@@ -14,7 +14,8 @@ import pytest
 from serving.config import ROOT
 from tests.test_data import write_mnist
 from training.data import DataSet, load_data
-from training.train import ConfigError, ResumeError, configure
+from training.recipe import ConfigError, configure
+from training.train import ResumeError
 from training.tune import PICTURE, RECIPE, STUDY, tune
 
 SMALL = configure("default", epochs=2, rounds=1)

@@ -18,19 +18,11 @@ from handler.preprocessing import ImageError
 from training import export, plots, tune
 from training.calibration import calibrate
 from training.data import DataError, DataSet, Pictures, load_data
+from training.measures import Measures, evaluate
 from training.model import CLASSES, DigitCNN, ModelError, load_model
 from training.predict import RELEASED, MakePrediction
-from training.train import (
-    RECIPES,
-    Config,
-    ConfigError,
-    Measures,
-    ResumeError,
-    checkpoint_of_teacher,
-    configure,
-    evaluate,
-    fit,
-)
+from training.recipe import RECIPES, Config, ConfigError, configure
+from training.train import ResumeError, checkpoint_of_teacher, fit
 
 _DATA = "mnist (found in data/ or downloaded there), mnist5k (needs no download), or a folder"
 _HELP = {

@@ -7,7 +7,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from handler.confidence import Calibration
-from training.train import Measures
+from training.measures import Measures
 
 REFUSED = 0.013  # share of the validation digits that the threshold refuses
 TEMPERATURES = (0.05, 20.0)

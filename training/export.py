@@ -20,7 +20,8 @@ from training.model import ARCHITECTURE, DigitCNN
 
 if TYPE_CHECKING:
     from training.data import DataSet
-    from training.train import Measures, Run
+    from training.measures import Measures
+    from training.train import Run
 
 MODEL = Path("model/DigitRecognitionModel.pt")  # whole model
 PARAMETERS = Path("model/DigitRecognitionModelParameter.pt")  # state dict

@@ -12,7 +12,7 @@ from training.export import write_whole
 from training.model import CLASSES
 
 if TYPE_CHECKING:
-    from training.train import Epoch, Measures
+    from training.measures import Epoch, Measures
 
 
 def curves(history: Sequence["Epoch"], held_out: str, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The training loop: `fit` trains by a Config and yields nothing half-done, `evaluate` measures.
+"""The training loop: `fit` trains by a Config and leaves nothing half-done.
 
 A recipe with a teacher trains that first, by the same loop. A finished epoch of either is kept in a checkpoint; a run
 resumed from it ends in the same weights, bit for bit, on the same machine with the same number of threads, on the CPU.
@@ -9,139 +9,30 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, get_type_hints
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - as all of torch writes it
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel
-from torchmetrics.functional.classification import multiclass_accuracy
 from tqdm import tqdm
 
 from handler.preprocessing import to_input
 from training.data import DataSet, Pictures
 from training.export import write_whole
-from training.model import CLASSES, DigitCNN
+from training.measures import Epoch, accuracy, evaluate
+from training.model import DigitCNN
 from training.normalised import NormalisedDigitCNN
-from training.rounds import Rounds, logits_of
+from training.recipe import TEACHER, Config
+from training.rounds import Rounds
 from training.teacher import Teacher
 
 OUTLIER_WEIGHT = 0.06  # of the pictures of no digit in the loss; 0.5, as Hendrycks et al. have it, costs accuracy
-TEACHER: Final[dict[str, Any]] = {"batch": 100, "lr": 0.004, "average": 0.998, "normalise": False, "outliers": 0.0}
-
-
-class ConfigError(Exception):
-    """An option out of its range; the message names option, value and range."""
 
 
 class ResumeError(Exception):
     """A checkpoint that does not belong to this run; the message names what differs."""
-
-
-@dataclass(frozen=True)
-class Config:
-    """One training run; the defaults are the best recipe found on the validation split."""
-
-    recipe: str = "default"
-    epochs: int = 60
-    batch: int = 50
-    lr: float = 0.01  # Adam's; the peak where the schedule is onecycle
-    dropout: float = 0.0  # Dropout2d after the second convolution
-    schedule: str = "onecycle"  # or constant
-    average: float = 0.999  # decay of the weights' moving average (EMA), 0 for none
-    normalise: bool = True  # batch normalisation while training, folded into the weights afterwards
-    augment: bool = True  # changed pictures, framed anew
-    rounds: int = 12  # versions of every picture that epochs take turns with
-    outliers: float = 0.1  # pictures of no digit, as a share of a batch's digits
-    teacher: int = 12  # epochs of a larger network that is trained first, 0 for none
-    distillation: float = 0.9  # share of the teacher's probabilities in the loss, the labels have the rest
-    softness: float = 4.0  # temperature of both networks' probabilities in it
-    held_out: str = "validation"  # or test: what each epoch is measured on
-    seed: int = 0
-    threads: int = 2  # of the CPU; part of what makes a run repeatable
-
-    def __post_init__(self) -> None:
-        ranges = {
-            "epochs": (1, 100_000), "batch": (1, 60_000), "lr": (1e-9, 10), "dropout": (0, 0.99),
-            "average": (0, 0.999999), "rounds": (1, 1000), "outliers": (0, 1), "teacher": (0, 100_000),
-            "distillation": (0, 1), "softness": (0.1, 100), "seed": (0, 2**32), "threads": (1, 1024),
-        }  # fmt: skip
-        for name, (low, high) in ranges.items():
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"--{name} {getattr(self, name)}; expected {low} to {high}")
-
-
-RECIPES: Final = {
-    "default": Config(),
-    "original": Config(
-        "original",
-        epochs=30,
-        lr=0.01,
-        dropout=0.5,
-        schedule="constant",
-        average=0.0,
-        normalise=False,
-        augment=False,
-        rounds=1,
-        outliers=0.0,
-        teacher=0,
-        distillation=0.0,
-        held_out="test",
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """Mean cross-entropy and accuracy (0..1) of one epoch, on the training and on the held-out pictures."""
-
-    number: int
-    train_loss: float
-    train_acc: float
-    held_loss: float
-    held_acc: float
-
-    def line(self, held_out: str) -> str:
-        held = "Test" if held_out == "test" else "Val"
-        return (
-            f"Epoch : {self.number} | Train_loss : {self.train_loss:.3f} | Train_acc : {self.train_acc:.0%}"
-            f" | {held}_loss : {self.held_loss:.3f} | {held}_acc : {self.held_acc:.0%}"
-        )
-
-
-@dataclass(frozen=True)
-class Measures:
-    """What a model gives on N pictures: logits [N,10] and labels [N], on the CPU."""
-
-    logits: Tensor
-    labels: Tensor
-
-    @classmethod
-    def of_probabilities(cls, probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> "Measures":
-        """Of probabilities [N,10] and labels [N]; their logarithms are logits."""
-        return cls(torch.from_numpy(probabilities).log(), torch.from_numpy(labels))
-
-    @property
-    def loss(self) -> float:
-        return float(F.cross_entropy(self.logits, self.labels))
-
-    @property
-    def accuracy(self) -> float:
-        return accuracy(self.logits, self.labels)
-
-
-def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share of the N pictures whose largest logit is the label's, by torchmetrics."""
-    return float(multiclass_accuracy(logits, labels, CLASSES, average="micro"))
-
-
-def evaluate(model: nn.Module, pictures: Pictures) -> Measures:
-    """The model's logits on the pictures, in evaluation mode; the mode it came in is put back."""
-    device = next(model.parameters()).device
-    return Measures(logits_of(model, torch.from_numpy(pictures.frames), device), torch.from_numpy(pictures.labels))
 
 
 def parts(config: Config, data: DataSet) -> tuple[Pictures, Pictures, str]:
@@ -367,26 +258,3 @@ def _finish(run: Run, checkpoint: Path | None, resume: bool, report: Callable[[s
         if checkpoint:
             run.save(checkpoint)
     return run
-
-
-def configure(recipe: str, **changes: Any) -> Config:
-    """The Config of a named recipe or of a recipe file, with the given fields changed; None leaves the recipe's own.
-
-    Raises ConfigError if there is no such recipe, or the file holds anything else.
-    """
-    start = RECIPES.get(recipe) or _read_recipe(Path(recipe))
-    return replace(start, **{name: value for name, value in changes.items() if value is not None})
-
-
-def _read_recipe(path: Path) -> Config:
-    try:
-        fields = json.loads(path.read_text())
-        types = get_type_hints(Config)
-        wrong = [name for name, value in fields.items() if name not in types or type(value) is not types[name]]
-    except FileNotFoundError as error:
-        raise ConfigError(f"--recipe {path}: expected {', '.join(RECIPES)} or a file that tune wrote") from error
-    except (OSError, ValueError, AttributeError) as error:
-        raise ConfigError(f"--recipe {path}: not a recipe file: {error}") from error
-    if wrong:
-        raise ConfigError(f"--recipe {path}: {', '.join(wrong)}: no such option, or not of its type")
-    return Config(**fields)

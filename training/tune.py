@@ -16,8 +16,9 @@ from optuna.trial import TrialState
 
 from training.data import DataSet
 from training.export import write_whole
+from training.recipe import Config
 from training.rounds import Rounds
-from training.train import Config, ResumeError, Run, make_rounds, parts, run_id
+from training.train import ResumeError, Run, make_rounds, parts, run_id
 
 STUDY, RECIPE, PICTURE = "study.db", "recipe.json", "study.png"
 MOST_OUTLIERS = 0.2  # share of a batch's digits
