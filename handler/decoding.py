@@ -27,6 +27,8 @@ warnings.filterwarnings("ignore", module="PIL")
 class ImageError(Exception):
     """A picture that cannot be answered: `status` is the HTTP status, `message` is for its sender."""
 
+    type = "InvalidImage"
+
     def __init__(self, status: int, message: str) -> None:
         super().__init__(status, message)
         self.status = status

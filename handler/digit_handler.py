@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,14 @@ import cv2
 import torch
 
 from handler.confidence import read_calibration
+from handler.description import description
+from handler.explanation import attribution
 from handler.preprocessing import Framed, ImageError, examine, to_input
+from handler.sent import Headers, LateError, RequestError, Row, Sent, read
 
-Row = dict[str, Any]  # field -> what was sent in it; a raw body is the field "body"
+CALL = 64  # pictures of one model call; more leave the cache and take longer each
+BULK_SECONDS = 5.0  # for reading a batch's pictures from JSON; clients wait for 10, TorchServe for 60
+JSON = "application/json"
 
 
 class DigitHandler:
@@ -26,26 +32,57 @@ class DigitHandler:
         folder = Path(context.system_properties["model_dir"])
         model = context.manifest["model"]
         self.version: str = model["modelVersion"]
-        scripted = torch.jit.load(str(folder / model["serializedFile"]), map_location="cpu").eval()
+        self.scripted = torch.jit.load(str(folder / model["serializedFile"]), map_location="cpu").eval()
         self.calibration = read_calibration(folder / "model.json")
-        self.model = torch.jit.optimize_for_inference(torch.jit.freeze(scripted))
+        self.description = description(self.version, json.loads((folder / "model.json").read_text()))
+        self.model = torch.jit.optimize_for_inference(torch.jit.freeze(self.scripted))
         self._warm_up(sorted((folder / "handler" / "smoke").glob("*.png")), context.system_properties["batch_size"])
         logging.getLogger().setLevel(logging.WARNING)  # TorchServe's worker logs a line for every batch
 
     def handle(self, rows: Sequence[Row], context: Any) -> list[bytes]:
-        """One JSON answer a row, in order; sets status and content type of each."""
-        examined = [_examined(row) for row in rows]
-        answers = iter(self._answers([result for result in examined if not isinstance(result, ImageError)]))
+        """One answer a row, in order; sets status and content type of each."""
+        deadline = time.monotonic() + BULK_SECONDS
+        sent = [_sent(row, context.get_all_request_header(index)) for index, row in enumerate(rows)]
+        examined = [_examined(each, deadline) for each in sent]
+        answers = iter(self._answers([picture for row in examined for picture in row if isinstance(picture, Framed)]))
         return [
-            _respond(context, index, result.status, _refusal(result))
-            if isinstance(result, ImageError)
-            else _respond(context, index, HTTPStatus.OK, next(answers))
-            for index, result in enumerate(examined)
+            _respond(context, index, *self._response(each, pictures, answers))
+            for index, (each, pictures) in enumerate(zip(sent, examined, strict=True))
         ]
 
+    def _response(
+        self, sent: Sent, pictures: list[Framed | ImageError], answers: Iterator[dict[str, Any]]
+    ) -> tuple[int, str, str]:
+        """Status, content type and body; takes as many answers as there are pictures to be answered."""
+        told = [next(answers) if isinstance(each, Framed) else _refusal(each) for each in pictures]
+        if sent.kind == "description":
+            return 200, JSON, json.dumps(self.description)
+        if sent.kind == "digits":
+            return 200, JSON, json.dumps({"predictions": told})
+        [picture], [answer] = pictures, told
+        if isinstance(picture, ImageError):
+            return picture.status, JSON, json.dumps(answer)
+        if sent.plain:
+            return 200, "text/plain", str(answer["digit"])
+        if sent.kind == "explanation":
+            return self._explained(picture, answer["digit"], sent.target)
+        return 200, JSON, json.dumps(answer)
+
+    def _explained(self, picture: Framed, digit: int, target: int | None) -> tuple[int, str, str]:
+        asked = digit if target is None else target
+        try:
+            values = attribution(self.scripted, self.calibration, picture.frame, asked)
+        except Exception as error:  # whatever it is, memory for instance, it must not reach the row's neighbours
+            logging.exception("an explanation failed unexpectedly")
+            failed = RequestError(500, f"the picture cannot be explained: {type(error).__name__}")
+            return failed.status, JSON, json.dumps(_refusal(failed))
+        told = {"digit": digit, "target": asked, "attribution": values.tolist(), "framed": picture.frame.tolist()}
+        return 200, JSON, json.dumps(told)
+
     def _answers(self, pictures: list[Framed]) -> list[dict[str, Any]]:
-        if not pictures:
-            return []
+        return [answer for start in range(0, len(pictures), CALL) for answer in self._call(pictures[start:][:CALL])]
+
+    def _call(self, pictures: list[Framed]) -> list[dict[str, Any]]:
         with torch.inference_mode():
             logits = self.model(to_input([picture.frame for picture in pictures]))
             probabilities = self.calibration.probabilities(logits)  # [N,10]
@@ -67,37 +104,51 @@ class DigitHandler:
     def _warm_up(self, smoke: list[Path], batch_size: int) -> None:
         """The first calls of a scripted model are slow, for each new batch size again: made here, not by a user."""
         pictures = [examine(path.read_bytes()) for path in smoke]
-        for size in (1, 1, 1, len(pictures), batch_size, batch_size):
+        for size in (1, 1, 1, len(pictures), batch_size, batch_size, CALL, CALL):
             self._answers((pictures * size)[:size])
 
 
-def _examined(row: Row) -> Framed | ImageError:
+def _sent(row: Row, headers: Headers) -> Sent:
+    """What the row asks for; where that cannot be told, a picture that is refused with the reason."""
     try:
-        return examine(_picture(row))
+        return read(row, headers)
+    except ImageError as error:
+        return Sent("digit", [error])
+    except Exception as error:
+        return Sent("digit", [_unforeseen(error)])
+
+
+def _examined(sent: Sent, deadline: float) -> list[Framed | ImageError]:
+    late = LateError(503, f"not read: {BULK_SECONDS:.0f} s went into pictures before it; send fewer at a time")
+    return [
+        late if sent.kind == "digits" and time.monotonic() > deadline else _examined_picture(picture)
+        for picture in sent.pictures
+    ]
+
+
+def _examined_picture(picture: bytes | ImageError) -> Framed | ImageError:
+    if isinstance(picture, ImageError):
+        return picture
+    try:
+        return examine(picture)
     except ImageError as error:
         return error
-    except Exception as error:  # whatever it is, memory for instance, it must not reach the row's neighbours
-        logging.exception("a picture failed unexpectedly")
-        return ImageError(400, f"the picture cannot be processed: {type(error).__name__}")
+    except Exception as error:
+        return _unforeseen(error)
 
 
-def _picture(row: Row) -> bytes:
-    """The picture's bytes: the multipart field `data`, else the raw body."""
-    sent = row.get("data", row.get("body"))
-    if isinstance(sent, bytes | bytearray):
-        return bytes(sent)
-    fields = ascii(", ".join(sorted(row)))[1:-1][:80] if row else "none"  # a misread body may be one
-    raise ImageError(
-        400, f"no picture among the request's fields ({fields}); send it as the raw body or as the multipart field data"
-    )
+def _unforeseen(error: Exception) -> ImageError:
+    """Whatever it is, memory for instance, it must not reach the row's neighbours."""
+    logging.exception("a picture failed unexpectedly")
+    return ImageError(400, f"the picture cannot be processed: {type(error).__name__}")
 
 
 def _refusal(error: ImageError) -> dict[str, Any]:
-    return {"code": error.status, "type": "InvalidImage", "message": error.message}
+    return {"code": error.status, "type": error.type, "message": error.message}
 
 
-def _respond(context: Any, index: int, status: int, answer: dict[str, Any]) -> bytes:
+def _respond(context: Any, index: int, status: int, content_type: str, body: str) -> bytes:
     """Sets the row's status and content type; bytes, because TorchServe would indent a dict."""
     context.set_response_status(status, HTTPStatus(status).phrase, index)
-    context.set_response_content_type(index, "application/json")
-    return json.dumps(answer).encode()
+    context.set_response_content_type(index, content_type)
+    return body.encode()

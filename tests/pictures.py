@@ -115,11 +115,12 @@ SEVENS: dict[str, Callable[[], bytes]] = {
 
 @dataclass(frozen=True)
 class Bad:
-    """What is sent, and the status it must be refused with; `request` overrides how."""
+    """What is sent, and the status and type it must be refused with; `request` overrides how."""
 
     status: int
     body: bytes = b""
     request: dict[str, Any] | None = None
+    type: str = "InvalidImage"
 
     def send(self) -> dict[str, Any]:
         return self.request if self.request is not None else {"data": self.body}
@@ -140,9 +141,9 @@ def bad_pictures() -> dict[str, Bad]:
         "text": Bad(400, b"seven"),
         "text as text": Bad(400, request=text | {"data": b"seven"}),
         "broken text as text": Bad(400, request=text | {"data": b"\xff\xfe\xff"}),
-        "json": Bad(400, request=as_json | {"data": json.dumps({"instances": [1]}).encode()}),
-        "broken json": Bad(400, request=as_json | {"data": b'{"instances": ['}),
-        "deep json": Bad(400, request=as_json | {"data": b"[" * 100_000}),
+        "json": Bad(400, request=as_json | {"data": json.dumps({"pictures": [1]}).encode()}, type="InvalidRequest"),
+        "broken json": Bad(400, request=as_json | {"data": b'{"instances": ['}, type="InvalidRequest"),
+        "deep json": Bad(413, request=as_json | {"data": b"[" * 100_000}, type="InvalidRequest"),
         "form": Bad(400, request={"data": {"picture": "seven"}}),
         "multipart without data": Bad(400, request={"files": {"picture": ("7.png", SMOKE[7], "image/png")}}),
         "multipart with empty data": Bad(400, request={"files": {"data": ("7.png", b"", "image/png")}}),

@@ -4,21 +4,29 @@ import importlib
 import inspect
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
+import jsonschema_rs
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from ts.context import Context, RequestProcessor
 
-from handler.digit_handler import DigitHandler
+from handler.confidence import read_calibration
+from handler.description import SCHEMAS
+from handler.digit_handler import CALL, DigitHandler
+from handler.explanation import attribution
 from handler.preprocessing import Framed, examine, to_input
+from handler.sent import MAX_ITEMS
 from serving.archive import build_archive
 from serving.config import ROOT
-from tests.pictures import SEVENS, SMOKE, bad_pictures, encode
+from tests.pictures import SEVENS, SMOKE, bad_pictures, digits, encode
+from tests.test_sent import EXPLAIN, JSON, bulk
 from training.model import load_model
 
 
@@ -40,15 +48,17 @@ def handler(model_dir: Path) -> DigitHandler:
     return handler
 
 
-def context_of(model_dir: Path, rows: int) -> Context:
+def context_of(model_dir: Path, rows: int, headers: list[dict[str, Any]] | None = None) -> Context:
     manifest = json.loads((model_dir / "MAR-INF" / "MANIFEST.json").read_text())
     context = Context("digits", str(model_dir), manifest, 16, None, "0.12.0")
-    context.request_processor = [RequestProcessor({}) for _ in range(rows)]
+    context.request_processor = [RequestProcessor(each) for each in headers or [{}] * rows]
     return context
 
 
-def ask(handler: DigitHandler, model_dir: Path, rows: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
-    context = context_of(model_dir, len(rows))
+def ask(
+    handler: DigitHandler, model_dir: Path, rows: list[dict[str, Any]], headers: list[dict[str, Any]] | None = None
+) -> list[tuple[int, Any]]:
+    context = context_of(model_dir, len(rows), headers)
     answers = handler.handle(rows, context)
     assert all(context.get_response_content_type(row) == "application/json" for row in range(len(rows)))
     assert all(context.get_response_status(row)[1].isascii() for row in range(len(rows)))
@@ -154,3 +164,175 @@ def test_a_batch_costs_one_model_call(handler: DigitHandler, model_dir: Path, mo
     monkeypatch.setattr(handler, "model", counted)
     ask(handler, model_dir, [{"body": SMOKE[0]}, {"body": b""}, {"body": SMOKE[1]}])
     assert calls == [torch.Size((2, 3, 64, 64))]
+
+
+def test_bulk_answers_equal_single_ones_and_bad_items_fail_alone(handler: DigitHandler, model_dir: Path) -> None:
+    pictures = [SMOKE[3], b"", *(case.body for case in bad_pictures().values() if case.request is None), SMOKE[8]]
+    [(status, answer)] = ask(handler, model_dir, [{"body": bulk(*pictures)}], [JSON])
+    singles = ask(handler, model_dir, [{"body": picture} for picture in pictures])
+    assert (status, list(answer)) == (200, ["predictions"])
+    for one, (single_status, single) in zip(answer["predictions"], singles, strict=True):
+        if single_status == 200:
+            assert one["probabilities"] == pytest.approx(single["probabilities"], abs=1e-6)
+            assert one | {"probabilities": 0, "confidence": 0} == single | {"probabilities": 0, "confidence": 0}
+        else:
+            assert one == single
+
+
+def test_a_bulk_request_of_nothing_is_answered_with_nothing(handler: DigitHandler, model_dir: Path) -> None:
+    assert ask(handler, model_dir, [{"body": bulk()}], [JSON]) == [(200, {"predictions": []})]
+
+
+def test_many_large_bulk_requests_in_one_batch_take_no_more_than_a_models_call(
+    handler: DigitHandler, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    model = handler.model
+
+    def counted(pictures: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(pictures))
+        logits: torch.Tensor = model(pictures)
+        return logits
+
+    monkeypatch.setattr(handler, "model", counted)
+    order = [index % 10 for index in range(MAX_ITEMS)]
+    answers = ask(handler, model_dir, [{"body": bulk(*[SMOKE[digit] for digit in order])}] * 4, [JSON] * 4)
+    assert all([each["digit"] for each in answer["predictions"]] == order for _, answer in answers)
+    assert sizes == [CALL] * (4 * MAX_ITEMS // CALL)
+
+
+def test_bulk_pictures_that_come_too_late_are_refused_and_their_neighbours_are_not(
+    handler: DigitHandler, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handler.digit_handler.BULK_SECONDS", 0.0)
+    answers = ask(handler, model_dir, [{"body": bulk(SMOKE[1], SMOKE[2])}, {"body": SMOKE[3]}], [JSON, {}])
+    (status, late), (_, single) = answers
+    assert (status, single["digit"]) == (200, 3)
+    assert {(each["code"], each["type"]) for each in late["predictions"]} == {(503, "DeadlineExceeded")}
+
+
+def test_text_is_the_bare_digit_and_a_refusal_is_json_all_the_same(handler: DigitHandler, model_dir: Path) -> None:
+    context = context_of(model_dir, 2, [{"Accept": "text/plain"}] * 2)
+    answers = handler.handle([{"body": SMOKE[6]}, {"body": b""}], context)
+    assert (answers[0], context.get_response_content_type(0)) == (b"6", "text/plain")
+    assert (json.loads(answers[1])["code"], context.get_response_content_type(1)) == (400, "application/json")
+
+
+def test_everything_that_meets_in_one_batch_is_each_answered_right(handler: DigitHandler, model_dir: Path) -> None:
+    rows = [{"body": SMOKE[7]}, {"body": SMOKE[7], "target": b"3"}, {"body": bulk(SMOKE[1], b"", SMOKE[2])}, {}]
+    rows += [{"body": SMOKE[4]}, {"body": b"no"}, {"body": SMOKE[9]}]
+    kinds = [{}, EXPLAIN, JSON, {"describe": "True"}, EXPLAIN, EXPLAIN, {"explain": "False"}]
+    answers = ask(handler, model_dir, rows, kinds)
+    assert [status for status, _ in answers] == [200, 200, 200, 200, 200, 400, 200]
+    single, why_not, many, description, why, refused, last = (answer for _, answer in answers)
+    assert (single["digit"], last["digit"], refused["type"]) == (7, 9, "InvalidImage")
+    assert (why_not["digit"], why_not["target"], why["digit"], why["target"]) == (7, 3, 4, 4)
+    assert [each.get("digit") for each in many["predictions"]] == [1, None, 2]
+    assert description["version"] == "2.5"
+
+
+def test_an_explanation_adds_up_to_the_log_probability(handler: DigitHandler, model_dir: Path) -> None:
+    """What integrated gradients promise, by another way: the difference of picture and blank paper."""
+    [(_, told)] = ask(handler, model_dir, [{"body": SMOKE[5], "target": b"3"}], [EXPLAIN])
+    assert list(told) == ["digit", "target", "attribution", "framed"]
+    framed = np.array(told["framed"], np.uint8)
+    assert (framed == examine(SMOKE[5]).frame).all()
+    values = np.array(told["attribution"])
+    assert values.shape == (64, 64)
+    temperature = read_calibration(model_dir / "model.json").temperature
+    with torch.inference_mode():
+        logits = load_model(ROOT / "scripted_model.pt")(to_input([framed, np.zeros_like(framed)])).double()
+    picture, paper = (logits / temperature).log_softmax(1)[:, 3].tolist()
+    assert values.sum() == pytest.approx(picture - paper, rel=0.05)
+    assert not values[framed == 0].any()
+
+
+INK = 64  # of 255: what is drawn, without its soft edge
+DRAWS = 20  # of as many random pixels of ink
+
+
+def test_attributed_ink_is_what_the_digit_is_read_by(handler: DigitHandler) -> None:
+    """On 100 digits: the mass lies on the ink, and its top tenth matters more than a random tenth."""
+    random = np.random.default_rng(0)
+    pictures = [examine(encode(Image.fromarray(digits()[0][index]))).frame for index in random.permutation(5000)[:100]]
+    mass, beaten = [], 0
+    for frame in pictures:
+        digit, confidence = _read(handler, [frame])[0]
+        values = attribution(handler.scripted, handler.calibration, frame, digit)
+        mass.append(np.abs(values)[frame >= INK].sum() / np.abs(values).sum())
+        ink = np.flatnonzero(frame)
+        tenth = len(ink) // 10
+        chosen = [ink[np.argsort(-values.flat[ink])[:tenth]], *(random.permutation(ink)[:tenth] for _ in range(DRAWS))]
+        changes = [
+            abs(after - confidence)
+            for after in _confidences(handler, [_without(frame, each) for each in chosen], digit)
+        ]
+        beaten += bool(changes[0] > np.mean(changes[1:]))
+    print(f"mass on ink: least {min(mass):.3f}, median {np.median(mass):.3f}; more than random ink: {beaten} of 100")
+    assert min(mass) >= 0.8
+    assert beaten >= 90
+
+
+def _without(frame: Any, pixels: Any) -> Any:
+    occluded = frame.copy()
+    occluded.flat[pixels] = 0
+    return occluded
+
+
+def _confidences(handler: DigitHandler, frames: list[Any], digit: int) -> list[float]:
+    with torch.inference_mode():
+        probabilities: list[float] = handler.calibration.probabilities(handler.model(to_input(frames)))[
+            :, digit
+        ].tolist()
+    return probabilities
+
+
+def _read(handler: DigitHandler, frames: list[Any]) -> list[tuple[int, float]]:
+    with torch.inference_mode():
+        best = handler.calibration.probabilities(handler.model(to_input(frames))).max(1)
+    return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+
+
+def test_an_explanation_that_fails_stays_in_its_row(
+    handler: DigitHandler, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("handler.digit_handler.attribution", out_of_memory)
+    (failed, refusal), (status, _) = ask(handler, model_dir, [{"body": SMOKE[1]}, {"body": SMOKE[1]}], [EXPLAIN, {}])
+    assert (failed, status) == (500, 200)
+    assert refusal["message"] == "the picture cannot be explained: MemoryError"
+
+
+def test_captum_is_imported_by_the_first_explanation_and_not_before(model_dir: Path) -> None:
+    code = f"""
+import sys
+import torch
+from pathlib import Path
+from tests.test_digit_handler import *
+handler = DigitHandler()
+handler.initialize(context_of(Path({str(model_dir)!r}), 0))
+ask(handler, Path({str(model_dir)!r}), [{{"body": SMOKE[1]}}])
+assert "captum" not in sys.modules and "matplotlib" not in sys.modules
+ask(handler, Path({str(model_dir)!r}), [{{"body": SMOKE[1]}}], [EXPLAIN])
+assert "captum" in sys.modules
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+def test_the_description_tells_version_run_metrics_limits_and_schemas(handler: DigitHandler, model_dir: Path) -> None:
+    [(_, told)] = ask(handler, model_dir, [{}], [{"describe": "True"}])
+    record = json.loads((ROOT / "model" / "model.json").read_text())
+    assert (told["version"], told["run"]["run_id"]) == ("2.5", record["run_id"])
+    assert (told["metrics"], told["calibration"]) == (record["metrics"], record["calibration"])
+    assert (told["limits"]["bytes"], told["limits"]["pixels"], told["limits"]["instances"]) == (2**24, 50_000_000, 256)
+
+
+def test_answers_are_as_the_described_schemas_say(handler: DigitHandler, model_dir: Path) -> None:
+    rows = [{"body": SMOKE[7]}, {"body": SEVENS["dark on light"]()}, {"body": b""}, {"body": bulk(SMOKE[1], b"")}]
+    answers = ask(handler, model_dir, [*rows, {"body": SMOKE[2]}], [{}, {}, {}, JSON, EXPLAIN])
+    for name, (_, answer) in zip(["Answer", "Answer", "Refusal", "Predictions", "Explanation"], answers, strict=True):
+        schema = {"$ref": f"#/components/schemas/{name}", "components": {"schemas": SCHEMAS}}
+        jsonschema_rs.validate(schema, answer)

@@ -26,12 +26,12 @@ BATCH = 8
 BATCH_SECONDS = 5.0  # long enough that only a full batch answers sooner
 
 
-def refused(response: requests.Response, status: int) -> bool:
-    """Whether it is the contract's refusal with this status."""
+def refused(response: requests.Response, bad: Bad) -> bool:
+    """Whether it is the contract's refusal of this."""
     refusal = response.json()
     return (
-        response.status_code == refusal["code"] == status
-        and refusal["type"] == "InvalidImage"
+        response.status_code == refusal["code"] == bad.status
+        and refusal["type"] == bad.type
         and bool(refusal["message"])
         and response.headers["Content-Type"] == "application/json"
         and "Traceback" not in response.text
@@ -76,7 +76,7 @@ def test_served_probabilities_equal_trainings_own_on_500_pictures(server: Config
 @pytest.mark.parametrize("name", bad_pictures())
 def test_bad_input_gets_the_contracts_refusal(name: str, client: DigitsClient) -> None:
     bad = bad_pictures()[name]
-    assert refused(client.request("inference", "POST", PREDICT, **bad.send()), bad.status)
+    assert refused(client.request("inference", "POST", PREDICT, **bad.send()), bad)
 
 
 def test_a_body_over_the_limit_is_refused_by_torchserve(client: DigitsClient) -> None:
@@ -132,7 +132,7 @@ def test_bad_pictures_harm_no_neighbour_in_their_batch(batching: str, server: Co
             if bad.status == 200:
                 assert response.json()["digit"] == 7
             else:
-                assert refused(response, bad.status)
+                assert refused(response, bad)
 
 
 def test_two_versions_at_once_then_the_default_switches_and_the_old_one_goes(

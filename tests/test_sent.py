@@ -1,0 +1,122 @@
+"""handler/sent.py: what a row asks for, whatever is sent."""
+
+import json
+from base64 import b64encode
+from typing import Any
+
+import pytest
+
+from handler.decoding import MAX_BYTES, ImageError
+from handler.sent import MAX_BRACKETS, MAX_COMMAS, MAX_ITEMS, RequestError, Sent, read
+from tests.pictures import SMOKE
+
+JSON = {"Content-Type": "application/json"}
+EXPLAIN = {"explain": "True"}
+
+
+def bulk(*pictures: bytes) -> bytes:
+    return json.dumps({"instances": [{"b64": b64encode(picture).decode()} for picture in pictures]}).encode()
+
+
+def refusal(body: Any, headers: dict[str, Any] | None = None, **fields: bytes) -> tuple[int, str, str]:
+    with pytest.raises(ImageError) as caught:
+        read({"body": body, **fields}, headers or JSON)
+    return caught.value.status, caught.value.type, caught.value.message
+
+
+def test_instances_are_pictures_in_order() -> None:
+    assert read({"body": bulk(b"one", b"two")}, JSON) == Sent("digits", [b"one", b"two"])
+
+
+def test_content_type_and_accept_are_read_whatever_their_case_and_parameters() -> None:
+    assert read({"body": bulk(b"one")}, {"content-TYPE": "Application/JSON; charset=utf-8"}).kind == "digits"
+    assert read({"body": b"one"}, {"ACCEPT": "text/plain;q=0.9, */*"}).plain
+    for accept in ("*/*", "application/json, text/plain, */*", "text/html", "", "text/plainly"):
+        assert not read({"body": b"one"}, {"Accept": accept}).plain
+
+
+def test_json_that_torchserve_has_parsed_is_the_same() -> None:
+    assert read({"body": json.loads(bulk(b"one"))}, JSON) == read({"body": bulk(b"one")}, JSON)
+
+
+def test_a_picture_sent_as_json_is_a_picture() -> None:
+    assert read({"body": SMOKE[2]}, JSON) == Sent("digit", [SMOKE[2]])
+
+
+def test_json_without_its_content_type_is_no_json() -> None:
+    assert read({"body": bulk(b"one")}, {}).kind == "digit"
+
+
+def test_a_bad_instance_is_its_own_error_among_the_others() -> None:
+    items = [{"b64": "!"}, {"b64": 7}, {}, 3, None, [], {"b64": "ab\u00e9="}, {"b64": "YQ=="}]
+    pictures = read({"body": json.dumps({"instances": items}).encode()}, JSON).pictures
+    assert pictures[-1] == b"a"
+    errors = [each for each in pictures[:-1] if isinstance(each, ImageError)]
+    assert len(errors) == 7
+    assert {(each.status, each.type) for each in errors} == {(400, "InvalidImage")}
+    assert "b64" in errors[1].message
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "told"),
+    [
+        (b"{", 400, "no JSON"),
+        (b"[1, 2", 400, "no JSON"),
+        (b"{\xff}", 400, "no JSON"),
+        (b'{"instances": ' + b"9" * 5000 + b"}", 400, "no JSON"),
+        (b"[]", 400, 'no list "instances"'),
+        (b'{"instances": {}}', 400, 'no list "instances"'),
+        (b'{"pictures": []}', 400, 'no list "instances"'),
+        (bulk(*[b""] * (MAX_ITEMS + 1)), 413, "257 instances; at most 256"),
+        (b"[" * (MAX_BRACKETS + 1), 413, "1001 '['; at most 1000"),
+        (b'{"a":' * (MAX_BRACKETS + 1), 413, "1001 '{'"),
+        (b"[1" + b",1" * (MAX_COMMAS + 1), 413, "10001 ','"),
+        (b"[" * MAX_BRACKETS, 400, "nested too deep"),
+        (b'{"a":' * MAX_BRACKETS, 400, "nested too deep"),
+    ],
+)
+def test_a_body_that_is_no_bulk_request_is_refused_whole(body: bytes, status: int, told: str) -> None:
+    code, kind, message = refusal(body)
+    assert (code, kind) == (status, "InvalidRequest")
+    assert told in message
+
+
+def test_as_many_instances_as_allowed_are_read() -> None:
+    assert len(read({"body": bulk(*[b"x"] * MAX_ITEMS)}, JSON).pictures) == MAX_ITEMS
+
+
+def test_a_body_of_the_limit_costs_little() -> None:
+    """Whatever 16 MiB of JSON hold, reading them takes a moment and no memory to speak of."""
+    for body in (
+        b"[" + b"[]," * (MAX_BYTES // 3),
+        b'{"instances":[' + b"1," * (MAX_BYTES // 2),
+        b'{"' + b"\\u00e9" * 2**21,
+    ):
+        assert refusal(body)[1] == "InvalidRequest"
+
+
+def test_explanations_are_of_one_picture_and_a_digit() -> None:
+    assert read({"body": b"one"}, EXPLAIN) == Sent("explanation", [b"one"])
+    assert read({"data": b"one", "target": b"3"}, EXPLAIN).target == 3
+    assert read({"body": b"one"}, {**EXPLAIN, "X-Target": "0"}).target == 0
+    for target in (b"10", b"x", b"", b"-1", b"\xff", "\u0663".encode()):
+        assert refusal(b"one", EXPLAIN, target=target)[:2] == (400, "InvalidRequest")
+    assert "cannot be explained" in refusal(bulk(b"one"), JSON | EXPLAIN)[2]
+
+
+def test_what_a_row_is_for_is_torchserves_word_alone() -> None:
+    """Fields of forms and queries are among the headers as dicts; other spellings of them are the sender's own."""
+    field = {"content-type": ""}
+    for headers in (
+        {"explain": field},
+        {"Explain": "True"},
+        {"explain": "False"},
+        {"describe": "True"},
+        {"accept": field},
+    ):
+        assert read({"body": b"one"}, headers) == Sent("digit", [b"one"])
+    assert read({}, {"describe": "True"}) == Sent("description", [])
+
+
+def test_a_request_error_is_an_image_error_of_its_own_type() -> None:
+    assert (RequestError.type, ImageError.type) == ("InvalidRequest", "InvalidImage")
