@@ -16,7 +16,7 @@ needed = $(or $($(1)),$(error no $(1); make $@ $(1)=$(2)))
 
 .DEFAULT_GOAL := help
 .PHONY: help serve stop status token archive register compare promote rollback scale unregister models metrics \
-  train tune evaluate evaluate-served report predict bench test soak lint clean
+  train tune evaluate evaluate-served report predict explain bench test soak lint clean
 
 help: ## these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,6 +83,9 @@ report: $(INSTALLED) ## docs/report.md: the released model on every set of digit
 
 predict: $(INSTALLED) ## read pictures without a server; IMAGES="a.png b.jpg"
 	@$(PY) -m training predict $(or $(IMAGES),$(error no pictures; make predict IMAGES="a.png b.jpg"))
+
+explain: $(INSTALLED) ## draw what of a picture spoke for its digit; IMAGE=a.png, ARGS="--target 3 -o why.png"
+	@$(PY) -m serving explain "$(call needed,IMAGE,a.png)" $(ARGS)
 
 bench: $(INSTALLED) ## training speed beside the original's way
 	@$(PY) -m benchmarks.training_speed

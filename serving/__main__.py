@@ -1,4 +1,4 @@
-"""python -m serving serve | stop | status | predict | models | register | compare | promote | rollback | …
+"""python -m serving serve | stop | status | predict | explain | models | register | compare | promote | rollback | …
 
 python -m serving serve      READY in about 5 s, then serves until Ctrl-C
 """
@@ -40,6 +40,11 @@ def parser() -> argparse.ArgumentParser:
     predict = command("predict", commands.predict, "read pictures and whole folders; prints CSV")
     predict.add_argument("pictures", nargs="+", metavar="PICTURE", help="file, folder, or - for standard input")
     predict.add_argument("--version", default="", help="(default: the default version)")
+    explain = command("explain", commands.explain, "draw what of a picture spoke for its digit")
+    explain.add_argument("picture", type=Path, metavar="PICTURE", help="file")
+    explain.add_argument("-o", "--out", type=Path, default=Path("explanation.png"), help="(default: %(default)s)")
+    explain.add_argument("--target", type=int, choices=range(10), help="why not this digit (default: the one read)")
+    explain.add_argument("--version", default="", help="(default: the default version)")
     command("models", commands.models, "list the registered versions")
     register = command("register", commands.register, "register an archive of the model store and prove it")
     register.add_argument("archive", metavar="ARCHIVE", help="such as digits-1.1.mar")

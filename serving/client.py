@@ -11,33 +11,27 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.archive import Smoke, by_number, check_archive, read_smoke
 from serving.config import MODEL, ServingError
-from serving.connection import Connection, RefusedError
+from serving.connection import Connection, RefusedError, refused
 from serving.drain import wait_idle
-from serving.results import Answer, Ready, Sample, Version, answer_of, version_of
+from serving.pictures import Picture, PictureError, calls, instances, read_picture
+from serving.results import Answer, Explanation, Ready, Sample, Version, answer_of, explanation_of, version_of
 from serving.state import read_state
-
-Picture = str | Path | bytes | Image.Image | NDArray[Any]
 
 LOAD_SECONDS = 120.0  # until the workers of a version are given up
 DRAIN_SECONDS = 30.0  # until a version that is still asked is not removed
 POLL_SECONDS = 0.1
 TOLERANCE = 1e-4  # between the probabilities that model.json expects and those that are served
 LISTED = "/models/" + MODEL
-
-
-class PictureError(ServingError):
-    """What was given cannot be sent: no such file, an array of another kind."""
+CALLS = 8  # at once
+BULK = 64  # pictures of a call
 
 
 class DigitsClient(Connection):
@@ -58,28 +52,34 @@ class DigitsClient(Connection):
 
         A path, a file's bytes, a PIL image, or an array: uint8 [H,W], [H,W,3] or [H,W,4], uint16 or bool [H,W].
         """
-        path = f"/predictions/{MODEL}" + (f"/{version}" if version else "")
-        return answer_of(self.ask("inference", "POST", path, data=_bytes(picture)).json())
+        return answer_of(self._inferred("predictions", version, data=read_picture(picture)))
 
     def predict_many(
-        self, pictures: Iterable[Picture], connections: int = 8, version: str = ""
+        self, pictures: Iterable[Picture], connections: int = CALLS, version: str = "", bulk: int = BULK
     ) -> Iterator[Answer | ServingError]:
-        """An answer or the error for each picture, in order; at most `connections` are asked about at once.
+        """An answer or the error for each picture, in order; `bulk` a call, at most `connections` calls at once.
 
         Takes the pictures as it goes, so that there may be more of them than memory holds.
         """
-        under_way: deque[Future[Answer | ServingError]] = deque()
+        taken = iter(pictures)
+        under_way: deque[Future[list[Answer | ServingError]]] = deque()
         with ThreadPoolExecutor(connections) as pool:
             try:
-                for picture in pictures:
+                while some := list(islice(taken, bulk)):
                     if len(under_way) == 2 * connections:
-                        yield under_way.popleft().result()
-                    under_way.append(pool.submit(self._answer_or_error, picture, version))
+                        yield from under_way.popleft().result()
+                    under_way.append(pool.submit(self._answers, some, version))
                 while under_way:
-                    yield under_way.popleft().result()
+                    yield from under_way.popleft().result()
             finally:
                 for left in under_way:
                     left.cancel()
+
+    def explain(self, picture: Picture, target: int | None = None, version: str = "") -> Explanation:
+        """Why the digit on a picture was read; with a `target`, what speaks for that digit and what against it."""
+        form = {"data": ("picture", read_picture(picture))}
+        fields = {} if target is None else {"target": (None, str(target))}
+        return explanation_of(self._inferred("explanations", version, files=form | fields))
 
     def models(self) -> dict[str, Version]:
         """Every registered version."""
@@ -87,7 +87,7 @@ class DigitsClient(Connection):
         if response.status_code == 404:
             return {}
         if response.status_code >= 400:
-            raise RefusedError(response)
+            raise refused(response)
         return {each["modelVersion"]: version_of(each) for each in response.json()}
 
     def default(self) -> Version:
@@ -179,6 +179,37 @@ class DigitsClient(Connection):
         families = text_string_to_metric_families("\n".join(lines))
         return [Sample(each.name, each.labels, each.value) for family in families for each in family.samples]
 
+    def _inferred(self, kind: str, version: str, **request: Any) -> Any:
+        path = f"/{kind}/{MODEL}" + (f"/{version}" if version else "")
+        return self.ask("inference", "POST", path, **request).json()
+
+    def _answers(self, pictures: list[Picture], version: str) -> list[Answer | ServingError]:
+        """Of one call's pictures, or of a few calls' if they are large."""
+        files = [_file_or_error(picture) for picture in pictures]
+        sent = [file for file in files if isinstance(file, bytes)]
+        answers = iter([each for call in calls(sent, self.config.max_body) for each in self._call(call, version)])
+        return [next(answers) if isinstance(file, bytes) else file for file in files]
+
+    def _call(self, files: list[bytes], version: str) -> list[Answer | ServingError]:
+        """One call; pictures that it leaves unanswered through no fault of theirs are asked about one by one."""
+        if len(files) == 1:
+            return [self._answer_or_error(files[0], version)]
+        try:
+            json = {"Content-Type": "application/json"}
+            told = self._inferred("predictions", version, data=instances(files), headers=json)
+            answers = _predictions(told, len(files))
+        except RefusedError as error:
+            if not error.is_pictures_own or error.status == 503:  # the next call would fail as well
+                return [error] * len(files)
+            return [self._answer_or_error(file, version) for file in files]
+        except ServingError as error:
+            return [error] * len(files)
+        late = [isinstance(answer, RefusedError) and answer.status == 503 for answer in answers]
+        return [
+            self._answer_or_error(file, version) if is_late else answer
+            for file, answer, is_late in zip(files, answers, late, strict=True)
+        ]
+
     def _answer_or_error(self, picture: Picture, version: str) -> Answer | ServingError:
         try:
             return self.predict(picture, version)
@@ -238,24 +269,25 @@ def smoke_problem(client: DigitsClient, version: str, smoke: Smoke) -> str | Non
     return None
 
 
-def _bytes(picture: Picture) -> bytes:
-    """A picture as a file's bytes; PictureError if it cannot become one."""
+def _file_or_error(picture: Picture) -> bytes | PictureError:
     try:
-        if isinstance(picture, bytes):
-            return picture
-        if isinstance(picture, str | Path):
-            return Path(picture).read_bytes()
-        image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
-        file = BytesIO()
-        image.save(file, "TIFF" if image.mode == "CMYK" else "PNG")
-        return file.getvalue()
-    except OSError as error:
-        raise PictureError(f"{_named(picture)}: {error.strerror or error}; expected a picture's file") from error
-    except (TypeError, ValueError, AttributeError, SyntaxError) as error:  # SyntaxError: Pillow's of a broken PNG
-        raise PictureError(f"{_named(picture)}: {error}; expected a path, bytes, an image or a uint8 array") from error
+        return read_picture(picture)
+    except PictureError as error:
+        return error
 
 
-def _named(picture: Picture) -> str:
-    if isinstance(picture, np.ndarray):
-        return f"array {picture.dtype} {list(picture.shape)}"
-    return str(picture) if isinstance(picture, str | Path) else type(picture).__name__
+def _predictions(told: Any, count: int) -> list[Answer | RefusedError]:
+    """Of a call's JSON; ServingError if it is another handler's."""
+    try:
+        answers = [_prediction(each) for each in told["predictions"]]
+    except (LookupError, TypeError) as error:
+        raise ServingError("the answer has no predictions: does our handler serve it?") from error
+    if len(answers) != count:
+        raise ServingError(f"the answer has {len(answers)} predictions; expected {count}")
+    return answers
+
+
+def _prediction(told: dict[str, Any]) -> Answer | RefusedError:
+    if "code" in told:
+        return RefusedError(told["code"], told["type"], told["message"])
+    return answer_of(told)

@@ -17,14 +17,14 @@ from tqdm import tqdm
 
 from serving import lock, supervisor
 from serving.archive import build_archive, by_number
-from serving.client import DigitsClient, Picture
+from serving.client import DigitsClient
 from serving.config import Config, ServingError
 from serving.folders import COLUMNS, Side, find_pictures, rows
 from serving.folders import compare as compare_versions
+from serving.pictures import Picture, read_picture
 from serving.results import Version
 from serving.state import read_state
 
-CONNECTIONS = 8
 ROTATION_SECONDS = 10.0  # until the supervisor has changed the tokens
 DIFFERENCES = 20  # that a comparison's table lists; its JSON has all
 
@@ -87,7 +87,7 @@ def predict(config: Config, given: Namespace) -> int:
         DigitsClient(config) as client,
         tqdm(total=len(paths), unit=" pictures", leave=False, disable=_quiet(paths)) as bar,
     ):
-        answers = client.predict_many(pictures, CONNECTIONS, given.version)
+        answers = client.predict_many(pictures, version=given.version)
         for number, row in enumerate(rows([str(path) for path in paths], answers)):
             if number == 0 and not given.json:  # not before: a server that does not answer leaves an empty file
                 writer.writeheader()
@@ -104,6 +104,20 @@ def predict(config: Config, given: Namespace) -> int:
     if bad:
         print(f"{bad} of {len(paths)} pictures were not read", file=sys.stderr)
     return 1 if bad else 0
+
+
+def explain(config: Config, given: Namespace) -> int:
+    picture = read_picture(given.picture)
+    with DigitsClient(config) as client:
+        explanation = client.explain(picture, given.target, given.version)
+    from serving.drawing import draw  # here: Matplotlib takes a second, of no use to other commands
+
+    draw(picture, explanation, given.out)
+    if given.json:
+        _print_json({"digit": explanation.digit, "target": explanation.target, "out": str(given.out)})
+    else:
+        print(f"{given.picture}: read as {explanation.digit}; {given.out} shows what speaks for a {explanation.target}")
+    return 0
 
 
 def models(config: Config, given: Namespace) -> int:

@@ -1,5 +1,6 @@
 """config.properties, the one place of addresses, as the supervisor and the client read it."""
 
+import re
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -52,6 +53,11 @@ class Config:
         return 60 * float(self.properties.get("token_expiration_min", 60))
 
     @property
+    def max_body(self) -> int:
+        """Of a request, in bytes; 6553500 are TorchServe's default."""
+        return int(self.properties.get("max_request_size", 6553500))
+
+    @property
     def model_store(self) -> Path:
         return self.folder / self.properties["model_store"]
 
@@ -82,7 +88,7 @@ def read_config(path: Path = DEFAULT) -> Config:
         raise ServingError(f"{path}: no line {missing[0]}=; see the project's own config.properties")
     config = Config(path, properties)
     _check_ports(config)
-    _check_expiration(config)
+    _check_numbers(config)
     return config
 
 
@@ -96,14 +102,12 @@ def _check_ports(config: Config) -> None:
             raise ServingError(f"{config.path}: {name} is {host}:{port}; expected a host and a port up to 65535")
 
 
-def _check_expiration(config: Config) -> None:
-    try:
-        valid = config.token_seconds > 0
-    except ValueError:
-        valid = False
-    if not valid:
-        given = config.properties["token_expiration_min"]
-        raise ServingError(f"{config.path}: token_expiration_min is {given}; expected minutes, such as 1440")
+def _check_numbers(config: Config) -> None:
+    expected = {"token_expiration_min": "minutes, such as 1440", "max_request_size": "bytes, such as 16777216"}
+    for key in expected.keys() & config.properties.keys():
+        given = config.properties[key]
+        if not re.fullmatch(r"[0-9]+" if key == "max_request_size" else r"[0-9]*\.?[0-9]+", given) or not float(given):
+            raise ServingError(f"{config.path}: {key} is {given}; expected {expected[key]}")
 
 
 def on_free_ports(folder: Path, store: Path | None = None) -> Config:

@@ -33,16 +33,27 @@ ADVICE = {
 class RefusedError(ServingError):
     """The server's refusal: HTTP `status`, TorchServe's or the handler's `type`, and its `message`."""
 
-    def __init__(self, response: requests.Response) -> None:
-        try:
-            answer = response.json()
-        except ValueError:  # TorchServe's own 413 has no body
-            answer = {}
-        self.status = response.status_code
-        self.type = str(answer.get("type", response.reason))
-        self.message = str(answer.get("message", "")).strip() or (TOO_LARGE if self.status == 413 else response.text)
-        advice = f" ({ADVICE[self.type]})" if self.type in ADVICE else ""
-        super().__init__(f"{self.status} {self.type}: {self.message}{advice}")
+    def __init__(self, status: int, type: str, message: str) -> None:  # noqa: A002 - as the field is called
+        self.status, self.type, self.message = status, type, message
+        advice = f" ({ADVICE[type]})" if type in ADVICE else ""
+        super().__init__(f"{status} {type}: {message}{advice}")
+
+    @property
+    def is_pictures_own(self) -> bool:
+        """Whether the next picture may do better."""
+        return self.type in ("InvalidImage", "DeadlineExceeded") or self.status == 413 or self.status >= 500
+
+
+def refused(response: requests.Response) -> RefusedError:
+    """What the response says, whoever wrote it."""
+    try:
+        answer = response.json()
+    except ValueError:  # TorchServe's own 413 has no body
+        answer = {}
+    if not isinstance(answer, dict):
+        answer = {}
+    message = str(answer.get("message", "")).strip() or (TOO_LARGE if response.status_code == 413 else response.text)
+    return RefusedError(response.status_code, str(answer.get("type", response.reason)), message)
 
 
 class UnreachableError(ServingError):
@@ -101,7 +112,7 @@ class Connection:
         """As `request`; raises RefusedError for any status of 400 and above."""
         response = self.request(api, method, path, **request)
         if response.status_code >= 400:
-            raise RefusedError(response)
+            raise refused(response)
         return response
 
     def _send(self, api: str, method: str, path: str, request: dict[str, Any]) -> requests.Response:

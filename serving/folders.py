@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serving.client import DigitsClient, PictureError
+from serving.client import DigitsClient
 from serving.config import ServingError
 from serving.connection import RefusedError
+from serving.pictures import PictureError
 from serving.results import Answer
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
@@ -47,9 +48,7 @@ def rows(names: list[str], answers: Iterable[Answer | ServingError]) -> Iterator
 
 def _is_its_own(error: ServingError) -> bool:
     """Whether the next picture may do better."""
-    if isinstance(error, RefusedError):
-        return error.type == "InvalidImage" or error.status == 413 or error.status >= 500
-    return isinstance(error, PictureError)
+    return isinstance(error, PictureError) or (isinstance(error, RefusedError) and error.is_pictures_own)
 
 
 @dataclass(frozen=True)

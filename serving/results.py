@@ -3,6 +3,9 @@
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from serving.config import ServingError
 
 
@@ -16,6 +19,19 @@ class Answer:
     probabilities: tuple[float, ...]
     warnings: tuple[str, ...]
     model_version: str
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Why `digit` was read, or why not the `target`: `framed` uint8 [64,64] is what the model saw of the picture.
+
+    `attribution` float64 [64,64], in nats: above 0 where a pixel speaks for the target, below where against it.
+    """
+
+    digit: int
+    target: int
+    attribution: NDArray[np.float64]
+    framed: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -69,6 +85,15 @@ def answer_of(answer: dict[str, Any]) -> Answer:
     except (LookupError, TypeError) as error:
         expected = ", ".join(field.name for field in fields(Answer))
         raise ServingError(f"the answer has no {error}; expected {expected}: does our handler serve it?") from error
+
+
+def explanation_of(told: dict[str, Any]) -> Explanation:
+    """Of the handler's JSON; ServingError if it is another handler's."""
+    try:
+        attribution, framed = np.array(told["attribution"], np.float64), np.array(told["framed"], np.uint8)
+        return Explanation(told["digit"], told["target"], attribution, framed)
+    except (LookupError, TypeError, ValueError) as error:
+        raise ServingError("the answer is no explanation: is the version one that knows them?") from error
 
 
 def version_of(listed: dict[str, Any]) -> Version:

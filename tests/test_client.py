@@ -3,16 +3,20 @@
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import requests
 from PIL import Image
 
-from serving.client import DigitsClient, Picture, PictureError
+from handler.preprocessing import examine
+from serving.client import DigitsClient
 from serving.config import Config, ServingError, on_free_ports
 from serving.connection import ENVIRONMENT, RefusedError, UnreachableError, read_key
+from serving.pictures import Picture, PictureError, calls, instances
 from serving.results import Answer
 from tests.pictures import SMOKE, bad_pictures, digits, encode
 from tests.servers import command, output_until_curl, started
@@ -63,13 +67,14 @@ def test_what_is_no_picture_is_named(picture: Picture, told: str, client: Digits
         client.predict(picture)
 
 
-def test_many_pictures_are_answered_in_order_and_bad_ones_alone(client: DigitsClient) -> None:
+@pytest.mark.parametrize("bulk", [1, 7, 64])
+def test_many_pictures_are_answered_in_order_and_bad_ones_alone(bulk: int, client: DigitsClient) -> None:
     greys, _ = digits()
     pictures: list[Picture] = [encode(Image.fromarray(grey)) for grey in greys[::25]]
     expected = [client.predict(picture) for picture in pictures]
     bad = [case.body for case in bad_pictures().values() if isinstance(case.body, bytes)][:10]
     mixed = [*pictures[:50], *bad, "nowhere.png", *pictures[50:]]
-    answers = list(client.predict_many(mixed, connections=16))
+    answers = list(client.predict_many(mixed, connections=16, bulk=bulk))
     for answer, alone in zip(answers[:50] + answers[61:], expected, strict=True):
         assert isinstance(answer, Answer)
         assert answer.probabilities == pytest.approx(alone.probabilities, abs=1e-6)  # batches differ in the last digits
@@ -77,7 +82,8 @@ def test_many_pictures_are_answered_in_order_and_bad_ones_alone(client: DigitsCl
     assert isinstance(answers[60], PictureError)
 
 
-def test_no_more_pictures_are_taken_than_are_under_way(client: DigitsClient) -> None:
+@pytest.mark.parametrize("bulk", [1, 5])
+def test_no_more_pictures_are_taken_than_are_under_way(bulk: int, client: DigitsClient) -> None:
     taken = 0
 
     def endless() -> Iterator[Picture]:
@@ -86,12 +92,70 @@ def test_no_more_pictures_are_taken_than_are_under_way(client: DigitsClient) -> 
             taken += 1
             yield SMOKE[taken % 10]
 
-    answers = client.predict_many(endless(), connections=4)
+    answers = client.predict_many(endless(), connections=4, bulk=bulk)
     for number in range(1, 41):
         answer = next(answers)
         assert isinstance(answer, Answer)
         assert answer.digit == number % 10
-        assert taken <= number + 8
+        assert taken < number + (2 * 4 + 1) * bulk
+
+
+def test_pictures_too_large_for_one_call_are_sent_in_several(client: DigitsClient) -> None:
+    """Fifteen of a megabyte, one of the most that a body may have, and one of more than that."""
+    padded = [SMOKE[digit % 10] + bytes(2**20) for digit in range(15)]
+    answers = list(client.predict_many([*padded, SMOKE[8] + bytes(2**24 - len(SMOKE[8])), bytes(2**24 + 1), SMOKE[9]]))
+    assert [getattr(answer, "digit", None) for answer in answers] == [*(digit % 10 for digit in range(15)), 8, None, 9]
+    assert isinstance(answers[-2], RefusedError)
+    assert answers[-2].status == 413
+
+
+def test_pictures_that_a_call_had_no_time_for_are_asked_about_alone(
+    client: DigitsClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a worker says it that has spent five seconds; the rest of the call is kept."""
+    late = {"code": 503, "type": "DeadlineExceeded", "message": "late"}
+    asked: list[str] = []
+
+    def first_alone(kind: str, version: str, **request: Any) -> Any:
+        told = inferred(kind, version, **request)
+        asked.append("call" if "predictions" in told else "picture")
+        return told | {"predictions": [told["predictions"][0], late, late]} if "predictions" in told else told
+
+    inferred = client._inferred
+    monkeypatch.setattr(client, "_inferred", first_alone)
+    answers = list(client.predict_many([SMOKE[1], SMOKE[2], SMOKE[3]]))
+    assert [getattr(answer, "digit", None) for answer in answers] == [1, 2, 3]
+    assert asked == ["call", "picture", "picture"]
+
+
+def test_a_version_that_knows_no_json_is_asked_picture_by_picture(
+    client: DigitsClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused as a whole, as archives of earlier releases do."""
+    monkeypatch.setattr("serving.client.instances", lambda _: b"no JSON")
+    assert [getattr(each, "digit", None) for each in client.predict_many([SMOKE[1], b"", SMOKE[3]])] == [1, None, 3]
+
+
+def test_calls_keep_order_and_the_limit() -> None:
+    random = np.random.default_rng(0)
+    files = [bytes(length) for length in random.integers(0, 4000, 300)]
+    grouped = list(calls(files, 9000))
+    assert [file for group in grouped for file in group] == files
+    assert all(len(instances(group)) <= 9000 for group in grouped)
+    assert all(len(instances([*one, other[0]])) > 9000 for one, other in pairwise(grouped))
+    assert list(calls([bytes(10_000)], 9000)) == [[bytes(10_000)]]
+
+
+def test_an_explanation_has_arrays(client: DigitsClient) -> None:
+    why, why_not = client.explain(SMOKE[7]), client.explain(SMOKE[7], target=3)
+    assert (why.digit, why.target, why_not.digit, why_not.target) == (7, 7, 7, 3)
+    assert (why.framed == examine(SMOKE[7]).frame).all()
+    assert why.attribution.shape == (64, 64)
+    assert why.attribution.sum() > 0 > why_not.attribution.sum()
+    with pytest.raises(RefusedError, match="422 InvalidImage"):
+        client.explain(encode(Image.new("L", (28, 28))))
+    with pytest.raises(RefusedError, match="400 InvalidRequest: target is '12'; expected a digit, 0 to 9"):
+        client.explain(SMOKE[7], target=12)
 
 
 def test_models_ready_and_metrics_have_types(client: DigitsClient) -> None:

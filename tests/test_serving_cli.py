@@ -10,12 +10,18 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import requests
+from PIL import Image
 
 from serving import __main__ as serving_main
 from serving.archive import build_archive
+from serving.client import DigitsClient
 from serving.config import ROOT, Config, on_free_ports
+from serving.drawing import draw
+from serving.results import Explanation
+from tests.pictures import SEVENS
 from tests.servers import command, output_until_curl, serving, started, with_archives
 from tests.test_supervisor import exchange_digits
 from training import __main__ as training_main
@@ -86,6 +92,59 @@ def test_predict_reads_standard_input(running_here: Config) -> None:
         )
     assert run.returncode == 0
     assert run.stdout.splitlines()[1].startswith("-,6,0.99")
+
+
+def test_predict_asks_about_a_folder_in_calls_of_many(running_here: Config, tmp_path: Path) -> None:
+    for index in range(130):
+        shutil.copy(SMOKE / f"{index % 10}.png", tmp_path / f"{index:03}.png")
+    (tmp_path / "064.png").write_bytes(b"no picture")
+    before = requests_counted(running_here)
+    run = command(running_here, "predict", str(tmp_path))
+    digits = [row["digit"] for row in csv.DictReader(run.stdout.splitlines())]
+    assert digits == ["" if index == 64 else str(index % 10) for index in range(130)]
+    assert requests_counted(running_here) - before == 3
+
+
+def requests_counted(config: Config) -> float:
+    with DigitsClient(config) as client:
+        counts = {each.labels.get("model_version"): each.value for each in client.metrics() if "requests" in each.name}
+    return counts.get("default", 0.0)
+
+
+def test_explain_draws_why_and_why_not(running_here: Config, tmp_path: Path) -> None:
+    out = tmp_path / "why.png"
+    run = command(running_here, "explain", str(SMOKE / "7.png"), "-o", str(out))
+    assert run.stdout == f"{SMOKE / '7.png'}: read as 7; {out} shows what speaks for a 7\n", run.stderr
+    why = out.read_bytes()
+    told = json.loads(
+        command(running_here, "explain", "--json", "--target", "3", str(SMOKE / "7.png"), "-o", str(out)).stdout
+    )
+    assert told == {"digit": 7, "target": 3, "out": str(out)}
+    with Image.open(out) as drawn:
+        assert drawn.format == "PNG"
+        assert min(drawn.size) > 300
+    assert out.read_bytes() != why
+
+
+@pytest.mark.parametrize("form", SEVENS)
+def test_every_form_of_a_picture_is_drawn(form: str, tmp_path: Path) -> None:
+    explanation = Explanation(7, 7, np.zeros((64, 64)), np.zeros((64, 64), np.uint8))
+    draw(SEVENS[form](), explanation, tmp_path / "why.png")
+    with Image.open(tmp_path / "why.png") as drawn:
+        assert drawn.format == "PNG"
+
+
+def test_explain_names_what_it_cannot_do(running_here: Config, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    for words, told in (
+        ([str(tmp_path / "bad.png")], "error: 400 InvalidImage: 10 bytes that are no picture"),
+        ([str(tmp_path / "nowhere.png")], "nowhere.png: No such file or directory; expected a picture's file"),
+        ([str(SMOKE / "7.png"), "-o", str(tmp_path / "no" / "why.png")], "No such file or directory"),
+    ):
+        run = command(running_here, "explain", *words)
+        assert (run.returncode, run.stdout) == (1, "")
+        assert told in run.stderr
+        assert "Traceback" not in run.stderr
 
 
 def test_predict_by_a_version_that_is_not_there_ends_at_once(running_here: Config) -> None:

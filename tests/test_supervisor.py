@@ -206,11 +206,17 @@ def exchange_digits(project: Path) -> Path:
     return project
 
 
-@pytest.mark.parametrize("minutes", ["abc", "0", "-5"])
-def test_a_lifetime_of_tokens_that_is_none_is_named(minutes: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        *((f"token_expiration_min={minutes}", "minutes") for minutes in ("abc", "0", "-5", "1.2.3")),
+        *((f"max_request_size={size}", "bytes") for size in ("", "0", "1.5", "16M")),
+    ],
+)
+def test_a_number_that_is_none_is_named(line: str, expected: str, tmp_path: Path) -> None:
     path = tmp_path / "config.properties"
-    path.write_text(f"{(ROOT / 'config.properties').read_text()}\ntoken_expiration_min={minutes}\n")
-    with pytest.raises(ServingError, match=f"token_expiration_min is {minutes}; expected minutes"):
+    path.write_text(f"{(ROOT / 'config.properties').read_text()}\n{line}\n")
+    with pytest.raises(ServingError, match=f"{line.replace('=', ' is ')}; expected {expected}"):
         read_config(path)
 
 
