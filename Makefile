@@ -15,7 +15,7 @@ BUNDLED := scripted_model.pt model/model.json handler/model-config.yaml $(wildca
 needed = $(or $($(1)),$(error no $(1); make $@ $(1)=$(2)))
 
 .DEFAULT_GOAL := help
-.PHONY: help serve stop status token archive register compare promote rollback scale unregister models metrics \
+.PHONY: help serve stop status token certs archive register compare promote rollback scale unregister models metrics \
   train tune evaluate evaluate-served report predict explain bench test soak lint clean
 
 help: ## these targets
@@ -36,6 +36,9 @@ status: $(INSTALLED) ## is it ready, what does it serve, what has happened
 
 token: $(INSTALLED) ## print the token of the running server; KIND=inference or management
 	@$(PY) -m serving token --kind $(KIND) $(ARGS)
+
+certs: $(INSTALLED) ## a self-signed certificate to try TLS with, and the two lines that switch it on
+	@$(PY) -m serving certs
 
 archive: $(ARCHIVE) ## bundle model and handler into model_store/; VERSION=1.0
 

@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
 
     archive = command("archive", commands.archive, "bundle scripted model and handler into the model store", json=False)
     archive.add_argument("--version", default="1.0", help="of the archive (default: %(default)s)")
+    command("certs", commands.certs, "write a self-signed certificate to try TLS with", json=False)
     serve = command("serve", commands.serve, "serve in the foreground until Ctrl-C", json=False)
     serve.add_argument("--version", help="to make the default (default: what was served last, 1.0 at first)")
     command("stop", commands.stop, "drain and stop the server that runs", json=False)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from serving import lock, supervisor
 from serving.archive import build_archive, by_number
+from serving.certs import CERTIFICATE, KEY, write_certificate
 from serving.client import DigitsClient
 from serving.config import Config, ServingError
 from serving.folders import COLUMNS, Side, find_pictures, rows
@@ -37,6 +38,13 @@ def archive(config: Config, given: Namespace) -> int:
         )
     path = build_archive(given.version, config.model_store)
     print(f"{path} ({path.stat().st_size / 1024:.0f} KiB)")
+    return 0
+
+
+def certs(config: Config, _: Namespace) -> int:
+    write_certificate(config.folder)
+    lines = f"certificate_file={CERTIFICATE}\nprivate_key_file={KEY}"
+    print(f"# for {config.path.name}: TLS for inference, management and gRPC from the next start on\n{lines}")
     return 0
 
 

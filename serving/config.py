@@ -11,6 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 MODEL = "digits"
 DEFAULT = ROOT / "config.properties"
 _ADDRESSES = ("inference", "management", "metrics", "supervisor")
+_WITH_TOKENS = ("inference", "management")
+_TLS = ("certificate_file", "private_key_file")
 _GRPC_PORTS = ("grpc_inference_port", "grpc_management_port")
 
 
@@ -61,9 +63,16 @@ class Config:
     def model_store(self) -> Path:
         return self.folder / self.properties["model_store"]
 
+    @property
+    def certificate(self) -> Path | None:
+        """What TLS shows, PEM; None without TLS."""
+        return self.folder / self.properties[_TLS[0]] if _TLS[0] in self.properties else None
+
     def url(self, api: str) -> str:
-        """The base URL of `inference`, `management`, `metrics` or `supervisor`."""
-        return self.properties[f"{api}_address"]
+        """The base URL of `inference`, `management`, `metrics` or `supervisor`; with TLS, https where tokens go."""
+        address = self.properties[f"{api}_address"]
+        is_tls = self.certificate is not None and api in _WITH_TOKENS
+        return address.replace("http://", "https://", 1) if is_tls else address
 
     def ports(self) -> dict[str, tuple[str, int]]:
         """What will listen: name -> host and port."""
@@ -89,6 +98,9 @@ def read_config(path: Path = DEFAULT) -> Config:
     config = Config(path, properties)
     _check_ports(config)
     _check_numbers(config)
+    given = [key for key in _TLS if key in properties]
+    if len(given) == 1:
+        raise ServingError(f"{path}: {given[0]} alone; expected {' and '.join(_TLS)}, as `make certs` prints them")
     return config
 
 

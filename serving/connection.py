@@ -1,7 +1,9 @@
 """One server's APIs over HTTP: tokens, connections that are kept, retries, errors that say what to do."""
 
+import hashlib
 import json
 import os
+import ssl
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ BACKOFF = 0.2
 BUSY = (500, 503, 507)  # no worker, a full queue, or the picture's worker died: TorchServe 0.12.0's codes
 ROTATION_SECONDS = 2.0  # until a refused key is taken for wrong rather than just replaced
 CONNECTIONS = 64  # kept at the most
+END = "-----END CERTIFICATE-----"
 TOO_LARGE = "the body is over the server's limit of 16 MiB"
 ADVICE = {
     "InvalidKeyException": f"tokens come from {' and '.join(ENVIRONMENT.values())} if set, else from the key file",
@@ -159,10 +162,33 @@ def _is_key_refused(response: requests.Response) -> bool:
 
 
 def _failure(error: requests.RequestException) -> str:
+    if isinstance(error, requests.exceptions.SSLError):
+        return "shows another certificate than the configuration's certificate_file, or speaks no TLS"
     reason = getattr(error.args[0], "reason", None) if error.args else None  # of the last of several attempts
     if isinstance(error, requests.Timeout) or isinstance(reason, ReadTimeoutError):
         return "was reached, but has not answered in time"
     return f"does not answer ({type(error).__name__})"
+
+
+class _Pinned(HTTPAdapter):
+    """Talks to the holder of one certificate alone, whoever has signed it and whatever the address is called."""
+
+    def __init__(self, fingerprint: str, **options: Any) -> None:
+        self.fingerprint = fingerprint
+        super().__init__(**options)
+
+    def init_poolmanager(self, *given: Any, **options: Any) -> None:
+        super().init_poolmanager(*given, **options, assert_fingerprint=self.fingerprint)
+
+
+def _fingerprint(certificate: Path) -> str:
+    """SHA-256 of the first certificate in a PEM file, the server's own."""
+    try:
+        first = certificate.read_text().partition(END)
+        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(first[0] + first[1])).hexdigest()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ServingError(f"{certificate}: {reason}; expected the server's certificate, PEM") from error
 
 
 def _session(config: Config, retries: int) -> requests.Session:
@@ -175,6 +201,11 @@ def _session(config: Config, retries: int) -> requests.Session:
         retries, status_forcelist=(500,), allowed_methods=("GET", "PUT"), backoff_factor=BACKOFF, raise_on_status=False
     )
     for api in ("inference", "management", "metrics", "supervisor"):
-        policy = again if api == "inference" else managed
-        session.mount(config.url(api), HTTPAdapter(pool_maxsize=CONNECTIONS, max_retries=policy))
+        options: dict[str, Any] = {"pool_maxsize": CONNECTIONS, "max_retries": again if api == "inference" else managed}
+        url = config.url(api)
+        if config.certificate is not None and url.startswith("https://"):
+            session.mount(url, _Pinned(_fingerprint(config.certificate), **options))
+            session.verify = False  # by authorities: the one certificate itself is compared
+        else:
+            session.mount(url, HTTPAdapter(**options))
     return session

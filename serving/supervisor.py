@@ -266,11 +266,12 @@ def _tell(line: str) -> None:
 
 def _welcome(config: Config, seconds: float) -> str:
     inference, management = config.url("inference"), config.url("management")
+    trust = f"--cacert {config.properties['certificate_file']} " if config.certificate else ""
     return f"""READY in {seconds:.1f} s
   inference   {inference}/predictions/{MODEL}
   management  {management}/models
   metrics     {config.url("metrics")}/metrics
   readiness   {config.url("supervisor")}/ready
 
-curl -H "Authorization: Bearer $(make -s token)" -T handler/smoke/7.png {inference}/predictions/{MODEL}
+curl {trust}-H "Authorization: Bearer $(make -s token)" -T handler/smoke/7.png {inference}/predictions/{MODEL}
 """

@@ -57,6 +57,7 @@ class TorchServe:
 
     def __init__(self, config: Config, state: State) -> None:
         java = _java()
+        _check_files(config)
         self.config = config
         # Short: sockets of the workers lie in it. Its own: two servers in one collide.
         self.temporary = Path(tempfile.mkdtemp(prefix=_PREFIX))
@@ -136,8 +137,11 @@ def _end_with_parent() -> Callable[[], None] | None:
 def _configuration(config: Config, state: State, temporary: Path) -> Path:
     """config.properties, its paths made absolute, and, in TorchServe's own words, what to serve."""
     path = temporary / "config.properties"
-    paths = {key: str(config.folder / value) for key, value in config.properties.items() if key in _PATHS}
-    lines = [f"{key}={value}" for key, value in (config.properties | paths).items()]
+    changed = {key: str(config.folder / value) for key, value in config.properties.items() if key in _PATHS}
+    if config.certificate is not None:
+        changed |= {f"{api}_address": config.url(api) for api in ("inference", "management")}
+        changed["enable_grpc_ssl"] = "true"
+    lines = [f"{key}={value}" for key, value in (config.properties | changed).items()]
     path.write_text("\n".join([*lines, f"model_snapshot={state.snapshot()}"]) + "\n")
     return path
 
@@ -165,6 +169,13 @@ def _arguments(config: Config, configuration: Path, temporary: Path) -> list[str
         *["-f", str(configuration)],
         *["-s", str(config.model_store)],
     ]
+
+
+def _check_files(config: Config) -> None:
+    for key in [key for key in ("certificate_file", "private_key_file") if key in config.properties]:
+        path = config.folder / config.properties[key]
+        if not os.access(path, os.R_OK) or not path.is_file():
+            raise ServingError(f"{path}: {key} cannot be read; `make certs` writes one for a trial")
 
 
 def _java() -> Path:

@@ -1,0 +1,144 @@
+"""TLS, switched on by two lines: who gets through, who does not, against a real server."""
+
+import shutil
+import ssl
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from serving.certs import CERTIFICATE, KEY, write_certificate
+from serving.client import DigitsClient
+from serving.config import Config, ServingError, read_config
+from serving.connection import UnreachableError, read_key
+from serving.supervisor import running
+from tests.pictures import SMOKE
+from tests.servers import command, with_archives
+
+SEVEN = Path(__file__).parents[1] / "handler" / "smoke" / "7.png"
+openssl = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
+
+
+def with_tls(config: Config) -> Config:
+    write_certificate(config.folder)
+    lines = f"certificate_file={CERTIFICATE}\nprivate_key_file={KEY}\n"
+    config.path.write_text(config.path.read_text() + lines)
+    return read_config(config.path)
+
+
+@pytest.fixture(scope="module")
+def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
+    config = with_tls(with_archives(tmp_path_factory.mktemp("tls"), "1.0"))
+    with running(config):
+        yield config
+
+
+@pytest.fixture(scope="module")
+def another(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate that is not the server's."""
+    folder = tmp_path_factory.mktemp("another")
+    write_certificate(folder)
+    return folder / CERTIFICATE
+
+
+def test_our_client_asks_manages_and_sees_it_ready(encrypted: Config) -> None:
+    with DigitsClient(encrypted, retries=0) as client:
+        assert encrypted.url("inference").startswith("https://")
+        assert client.predict(SMOKE[7]).digit == 7
+        assert client.default().version == "1.0"
+        assert client.ready() == (True, "ready")
+    assert command(encrypted, "models").returncode == 0
+
+
+def test_our_client_refuses_a_server_with_another_certificate(encrypted: Config, another: Path) -> None:
+    told = "shows another certificate than the configuration's certificate_file"
+    elsewhere = Config(encrypted.path, encrypted.properties | {"certificate_file": str(another)})
+    with DigitsClient(elsewhere, retries=0) as client, pytest.raises(UnreachableError, match=told):
+        client.predict(SMOKE[7])
+
+
+def curl(config: Config, certificate: Path) -> "subprocess.CompletedProcess[str]":
+    token = read_key(config.key_file, "inference")
+    words = ["--cacert", str(certificate), "-sSH", f"Authorization: Bearer {token}", "-T", str(SEVEN)]
+    url = config.url("inference") + "/predictions/digits"
+    return subprocess.run(["curl", "--noproxy", "*", *words, url], capture_output=True, text=True)
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+def test_curl_succeeds_with_the_certificate_and_fails_with_another(encrypted: Config, another: Path) -> None:
+    assert '"digit": 7' in curl(encrypted, encrypted.folder / CERTIFICATE).stdout
+    refused = curl(encrypted, another)
+    assert refused.returncode == 60  # "peer certificate cannot be authenticated"
+    assert not refused.stdout
+
+
+def s_client(port: int, certificate: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-CAfile", str(certificate)]
+    run = [*command, "-verify_return_error", "-verify_ip", "127.0.0.1", *words]
+    return subprocess.run(run, input="", capture_output=True, text=True, timeout=20)
+
+
+@openssl
+@pytest.mark.parametrize("address", ["inference", "management", "grpc_inference", "grpc_management"])
+def test_openssl_trusts_every_address_with_tokens_and_no_other_certificate(
+    address: str, encrypted: Config, another: Path
+) -> None:
+    port = encrypted.ports()[address][1]
+    trusted, refused = s_client(port, encrypted.folder / CERTIFICATE), s_client(port, another)
+    assert (trusted.returncode, refused.returncode) == (0, 1)
+    assert "Verify return code: 0 (ok)" in trusted.stdout
+    assert "self-signed certificate" in refused.stderr
+
+
+@openssl
+@pytest.mark.parametrize("protocol", ["-tls1", "-tls1_1"])
+def test_no_protocol_before_tls_1_2_is_spoken(protocol: str, encrypted: Config) -> None:
+    run = s_client(encrypted.ports()["inference"][1], encrypted.folder / CERTIFICATE, protocol)
+    assert run.returncode != 0
+
+
+@pytest.mark.parametrize("api", ["inference", "management"])
+def test_plain_http_is_refused_on_that_port(api: str, encrypted: Config) -> None:
+    host, port = encrypted.ports()[api]
+    kind = {"Authorization": f"Bearer {read_key(encrypted.key_file, api)}"}
+    path = {"inference": "predictions/digits", "management": "models"}[api]
+    response = requests.get(f"http://{host}:{port}/{path}", headers=kind, timeout=10)
+    assert response.status_code == 403
+    assert "only accepts HTTPS" in response.text
+
+
+def test_a_key_is_readable_by_its_owner_alone_and_never_overwritten(tmp_path: Path) -> None:
+    write_certificate(tmp_path)
+    before = (tmp_path / KEY).read_bytes()
+    assert (tmp_path / KEY).stat().st_mode & 0o777 == 0o600
+    ssl.create_default_context(cafile=tmp_path / CERTIFICATE)
+    with pytest.raises(ServingError, match="is there already; remove certs/"):
+        write_certificate(tmp_path)
+    assert (tmp_path / KEY).read_bytes() == before
+
+
+def test_certs_prints_the_lines_that_switch_tls_on(own: Config) -> None:
+    run = command(own, "certs")
+    own.path.write_text(own.path.read_text() + run.stdout)
+    config = read_config(own.path)
+    assert config.url("inference") == own.url("inference").replace("http", "https")
+    assert config.url("metrics") == own.url("metrics")
+    assert command(own, "certs").returncode == 1
+
+
+def test_half_of_tls_and_files_that_are_not_there_are_named(own: Config) -> None:
+    plain = own.path.read_text()
+    own.path.write_text(f"{plain}certificate_file=certs/server.pem\n")
+    with pytest.raises(ServingError, match="certificate_file alone; expected certificate_file and private_key_file"):
+        read_config(own.path)
+    own.path.write_text(f"{plain}certificate_file=certs/server.pem\nprivate_key_file=certs/server.key\n")
+    run = command(own, "serve")
+    assert run.returncode == 1
+    assert "certificate_file cannot be read; `make certs` writes one for a trial" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert (
+        "certs/server.pem: No such file or directory; expected the server's certificate"
+        in command(own, "models").stderr
+    )
