@@ -1,12 +1,19 @@
 """Servers and models that tests share. TorchServe is real, the archives are real; no port is fixed."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
 
 import pytest
+import torch
+from ts.context import Context, RequestProcessor
 
 import training  # noqa: F401 - makes torchvision importable beside a CPU-only torch
+from handler.digit_handler import DigitHandler
+from serving.archive import build_archive
 from serving.client import DigitsClient
 from serving.config import ROOT, Config
 from serving.supervisor import running
@@ -51,3 +58,31 @@ def copy_project(folder: Path) -> Path:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy2(ROOT / "scripted_model.pt", folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive of version 2.5, unpacked as TorchServe does it."""
+    folder = tmp_path_factory.mktemp("model_dir")
+    with ZipFile(build_archive("2.5", tmp_path_factory.mktemp("store"))) as mar:
+        mar.extractall(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def handler(model_dir: Path) -> DigitHandler:
+    """As a worker has it."""
+    threads = torch.get_num_threads()
+    handler = DigitHandler()
+    handler.initialize(context_of(model_dir, 0))
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(threads)
+    return handler
+
+
+def context_of(model_dir: Path, rows: int, headers: list[dict[str, Any]] | None = None) -> Context:
+    """TorchServe's own, for a batch of so many rows with these headers."""
+    manifest = json.loads((model_dir / "MAR-INF" / "MANIFEST.json").read_text())
+    context = Context("digits", str(model_dir), manifest, 16, None, "0.12.0")
+    context.request_processor = [RequestProcessor(each) for each in headers or [{}] * rows]
+    return context

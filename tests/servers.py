@@ -89,6 +89,12 @@ def workers(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     return [child for child in family(process) if child.name() != "java"]
 
 
+def flat(memory: Sequence[int]) -> bool:
+    """Whether samples in bytes grow by no more than a tenth once the first fifth of them, the warm-up, is over."""
+    rest = memory[len(memory) // 5 :]
+    return max(rest) <= 1.1 * rest[0]
+
+
 @dataclass(frozen=True)
 class Sent:
     """One request: when it was begun, sent to its end, and answered; status 0 stands for a broken connection."""

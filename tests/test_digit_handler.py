@@ -8,14 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
 
 import jsonschema_rs
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from ts.context import Context, RequestProcessor
 
 from handler.confidence import read_calibration
 from handler.description import SCHEMAS
@@ -23,36 +21,11 @@ from handler.digit_handler import CALL, DigitHandler
 from handler.explanation import attribution
 from handler.preprocessing import Framed, examine, to_input
 from handler.sent import MAX_ITEMS
-from serving.archive import build_archive
 from serving.config import ROOT
+from tests.conftest import context_of
 from tests.pictures import SEVENS, SMOKE, bad_pictures, digits, encode
 from tests.test_sent import EXPLAIN, JSON, bulk
 from training.model import load_model
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model_dir")
-    with ZipFile(build_archive("2.5", tmp_path_factory.mktemp("store"))) as mar:
-        mar.extractall(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def handler(model_dir: Path) -> DigitHandler:
-    threads = torch.get_num_threads()
-    handler = DigitHandler()
-    handler.initialize(context_of(model_dir, 0))
-    assert torch.get_num_threads() == 1
-    torch.set_num_threads(threads)
-    return handler
-
-
-def context_of(model_dir: Path, rows: int, headers: list[dict[str, Any]] | None = None) -> Context:
-    manifest = json.loads((model_dir / "MAR-INF" / "MANIFEST.json").read_text())
-    context = Context("digits", str(model_dir), manifest, 16, None, "0.12.0")
-    context.request_processor = [RequestProcessor(each) for each in headers or [{}] * rows]
-    return context
 
 
 def ask(

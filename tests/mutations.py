@@ -1,0 +1,136 @@
+"""Hypothesis strategies: pictures and JSON bodies that were good before something happened to them."""
+
+import json
+import struct
+import zlib
+from base64 import b64encode
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.pictures import SEVEN, SEVENS, bad_pictures, encode
+
+LARGE = 20_000  # bytes; what is longer is mutated too slowly to be of use
+_RGB = Image.merge("RGB", [SEVEN.resize((60, 40))] * 3)
+_GRADIENT = Image.fromarray(np.add.outer(np.arange(50), np.arange(70)).astype(np.uint8))
+
+BASES: list[bytes] = [
+    *(picture for picture in (form() for form in SEVENS.values()) if len(picture) < LARGE),
+    *(bad.body for bad in bad_pictures().values() if 0 < len(bad.body) < LARGE),
+    encode(_RGB, "JPEG", progressive=True, quality=60),
+    encode(_RGB, "JPEG", subsampling=2, restart_marker_rows=1),
+    encode(_GRADIENT, "PNG", interlace=1),
+    encode(_RGB.quantize(7), "PNG", bits=4),
+    encode(_GRADIENT, "GIF", interlace=1),
+    encode(_RGB, "WEBP", quality=50),
+    encode(_RGB, "WEBP", save_all=True, append_images=[_RGB.rotate(90, expand=False)]),
+    encode(_RGB.convert("RGBA"), "WEBP"),
+    *(encode(_RGB, "TIFF", compression=kind) for kind in ("tiff_deflate", "jpeg", "packbits", "tiff_adobe_deflate")),
+    *(encode(_RGB.convert("1"), "TIFF", compression=kind) for kind in ("group3", "group4")),
+    encode(_RGB, "TIFF", save_all=True, append_images=[_GRADIENT]),
+    encode(SEVEN.convert("P"), "BMP"),
+]
+
+_PLACE = st.integers(0, 2**16 - 1)  # in a file, as a fraction of its length: most of what matters is in its beginning
+_EXTREME = st.sampled_from(
+    [b"\0", b"\xff", b"\x7f", b"\x80", b"\0\0", b"\xff\xff", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff"]
+)
+_BYTES = st.one_of(_EXTREME, st.binary(min_size=1, max_size=6))
+
+Change = Callable[[bytes], bytes]
+
+
+def _at(content: bytes, place: int) -> int:
+    return len(content) * place**2 // 2**32  # squared: earlier bytes more often
+
+
+def _overwritten(place: int, by: bytes) -> Change:
+    return lambda content: content[: _at(content, place)] + by + content[_at(content, place) + len(by) :]
+
+
+def _inserted(place: int, what: bytes, times: int) -> Change:
+    return lambda content: content[: _at(content, place)] + what * times + content[_at(content, place) :]
+
+
+def _removed(place: int, length: int) -> Change:
+    return lambda content: content[: _at(content, place)] + content[_at(content, place) + length :]
+
+
+def _doubled(place: int, length: int, to: int) -> Change:
+    def change(content: bytes) -> bytes:
+        piece = content[_at(content, place) :][:length]
+        return content[: _at(content, to)] + piece + content[_at(content, to) :]
+
+    return change
+
+
+def _cut(place: int) -> Change:
+    return lambda content: content[: len(content) * place // 2**16]
+
+
+def _spliced(place: int, other: bytes, there: int) -> Change:
+    return lambda content: content[: _at(content, place)] + other[_at(other, there) :]
+
+
+CHANGES = st.one_of(
+    st.builds(_overwritten, _PLACE, _BYTES),
+    st.builds(_overwritten, _PLACE, _BYTES),
+    st.builds(_inserted, _PLACE, _BYTES, st.integers(1, 300)),
+    st.builds(_removed, _PLACE, st.integers(1, 40)),
+    st.builds(_doubled, _PLACE, st.integers(1, 200), _PLACE),
+    st.builds(_cut, _PLACE),
+    st.builds(_spliced, _PLACE, st.sampled_from(BASES), _PLACE),
+)
+
+
+def _changed(content: bytes, changes: list[Change], is_mended: bool) -> bytes:
+    for change in changes:
+        content = change(content)
+    return mended(content) if is_mended else content
+
+
+def mended(png: bytes) -> bytes:
+    """A PNG with right checksums, so that what was changed in its parts is looked at; anything else as it is."""
+    if not png.startswith(b"\x89PNG\r\n\x1a\n"):
+        return png
+    whole, rest = png[:8], png[8:]
+    while len(rest) >= 12:
+        (length,) = struct.unpack(">I", rest[:4])
+        body = rest[4 : 8 + length]
+        whole += rest[:4] + body + struct.pack(">I", zlib.crc32(body))
+        rest = rest[12 + length :]
+    return whole + rest
+
+
+PICTURES = st.builds(_changed, st.sampled_from(BASES), st.lists(CHANGES, min_size=1, max_size=5), st.booleans())
+
+_JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.dictionaries(st.sampled_from(["b64", "instances", "x"]), inner)
+    ),
+    max_leaves=12,
+)
+_INSTANCE = st.one_of(
+    st.builds(lambda picture: {"b64": b64encode(picture).decode()}, st.sampled_from(BASES)),
+    st.builds(lambda text: {"b64": text}, st.text(max_size=30)),
+    _JSON,
+)
+
+
+def _body(instances: list[Any]) -> bytes:
+    return _encoded({"instances": instances})
+
+
+def _encoded(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+# Bodies that say what they are, bodies of any JSON, and both after something has happened to their bytes.
+_WHOLE = st.one_of(
+    st.builds(_body, st.lists(_INSTANCE, max_size=6)), st.builds(lambda any_: json.dumps(any_).encode(), _JSON)
+)
+BODIES = st.one_of(_WHOLE, st.builds(_changed, _WHOLE, st.lists(CHANGES, min_size=1, max_size=4), st.just(False)))

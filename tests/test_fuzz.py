@@ -1,0 +1,192 @@
+"""Mutated pictures and JSON, into the handler and into a real server: refused or answered, and nothing else.
+
+`make test` sends a few thousand, `make soak` all that the bar asks for.
+"""
+
+import gc
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from handler.digit_handler import DigitHandler
+from serving.client import DigitsClient
+from serving.config import Config
+from serving.pictures import instances
+from serving.supervisor import running
+from tests.conftest import context_of
+from tests.mutations import BODIES, PICTURES
+from tests.pictures import SMOKE
+from tests.servers import flat, with_archives
+from tests.test_sent import EXPLAIN, JSON
+
+EXAMPLES = 100  # of a round; what Hypothesis remembers of its examples is forgotten with each
+BATCH = 10  # mutated pictures of an example, with good ones between
+SECONDS = 20.0  # that a batch may take, of the 60 that a worker has
+STATUSES = {200, 400, 413, 422}
+SOAK = [pytest.mark.soak, pytest.mark.timeout(1800)]
+
+
+def rounds(number: int, strategy: st.SearchStrategy[Any], check: Callable[[Any], None]) -> Iterator[int]:
+    """So many rounds of EXAMPLES, each of its own seed; yields after each."""
+    limits = settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    for each in range(number):
+
+        def one(value: Any) -> None:
+            check(value)
+
+        seed(each)(limits(given(strategy)(one)))()
+        gc.collect()
+        yield each
+
+
+class Watched:
+    """A handler that is asked in batches; good pictures between must be read right."""
+
+    def __init__(self, handler: DigitHandler, model_dir: Path) -> None:
+        self.handler, self.model_dir = handler, model_dir
+        self.asked, self.longest = 0, 0.0
+
+    def pictures(self, mutated: list[bytes]) -> None:
+        rows = [row for picture in mutated for row in ({"body": picture}, {"body": SMOKE[len(picture) % 10]})]
+        self.check(rows, [{}] * len(rows))
+
+    def bodies(self, mutated: list[bytes]) -> None:
+        rows = [row for body in mutated for row in ({"body": body}, {"body": SMOKE[len(body) % 10]})]
+        self.check(rows, [JSON, {}] * len(mutated))
+
+    def check(self, rows: list[dict[str, Any]], headers: list[dict[str, Any]]) -> None:
+        context = context_of(self.model_dir, len(rows), headers)
+        started = time.monotonic()
+        answers = self.handler.handle(rows, context)
+        self.longest = max(self.longest, time.monotonic() - started)
+        self.asked += len(rows) // 2
+        told = [(context.get_response_status(index)[0], json.loads(answer)) for index, answer in enumerate(answers)]
+        assert len(told) == len(rows)
+        assert {status for status, _ in told} <= STATUSES
+        assert all(_is_refusal(status, answer) for status, answer in told if status != 200)
+        assert [answer["digit"] for _, answer in told[1::2]] == [len(row["body"]) % 10 for row in rows[::2]]
+
+
+def _is_refusal(status: int, answer: dict[str, Any]) -> bool:
+    return set(answer) == {"code", "type", "message"} and answer["code"] == status and bool(answer["message"])
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("number", [2, pytest.param(100, marks=SOAK)])
+def test_mutated_pictures_never_leave_handle_with_an_exception(
+    number: int,
+    handler: DigitHandler,
+    model_dir: Path,
+) -> None:
+    watched = Watched(handler, model_dir)
+    memory = [
+        psutil.Process().memory_info().rss
+        for _ in rounds(number, st.lists(PICTURES, min_size=BATCH, max_size=BATCH), watched.pictures)
+    ]
+    _tell("pictures", watched, memory)
+    assert watched.longest < SECONDS
+    assert number < 10 or flat(memory)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("number", [2, pytest.param(20, marks=SOAK)])
+def test_mutated_json_never_leaves_handle_with_an_exception(
+    number: int,
+    handler: DigitHandler,
+    model_dir: Path,
+) -> None:
+    watched = Watched(handler, model_dir)
+    memory = [
+        psutil.Process().memory_info().rss
+        for _ in rounds(number, st.lists(BODIES, min_size=5, max_size=5), watched.bodies)
+    ]
+    _tell("JSON bodies", watched, memory)
+    assert watched.longest < SECONDS
+    assert number < 10 or flat(memory)
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
+    """A server that others need not suffer for."""
+    config = with_archives(tmp_path_factory.mktemp("fuzzed"), "1.0")
+    with running(config):
+        yield config
+
+
+class Asked:
+    """A real server that is asked: each example's pictures alone, all at once, then again as one call."""
+
+    def __init__(self, config: Config, pool: ThreadPoolExecutor) -> None:
+        self.client, self.pool = DigitsClient(config, retries=0, timeout=60), pool
+        self.workers = self.pids()
+        self.memory: list[int] = []
+        self.asked = 0
+
+    def pids(self) -> list[int]:
+        return [worker.pid for worker in self.client.default().workers]
+
+    def post(self, body: bytes, headers: dict[str, str]) -> requests.Response:
+        path = "/explanations/digits" if EXPLAIN.items() <= headers.items() else "/predictions/digits"
+        return self.client.request("inference", "POST", path, data=body, headers=headers)
+
+    def pictures(self, mutated: list[bytes]) -> None:
+        self.asked += len(mutated)
+        mixed = [picture for each in mutated for picture in (each, SMOKE[len(each) % 10])]
+        headers: list[dict[str, str]] = [{}, {}] * (len(mutated) - 1) + [EXPLAIN, {}]
+        alone = [_told(response) for response in self.pool.map(self.post, mixed, headers)]
+        together = self.post(instances(mixed), JSON)
+        assert together.status_code == 200
+        told = [(each.get("code", 200), each) for each in together.json()["predictions"]]
+        for answers in (alone, told):
+            assert [answer["digit"] for _, answer in answers[1::2]] == [len(each) % 10 for each in mutated]
+        assert [status for status, _ in told] == [status for status, _ in alone]
+
+    def bodies(self, mutated: list[bytes]) -> None:
+        self.asked += len(mutated)
+        mixed = [body for each in mutated for body in (each, SMOKE[len(each) % 10])]
+        answers = [_told(response) for response in self.pool.map(self.post, mixed, [JSON, {}] * len(mutated))]
+        assert [answer["digit"] for _, answer in answers[1::2]] == [len(each) % 10 for each in mutated]
+
+    def measure(self) -> None:
+        assert self.pids() == self.workers, "a worker has died"
+        self.memory.append(sum(psutil.Process(pid).memory_info().rss for pid in self.workers))
+
+
+def _told(response: requests.Response) -> tuple[int, dict[str, Any]]:
+    assert response.status_code in STATUSES, response.text
+    answer = response.json()
+    assert response.status_code == 200 or _is_refusal(response.status_code, answer)
+    return response.status_code, answer
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("pictures", "bodies"), [(2, 1), pytest.param(6, 5, marks=SOAK)])
+def test_mutated_requests_harm_neither_server_nor_neighbours(pictures: int, bodies: int, fuzzed: Config) -> None:
+    with ThreadPoolExecutor(2 * BATCH) as pool:
+        asked = Asked(fuzzed, pool)
+        for _ in rounds(pictures, st.lists(PICTURES, min_size=BATCH, max_size=BATCH), asked.pictures):
+            asked.measure()
+        for _ in rounds(bodies, st.lists(BODIES, min_size=5, max_size=5), asked.bodies):
+            asked.measure()
+    print(f"{asked.asked} mutated requests; workers {', '.join(f'{each / 2**20:.0f}' for each in asked.memory)} MiB")
+    assert max(asked.memory) <= 1.1 * asked.memory[0]  # the first round warms up, explanations among it
+
+
+def _tell(what: str, watched: Watched, memory: list[int]) -> None:
+    mebibytes = ", ".join(f"{each / 2**20:.0f}" for each in memory[:: max(1, len(memory) // 10)])
+    print(f"{watched.asked} mutated {what}; longest batch {watched.longest:.2f} s; memory {mebibytes} MiB")
