@@ -1,9 +1,5 @@
 """A real TorchServe with a real archive, over HTTP: answers, refusals, versions, tokens, metrics."""
 
-import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -18,12 +14,9 @@ from serving.archive import build_archive
 from serving.client import DigitsClient
 from serving.config import Config
 from serving.connection import TOKENS, RefusedError
-from tests.conftest import copy_project
 from tests.pictures import SEVENS, SMOKE, Bad, bad_pictures, digits, encode
 
 PREDICT = "/predictions/digits"
-BATCH = 8
-BATCH_SECONDS = 5.0  # long enough that only a full batch answers sooner
 
 
 def refused(response: requests.Response, bad: Bad) -> bool:
@@ -89,50 +82,10 @@ def test_a_body_of_the_limit_reaches_the_handler(client: DigitsClient) -> None:
     assert client.predict(SMOKE[7] + bytes(MAX_BYTES - len(SMOKE[7]))).digit == 7
 
 
-@pytest.fixture(scope="module")
-def batching(server: Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A version that waits until BATCH pictures are there, so that they must meet in one batch."""
-    project = tmp_path_factory.mktemp("project")
-    copy_project(project)
-    (project / "handler" / "model-config.yaml").write_text(
-        f"minWorkers: 1\nmaxWorkers: 1\nbatchSize: {BATCH}\nmaxBatchDelay: {BATCH_SECONDS * 1000:.0f}\n"
-    )
-    build_archive("8.0", server.model_store, project)
-    client = DigitsClient(server, timeout=60, retries=0)
-    register(client, "8.0")
-    yield "8.0"
-    client.request("management", "DELETE", "/models/digits/8.0")
-
-
 def register(client: DigitsClient, version: str) -> None:
     query = {"url": f"digits-{version}.mar", "initial_workers": "1", "synchronous": "true"}
     response = client.request("management", "POST", "/models", params=query)
     assert response.status_code == 200, response.text
-
-
-def test_bad_pictures_harm_no_neighbour_in_their_batch(batching: str, server: Config) -> None:
-    """Groups of seven bad ones and a good one; each is answered as soon as the batch is full, so they shared it."""
-    cases = list(bad_pictures().values())
-    groups = [cases[start : start + BATCH - 1] for start in range(0, len(cases), BATCH - 1)]
-    for group in groups:
-        mixed = [*group, *[Bad(200, SMOKE[7])] * (BATCH - len(group))]
-        together = Barrier(BATCH)
-
-        def send(bad: Bad, together: Barrier = together) -> tuple[requests.Response, float]:
-            client = DigitsClient(server, timeout=60, retries=0)
-            together.wait()
-            started = time.monotonic()
-            response = client.request("inference", "POST", f"{PREDICT}/{batching}", **bad.send())
-            return response, time.monotonic() - started
-
-        with ThreadPoolExecutor(BATCH) as pool:
-            answers = list(pool.map(send, mixed))
-        for bad, (response, seconds) in zip(mixed, answers, strict=True):
-            assert seconds < BATCH_SECONDS, "the batch was not full"
-            if bad.status == 200:
-                assert response.json()["digit"] == 7
-            else:
-                assert refused(response, bad)
 
 
 def test_two_versions_at_once_then_the_default_switches_and_the_old_one_goes(
