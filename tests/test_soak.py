@@ -10,13 +10,15 @@ from typing import Self
 
 import psutil
 import pytest
+from PIL import Image
 
 from serving.archive import build_archive
 from serving.client import DigitsClient
 from serving.config import Config, ServingError
-from serving.results import Worker
-from tests.pictures import SMOKE
-from tests.servers import command, java, output_until_curl, ready, started, wait_for
+from serving.connection import RefusedError
+from serving.results import Answer, Worker
+from tests.pictures import SMOKE, encode
+from tests.servers import Load, command, flat, java, output_until_curl, ready, started, under_load, wait_for, workers
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]
 
@@ -125,3 +127,39 @@ def test_a_killed_java_is_back_within_20_s_each_time(own: Config, capsys: pytest
     assert max(away) < 20
     assert not callers.wrong
     assert set(callers.answers) == {"1.1"}
+
+
+REQUESTS, SAMPLES = 200_000, 50
+
+
+def ask_everything(client: DigitsClient) -> None:
+    """What a load of single pictures leaves out."""
+    photo = encode(Image.effect_noise((3000, 2000), 60).convert("RGB"), "JPEG", quality=80)
+    answers = list(client.predict_many([SMOKE[1], b"", photo, *SMOKE.values()]))
+    assert [type(each) for each in answers[:2]] == [Answer, RefusedError]
+    assert client.explain(SMOKE[7]).digit == 7
+    client.request("inference", "POST", "/predictions/digits", data=b"{", headers={"Content-Type": "application/json"})
+    client.request("management", "GET", "/models/digits", params={"customized": "true"})
+    assert client.ready() == (True, "ready")
+    assert client.metrics()
+
+
+def test_memory_is_flat_over_200_000_requests(own: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    """Single pictures, and beside them calls of many, photos, explanations, rubbish, descriptions and metrics."""
+    memory: dict[str, list[int]] = {"worker": [], "worker beside it": [], "Java": [], "supervisor": []}
+    load = Load(own, connections=16)
+    with started(own) as process, DigitsClient(own) as client:
+        output_until_curl(process)
+        watched = [*workers(process), java(process), psutil.Process(process.pid)]
+        with under_load(load):
+            for sample in range(1, SAMPLES + 1):
+                while len(load.sent) < sample * REQUESTS // SAMPLES:
+                    ask_everything(client)
+                for samples, each in zip(memory.values(), watched, strict=True):
+                    samples.append(each.memory_info().rss)
+    with capsys.disabled():
+        for name, samples in memory.items():
+            print(f"\n{name}: {', '.join(f'{each / 2**20:.0f}' for each in samples[::7])} MiB", end="")
+        print(f"\n{len(load.sent)} single requests, {len(load.failed)} failed")
+    assert not load.failed
+    assert {name for name, samples in memory.items() if not flat(samples)} == set()
