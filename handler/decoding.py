@@ -1,5 +1,6 @@
 """From the bytes of a picture to upright, opaque grey; what is no picture, or too large a one, is refused."""
 
+import logging
 import warnings
 from contextlib import suppress
 from io import BytesIO
@@ -22,6 +23,7 @@ Grey = NDArray[np.uint8]  # [height, width]
 
 # What Pillow warns of, many pixels or a damaged block, is judged here; its warnings would only fill the log.
 warnings.filterwarnings("ignore", module="PIL")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 class ImageError(Exception):

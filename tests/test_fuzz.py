@@ -32,7 +32,9 @@ EXAMPLES = 100  # of a round; what Hypothesis remembers of its examples is forgo
 BATCH = 10  # mutated pictures of an example, with good ones between
 SECONDS = 20.0  # that a batch may take, of the 60 that a worker has
 STATUSES = {200, 400, 413, 422}
-SOAK = [pytest.mark.soak, pytest.mark.timeout(1800)]
+SHORT, SOAK = [pytest.mark.timeout(300)], [pytest.mark.soak, pytest.mark.timeout(1800)]
+
+pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")  # of a failing example
 
 
 def rounds(number: int, strategy: st.SearchStrategy[Any], check: Callable[[Any], None]) -> Iterator[int]:
@@ -86,8 +88,7 @@ def _is_refusal(status: int, answer: dict[str, Any]) -> bool:
     return set(answer) == {"code", "type", "message"} and answer["code"] == status and bool(answer["message"])
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("number", [2, pytest.param(100, marks=SOAK)])
+@pytest.mark.parametrize("number", [pytest.param(2, marks=SHORT), pytest.param(100, marks=SOAK)])
 def test_mutated_pictures_never_leave_handle_with_an_exception(
     number: int,
     handler: DigitHandler,
@@ -103,8 +104,7 @@ def test_mutated_pictures_never_leave_handle_with_an_exception(
     assert number < 10 or flat(memory)
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("number", [2, pytest.param(20, marks=SOAK)])
+@pytest.mark.parametrize("number", [pytest.param(2, marks=SHORT), pytest.param(20, marks=SOAK)])
 def test_mutated_json_never_leaves_handle_with_an_exception(
     number: int,
     handler: DigitHandler,
@@ -174,8 +174,7 @@ def _told(response: requests.Response) -> tuple[int, dict[str, Any]]:
     return response.status_code, answer
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize(("pictures", "bodies"), [(2, 1), pytest.param(6, 5, marks=SOAK)])
+@pytest.mark.parametrize(("pictures", "bodies"), [pytest.param(2, 1, marks=SHORT), pytest.param(6, 5, marks=SOAK)])
 def test_mutated_requests_harm_neither_server_nor_neighbours(pictures: int, bodies: int, fuzzed: Config) -> None:
     with ThreadPoolExecutor(2 * BATCH) as pool:
         asked = Asked(fuzzed, pool)
