@@ -1,0 +1,340 @@
+"""docs/openapi.yaml against what it describes: the code's schemas, the configuration, the running server.
+
+Schemathesis makes requests from the document, sends them and holds the answers against it.
+"""
+
+import re
+from base64 import b64encode
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+import requests
+import schemathesis
+import yaml
+from hypothesis import strategies
+from PIL import Image
+from schemathesis.checks import CHECKS, load_all_checks
+
+import training
+from handler.decoding import MAX_BYTES
+from handler.description import SCHEMAS
+from serving.archive import build_archive
+from serving.client import DigitsClient
+from serving.config import ROOT, Config, read_config
+from serving.connection import read_key
+from tests.conftest import copy_project
+from tests.pictures import SMOKE, encode, png_header
+
+PATH = ROOT / "docs" / "openapi.yaml"
+DOCUMENT = yaml.safe_load(PATH.read_text())
+REFERENCE = (ROOT / "docs" / "reference.md").read_text()
+METHODS = ("get", "put", "post", "delete")
+APIS = ("inference", "management", "metrics", "supervisor")
+ADDRESSES = {read_config().url(api): api for api in APIS}
+SECURED = ("inference", "management")
+OWN = "7.0"  # a version for the calls that change something
+ABSENT = "0.0-absent"  # a version that there never is
+
+OFF = {"enabled": False}
+# Checks that do not hold, whatever the document says, each where it does not.
+LEFT_OUT: list[dict[str, Any]] = [
+    # TorchServe 0.12.0 answers 400 without the right token, not 401; this has a test of its own.
+    {"include-tag": ["inference", "management"], "checks": {"ignored_auth": OFF}},
+    # It takes methods it does not know for POST or GET, or refuses them with a 405 that lacks the header Allow.
+    {"include-path-regex": "^/(predictions|explanations|ping|models|metrics)", "checks": {"unsupported_method": OFF}},
+    # Which bytes are a picture, no schema can tell; nor that max_worker is no less than min_worker.
+    {"include-path-regex": "^/(predictions|explanations)", "checks": {"positive_data_acceptance": OFF}},
+    {"include-operation-id": "scaleVersion", "checks": {"positive_data_acceptance": OFF}},
+    # What is wrong in JSON with many pictures is refused in place, within a 200.
+    {"include-path-regex": "^/predictions", "checks": {"negative_data_rejection": OFF}},
+    # Parameters that TorchServe does not understand have their default.
+    {"include-path-regex": "^/models", "include-method": "GET", "checks": {"negative_data_rejection": OFF}},
+]
+SCHEMA = schemathesis.openapi.from_path(
+    PATH,
+    config=schemathesis.Config.from_dict(
+        {
+            "seed": 0,
+            "request-timeout": 60,  # s; a busy machine's workers start slowly
+            "generation": {"max-examples": 15, "database": "none", "with-security-parameters": False},
+            # An unexpected POST, PUT or DELETE would do something: TorchServe takes `DELETE /models/digits`.
+            "phases": {"coverage": {"unexpected-methods": ["get", "options", "patch", "trace", "query"]}},
+            "operations": LEFT_OUT,
+        }
+    ),
+)
+for media_type in ("application/octet-stream", "image/*"):
+    schemathesis.openapi.media_type(media_type, strategies.sampled_from(list(SMOKE.values())) | strategies.binary())
+
+
+@schemathesis.deserializer("text/plain")
+def text(_: schemathesis.DeserializationContext, response: schemathesis.Response) -> str:
+    """Has text held against its schema as well."""
+    return response.text
+
+
+FORM = "multipart/form-data"
+JSON = "application/json"
+
+
+@dataclass(frozen=True)
+class Service:
+    """The running server, at its own ports."""
+
+    config: Config
+    session: requests.Session
+
+    def send(
+        self, case: schemathesis.Case[Any], api: str, left_out: tuple[str, ...] = (), token: str = ""
+    ) -> schemathesis.Response:
+        """The answer, if it is one that the document has for the request; with the API's own token or another."""
+        kind = token or api
+        headers = {"Authorization": f"Bearer {read_key(self.config.key_file, kind)}"} if kind in SECURED else {}
+        response = case.call(self.config.url(api), self.session, headers)
+        if is_form_error(case, response):
+            left_out += ("not_a_server_error",)
+        case.validate_response(response, excluded_checks=checks(left_out))
+        return response
+
+    def ask(self, method: str, path: str, status: int, left_out: tuple[str, ...] = (), **request: Any) -> Any:
+        """What the answer of this status says, if it is as the document has it for this status."""
+        case = SCHEMA[path][method].Case(**request)
+        if status >= 500:
+            left_out += ("not_a_server_error",)
+        response = self.send(case, apis(path)[0], left_out)
+        assert response.status_code == status, response.text
+        return response.json() if response.content and "json" in response.headers["content-type"][0] else response.text
+
+
+def checks(names: tuple[str, ...]) -> list[Any]:
+    load_all_checks()
+    return [CHECKS.get_one(name) for name in names]
+
+
+def is_form_error(case: schemathesis.Case[Any], response: schemathesis.Response) -> bool:
+    """Whether TorchServe's parser of forms, before any code of ours, failed: at a field with an empty name, say."""
+    return case.media_type == FORM and response.status_code == 500 and "ErrorDataDecoderException" in response.text
+
+
+def apis(path: str) -> list[str]:
+    """Whose the path is; /metrics is of two."""
+    return [ADDRESSES[server["url"]] for server in DOCUMENT["paths"][path]["servers"]]
+
+
+def secured() -> list[Any]:
+    """The operations that need a token."""
+    paths = [path for path in DOCUMENT["paths"] if apis(path)[0] in SECURED]
+    return [SCHEMA[path][method] for path in paths for method in METHODS if method in item(path)]
+
+
+def item(path: str) -> dict[str, Any]:
+    found: dict[str, Any] = DOCUMENT["paths"][path]
+    return found
+
+
+@pytest.fixture(scope="module")
+def service(server: Config) -> Iterator[Service]:
+    """The server of the session; what is asked of it here changes nothing that stays."""
+    before = registered(server)
+    with requests.Session() as session:
+        session.trust_env = False
+        session.headers.clear()  # its Accept would take the place of a request's own
+        yield Service(server, session)
+    assert registered(server) == before
+
+
+def registered(server: Config) -> dict[str, Any]:
+    with DigitsClient(server) as client:
+        versions = {name: (each.archive, each.ready, each.max_workers) for name, each in client.models().items()}
+        return versions | {"default": client.default().version}
+
+
+def test_document_is_valid_openapi_3_1() -> None:
+    assert DOCUMENT["openapi"] == "3.1.0"
+    SCHEMA.validate()
+
+
+def test_schemas_are_those_that_an_archive_tells() -> None:
+    assert {name: DOCUMENT["components"]["schemas"][name] for name in SCHEMAS} == SCHEMAS
+
+
+def test_addresses_and_version_are_the_projects() -> None:
+    assert {server["url"] for item in DOCUMENT["paths"].values() for server in item["servers"]} == set(ADDRESSES)
+    assert DOCUMENT["info"]["version"] == training.__version__
+
+
+def media(of: Any) -> Iterator[dict[str, Any]]:
+    """Whatever has both a schema and examples: bodies, parameters."""
+    if isinstance(of, dict) and "schema" in of and of.keys() & {"example", "examples"}:
+        yield of
+    for each in of.values() if isinstance(of, dict) else of if isinstance(of, list) else ():
+        yield from media(each)
+
+
+def test_every_example_is_of_its_schema() -> None:
+    found = list(media(DOCUMENT))
+    assert found
+    for each in found:
+        schema = {"components": DOCUMENT["components"], "allOf": [each["schema"]]}  # so that its $refs lead somewhere
+        examples = [named["value"] for named in each.get("examples", {}).values()] or [each["example"]]
+        for example in examples:
+            jsonschema_rs.validate(schema, example)
+
+
+def test_every_path_of_the_references_table_is_described() -> None:
+    rows = [line for line in REFERENCE.partition("\n## The service\n")[2].splitlines() if "127.0.0.1:" in line]
+    for row in rows:
+        address, answers = row.strip("| ").split(" | ", 1)
+        for port, path in re.findall(r"127\.0\.0\.1:(\d+)(/[^`]*)", address):
+            for each in (path.replace("[", "").replace("]", ""), re.sub(r"\[.*\]", "", path)):
+                matching = described(each)
+                assert matching, f"{port}{each}"
+                assert ADDRESSES[f"http://127.0.0.1:{port}"] in apis(matching[0])
+                assert set(re.findall(r"\b[A-Z]{3,}\b", address)) <= {method.upper() for method in item(matching[0])}
+        for method, path in re.findall(r"`([A-Z]+) (/[^`?]*)", answers):
+            assert method.lower() in item(path)
+    assert len(rows) > len(APIS)
+
+
+def described(path: str) -> list[str]:
+    """The document's paths for one of the reference's, which may end in an ellipsis."""
+    wanted = path.replace("<", "{").replace(">", "}")
+    if wanted.endswith("…"):
+        return [each for each in DOCUMENT["paths"] if each.startswith(wanted[:-1])]
+    return [wanted] if wanted in DOCUMENT["paths"] else []
+
+
+@SCHEMA.exclude(operation_id="scaleDefault").parametrize()  # it would start as many workers as are generated
+def test_generated_requests_get_the_answers_of_the_document(case: schemathesis.Case[Any], service: Service) -> None:
+    for api in apis(case.path):
+        service.send(harmless(case) if api == "management" else case, api)
+
+
+def harmless(case: schemathesis.Case[Any]) -> schemathesis.Case[Any]:
+    """What would change something is aimed at what does not exist; each change is asked for in a test of its own."""
+    if case.method in ("POST", "PUT", "DELETE"):
+        if "version" in case.path_parameters:
+            case.path_parameters["version"] = ABSENT
+        if "url" in case.query:
+            case.query["url"] = f"digits-{ABSENT}.mar"
+    return case
+
+
+PICTURES: dict[str, dict[str, Any]] = {
+    "bytes": {"body": SMOKE[7], "media_type": "application/octet-stream"},
+    "image": {"body": SMOKE[7], "media_type": "image/*"},
+    "form": {"body": {"data": SMOKE[7]}, "media_type": FORM},
+}
+TARGETS: dict[str, dict[str, Any]] = {
+    "header": PICTURES["bytes"] | {"headers": {"X-Target": "3"}},
+    "field": {"body": {"data": SMOKE[7], "target": 3}, "media_type": FORM},
+}
+BULK = {"body": {"instances": [{"b64": b64encode(SMOKE[digit]).decode()} for digit in (7, 3)]}, "media_type": JSON}
+TEXT = {"headers": {"Accept": "text/plain"}}
+
+
+def with_version(path: str, request: dict[str, Any]) -> dict[str, Any]:
+    return request | {"path_parameters": {"version": "1.0"}} if "{version}" in path else request
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+@pytest.mark.parametrize("path", ["/predictions/digits", "/predictions/digits/{version}"])
+def test_every_documented_way_in_is_answered(path: str, method: str, service: Service) -> None:
+    def ask(request: dict[str, Any]) -> Any:
+        return service.ask(method, path, 200, **with_version(path, request))
+
+    assert [ask(picture)["digit"] for picture in PICTURES.values()] == [7, 7, 7]
+    assert [each["digit"] for each in ask(BULK)["predictions"]] == [7, 3]
+    assert ask(PICTURES["bytes"] | TEXT) == "7"
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+@pytest.mark.parametrize("path", ["/explanations/digits", "/explanations/digits/{version}"])
+def test_every_documented_way_to_a_reason_is_answered(path: str, method: str, service: Service) -> None:
+    def target(request: dict[str, Any]) -> Any:
+        return service.ask(method, path, 200, **with_version(path, request))["target"]
+
+    assert [target(picture) for picture in PICTURES.values()] == [7, 7, 7]
+    assert [target(picture) for picture in TARGETS.values()] == [3, 3]
+
+
+REFUSED: dict[str, tuple[int, bytes]] = {
+    "no picture": (400, b"seven"),
+    "too many pixels": (413, png_header(20_000, 20_000)),
+    "nothing drawn": (422, encode(Image.new("L", (28, 28)))),
+}
+
+
+@pytest.mark.parametrize("path", ["/predictions/digits", "/explanations/digits"])
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals_are_those_of_the_document(name: str, path: str, service: Service) -> None:
+    status, body = REFUSED[name]
+    assert service.ask("POST", path, status, body=body, media_type="image/*")["type"] == "InvalidImage"
+
+
+@pytest.mark.parametrize("path", ["/predictions/digits", "/explanations/digits"])
+def test_a_body_over_the_limit_has_the_one_answer_without_a_body(path: str, service: Service) -> None:
+    too_large = {"body": bytes(MAX_BYTES + 1), "media_type": "application/octet-stream"}
+    # OpenAPI cannot say "JSON or nothing": an answer without a body has no Content-Type, and its body is no JSON.
+    left_out = ("content_type_conformance", "response_schema_conformance")
+    assert service.ask("POST", path, 413, left_out, **too_large) == ""
+
+
+@pytest.mark.parametrize("token", ["none", "of the other kind"])
+@pytest.mark.parametrize("operation", secured(), ids=lambda operation: operation.label)
+def test_without_its_token_an_operation_is_refused_as_documented(operation: Any, token: str, service: Service) -> None:
+    [api] = apis(operation.path)
+    kind = {"none": token, "of the other kind": next(each for each in SECURED if each != api)}[token]
+    case = operation.Case(path_parameters={"version": ABSENT}, query={"url": f"digits-{ABSENT}.mar"})
+    response = service.send(case, api, token=kind)
+    assert (response.status_code, response.json()["type"]) == (400, "InvalidKeyException")
+
+
+@pytest.fixture
+def built(server: Config, tmp_path: Path) -> Iterator[str]:
+    """An archive in the store, of a version with one worker; whatever becomes of it, 1.0 is the default afterwards."""
+    project = copy_project(tmp_path)
+    (project / "handler" / "model-config.yaml").write_text("minWorkers: 1\nmaxWorkers: 1\n")
+    build_archive(OWN, server.model_store, project)
+    yield OWN
+    with DigitsClient(server) as client:
+        client.request("management", "PUT", "/models/digits/1.0/set-default")
+        client.request("management", "DELETE", f"/models/digits/{OWN}")
+
+
+ONE: dict[str, Any] = {"min_worker": 1, "max_worker": 1, "synchronous": "true"}
+
+
+def test_every_documented_change_of_versions_is_answered(built: str, service: Service) -> None:
+    """Registers, scales, promotes and removes a version built for it."""
+    version, archive = {"version": built}, {"url": f"digits-{built}.mar"}
+    one = "/models/digits/{version}"
+    default = f"{one}/set-default"
+
+    service.ask("POST", "/models", 400)
+    service.ask("POST", "/models", 404, query={"url": f"digits-{ABSENT}.mar"})
+    service.ask("POST", "/models", 200, query=archive)
+    service.ask("POST", "/models", 409, query=archive)
+    assert len(service.ask("GET", "/models/digits/all", 200)) == 2
+    [told] = service.ask("GET", one, 200, path_parameters=version, query={"customized": "true"})
+    assert told["customizedMetadata"]["components"]["schemas"] == SCHEMAS
+
+    service.ask("PUT", one, 400, path_parameters=version, query={"min_worker": 2, "max_worker": 1})
+    service.ask("PUT", one, 202, path_parameters=version, query={"min_worker": 0})
+    service.ask("PUT", one, 200, path_parameters=version, query={"min_worker": 0, "synchronous": "true"})
+    service.ask("POST", "/predictions/digits/{version}", 503, path_parameters=version, **PICTURES["bytes"])
+    service.ask("GET", one, 503, path_parameters=version, query={"customized": "true"})
+    service.ask("PUT", one, 200, path_parameters=version, query=ONE)
+
+    service.ask("PUT", default, 404, path_parameters={"version": ABSENT})
+    service.ask("PUT", default, 200, path_parameters=version)
+    service.ask("PUT", "/models/digits", 200, query=ONE)
+    service.ask("PUT", "/models/digits", 202, query=ONE | {"synchronous": "false"})
+    service.ask("DELETE", one, 403, path_parameters=version)
+    service.ask("PUT", default, 200, path_parameters={"version": "1.0"})
+    service.ask("DELETE", one, 200, path_parameters=version)
+    service.ask("DELETE", one, 404, path_parameters=version)
