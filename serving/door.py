@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -37,15 +38,26 @@ def door(config: Config, registry: CollectorRegistry, problem: Callable[[], str 
         timeout = 10  # s, for a client that sends nothing
 
         def do_GET(self) -> None:
-            status, content_type, body = answers.get(urlsplit(self.path).path, lambda: nowhere)()
+            self._answer(*answers.get(urlsplit(self.path).path, lambda: nowhere)())
+
+        do_HEAD = do_GET  # noqa: N815 - http.server calls it so
+
+        def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+            """Of http.server, which would answer in HTML, and 501 to a method that is only not allowed."""
+            if code == HTTPStatus.NOT_IMPLEMENTED:
+                code, message = HTTPStatus.METHOD_NOT_ALLOWED, "GET and HEAD are allowed here"
+            self.close_connection = True
+            self._answer(code, "text/plain", f"{message or explain or HTTPStatus(code).phrase}\n".encode())
+
+        def _answer(self, status: int, content_type: str, body: bytes) -> None:
             self.send_response(status)
+            if status == HTTPStatus.METHOD_NOT_ALLOWED:
+                self.send_header("Allow", "GET, HEAD")
             self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(body)
-
-        do_HEAD = do_GET  # noqa: N815 - http.server calls it so
 
         def log_message(self, *_: object) -> None:
             """A load balancer asks every second: no line for it."""

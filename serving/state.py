@@ -18,6 +18,8 @@ from serving.archive import Archive, by_number, is_changed
 from serving.config import MODEL, Config, ServingError
 from serving.files import write_whole
 
+_COUNTS = ("minWorkers", "maxWorkers", "batchSize", "maxBatchDelay")
+
 Versions = dict[str, dict[str, Any]]  # version -> TorchServe's settings: marName, minWorkers, defaultVersion, …
 
 
@@ -173,7 +175,12 @@ def _models(text: str) -> dict[str, Versions] | None:
         models: dict[str, Versions] = json.loads(_unescaped(line.partition("=")[2]))["models"]
     except ValueError:
         return None
-    return models
+    return {name: {version: _mended(each) for version, each in versions.items()} for name, versions in models.items()}
+
+
+def _mended(settings: dict[str, Any]) -> dict[str, Any]:
+    """TorchServe 0.12.0 takes negative numbers for these, and does not start with less than no worker."""
+    return settings | {name: 1 for name in _COUNTS if settings.get(name, 0) < 0}
 
 
 def _unescaped(value: str) -> str:

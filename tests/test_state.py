@@ -81,6 +81,14 @@ def test_half_a_snapshot_is_not_read_and_does_not_hide_the_others(config: Config
     assert not list((config.logs / "config").iterdir())
 
 
+def test_negative_numbers_are_not_kept_for_a_start_they_would_prevent(config: Config) -> None:
+    """`PUT /models/digits?min_worker=-1` leaves them, for instance."""
+    path = snapshot(config, 1, "1.0", "1.0")
+    path.write_text(path.read_text().replace('"minWorkers"\\: 2', '"minWorkers"\\: -1, "maxBatchDelay"\\: -10000'))
+    settings = read_state(config).versions["1.0"]
+    assert (settings["minWorkers"], settings["maxWorkers"], settings["maxBatchDelay"]) == (1, 2, 1)
+
+
 def test_a_state_is_written_whole_or_not_at_all(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     snapshot(config, 1, "1.0", "1.0")
     write_state(config, read_state(config))
