@@ -146,7 +146,7 @@ PAGES = {"README.md": START + README, "docs/operations.md": (ROOT / "docs" / "op
 @pytest.mark.skipif(not (ROOT / ".venv" / "installed").exists(), reason="needs the .venv that `make test` prepares")
 def test_make_serve_archives_only_what_has_never_been_served(checkout: tuple[Path, ServingConfig]) -> None:
     folder, _ = checkout
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "ARGS"))}
 
     def archives(*words: str) -> bool:
         run = ["make", "--dry-run", "serve", *words]
@@ -169,7 +169,9 @@ def test_every_shell_block_runs_as_written(page: str, checkout: tuple[Path, Serv
     """In order, in a fresh checkout; only the ports are others."""
     folder, config = checkout
     (folder / "blocks.sh").write_text(with_ports(script(PAGES[page]), config))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # `make test`'s
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "ARGS"))
+    }  # `make test`'s
     run = subprocess.run(["bash", "blocks.sh"], cwd=folder, env=environment, capture_output=True, text=True)
     said = run.stdout + run.stderr + (folder / "serve.log").read_text()
     assert run.returncode == 0, said
