@@ -1,102 +1,50 @@
-"""docs/nginx.conf with Debian's nginx, in front of a real TorchServe: what passes, what is refused, who is cut off."""
+"""docs/nginx.conf with Debian's nginx, in front of a real TorchServe: what passes, what is refused, what is told."""
 
-import asyncio
 import http.client
 import json
-import multiprocessing
-import os
 import re
 import select
-import shutil
 import socket
 import ssl
-import statistics
 import subprocess
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from multiprocessing.queues import Queue
-from multiprocessing.synchronize import Event
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
-import numpy as np
 import pytest
 
 from handler.decoding import MAX_BYTES
 from serving.certs import CERTIFICATE, write_certificate
 from serving.client import DigitsClient
 from serving.config import ROOT, Config
-from serving.connection import TOKENS, read_key
-from serving.supervisor import running
+from serving.connection import TOKENS
+from tests.nginx import (
+    EXPLAIN,
+    FILE,
+    FRONT,
+    PREDICT,
+    ask,
+    authorised,
+    free_port,
+    fronted,
+    needs_nginx,
+    nginx,
+    placed,
+    request,
+    started,
+)
 from tests.pictures import SMOKE
-from tests.servers import Sent, wait_for
+from tests.servers import wait_for
 from tests.test_sent import JSON, bulk
 
-FILE = ROOT / "docs" / "nginx.conf"
-NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")  # Debian's is in no user's path
-BACK, FRONT = "127.0.0.1:8080", "127.0.0.1:8088"  # as the file names them
-PREDICT, EXPLAIN = "/predictions/digits", "/explanations/digits"
-RUDE, HASTY, CROWD = "127.0.0.2", "127.0.0.3", "127.0.0.4"  # addresses of clients, each with limits of its own
+HASTY, CROWD = "127.0.0.3", "127.0.0.4"  # addresses of clients, each with limits of its own
 BURST, CONNECTIONS = 200, 16  # of the file: limit_req and limit_conn
-HEADER_SECONDS, BODY_SECONDS = 5, 10  # of the file
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
-pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed; Debian's package is nginx-light")
-
-
-def nginx(folder: Path, file: Path, *words: str) -> list[str]:
-    """The command; everything that nginx writes goes to the folder."""
-    assert NGINX is not None
-    return [NGINX, "-p", str(folder), "-c", str(file), *words]
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def placed(folder: Path, back: int, front: int, text: str | None = None) -> Path:
-    """The file, or another text of it, with other ports, in a folder."""
-    text = text or FILE.read_text()
-    for old, port in ((BACK, back), (FRONT, front)):
-        assert old in text
-        text = text.replace(old, f"127.0.0.1:{port}")
-    (folder / "nginx.conf").write_text(text)
-    return folder / "nginx.conf"
-
-
-@contextmanager
-def started(folder: Path, file: Path, port: int) -> Iterator[None]:
-    """nginx while the block runs. Root's would have workers of a user who may not enter root's folders."""
-    main = "daemon off;" + (" user root;" if os.geteuid() == 0 else "")
-    with subprocess.Popen(nginx(folder, file, "-g", main)) as process:
-        try:
-            wait_for(lambda: process.poll() is not None or listens(port), 10)
-            assert process.poll() is None
-            yield
-        finally:
-            process.terminate()
-
-
-def listens(port: int) -> bool:
-    with closing(socket.socket()) as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-@contextmanager
-def fronted(server: Config, folder: Path) -> Iterator[Config]:
-    """The server's configuration, its inference address being nginx's."""
-    port = free_port()
-    with started(folder, placed(folder, server.ports()["inference"][1], port), port):
-        yield replace(server, properties=server.properties | {"inference_address": f"http://127.0.0.1:{port}"})
+pytestmark = needs_nginx
 
 
 @pytest.fixture(scope="module")
@@ -115,44 +63,6 @@ def client(front: Config) -> Iterator[DigitsClient]:
     """Asks nginx, once."""
     with DigitsClient(front, retries=0) as asking:
         yield asking
-
-
-@dataclass
-class Reply:
-    status: int
-    headers: http.client.HTTPMessage
-    body: bytes
-
-    def refuses(self, status: int) -> bool:
-        """Whether it is a refusal in the service's shape."""
-        told = json.loads(self.body)
-        return (
-            list(told) == ["code", "type", "message"]
-            and self.status == told["code"] == status
-            and bool(told["type"] and told["message"])
-            and self.headers["Content-Type"] == "application/json"
-        )
-
-
-def ask(
-    config: Config,
-    method: str = "POST",
-    path: str = PREDICT,
-    body: Any = None,
-    headers: dict[str, str] | None = None,
-    source: str = "127.0.0.1",
-) -> Reply:
-    """One request as it is written here, on a connection of its own, from an address of this machine."""
-    host, port = config.ports()["inference"]
-    with closing(http.client.HTTPConnection(host, port, timeout=30, source_address=(source, 0))) as connection:
-        chunked = not isinstance(body, bytes | None)
-        connection.request(method, path, body, headers or authorised(config), encode_chunked=chunked)
-        response = connection.getresponse()
-        return Reply(response.status, response.headers, response.read())
-
-
-def authorised(config: Config) -> dict[str, str]:
-    return {"Authorization": f"Bearer {read_key(config.key_file, 'inference')}"}
 
 
 def test_nginx_accepts_the_file_as_it_is(tmp_path: Path) -> None:
@@ -220,12 +130,6 @@ def test_a_target_that_is_no_digit_is_refused_by_the_service(target: str, front:
         answer = connection.recv(65536)
     assert answer.startswith(b"HTTP/1.1 400")
     assert b"expected a digit, 0 to 9" in answer
-
-
-def request(config: Config, body: bytes, *lines: str, path: str = PREDICT) -> bytes:
-    """The bytes of a request, with whatever headers beside the usual ones."""
-    usual = [f"POST {path} HTTP/1.1", "Host: digits", f"Authorization: {authorised(config)['Authorization']}"]
-    return "\r\n".join([*usual, f"Content-Length: {len(body)}", *lines, "", ""]).encode("latin-1") + body
 
 
 def test_what_the_service_refuses_reaches_the_client_as_it_is(client: DigitsClient) -> None:
@@ -365,111 +269,6 @@ def test_headers_that_are_torchserves_own_words_change_nothing(client: DigitsCli
     assert (told["digit"], len(told["attribution"])) == (7, 64)
 
 
-@dataclass
-class Upstream:
-    """In TorchServe's place: what arrived there, as method, path, headers in lower case and body."""
-
-    port: int
-    arrived: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
-
-
-@contextmanager
-def upstream(breaks: Callable[[int], bool] = lambda _: False) -> Iterator[Upstream]:
-    """Answers 200, but breaks the connection at some requests, by their number on it."""
-
-    class Recorder(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        served = 0
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            recorded.arrived.append((self.command, self.path, headers, body))
-            self.served += 1
-            if breaks(self.served):
-                self.close_connection = True
-                return
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Recorder) as serving:
-        recorded = Upstream(serving.server_port)
-        thread = Thread(target=serving.serve_forever)
-        thread.start()
-        try:
-            yield recorded
-        finally:
-            serving.shutdown()
-            thread.join()
-
-
-@contextmanager
-def in_front_of(back: int, folder: Path) -> Iterator[Callable[..., Reply]]:
-    """Asks nginx, all on one connection and so one nginx worker, whose kept connections are the ones used again."""
-    port = free_port()
-    with (
-        started(folder, placed(folder, back, port), port),
-        closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection,
-    ):
-
-        def asked(path: str = PREDICT, **headers: str) -> Reply:
-            connection.request("POST", path, SMOKE[7], headers)
-            response = connection.getresponse()
-            return Reply(response.status, response.headers, response.read())
-
-        yield asked
-
-
-def test_torchserve_sees_the_path_the_token_and_no_word_of_its_own(tmp_path: Path) -> None:
-    with upstream() as behind, in_front_of(behind.port, tmp_path) as asked:
-        asked(EXPLAIN + "/1.0?target=3&explain=True", explain="True", describe="True", url_path="/x", Authorization="A")
-        asked("//predictions/./digits/%31%2e0", **{"Content-Type": "Application/X-WWW-Form-Urlencoded; charset=x"})
-        asked(**{"Content-Type": "multipart/form-data; boundary=B", "X-Target": "4"})
-    first, second, third = behind.arrived
-    assert first[:2] == ("POST", EXPLAIN + "/1.0")
-    assert (first[2]["authorization"], first[2]["x-target"]) == ("A", "3")
-    assert not {"explain", "describe", "url_path", "connection", "content-type"} & first[2].keys()
-    assert (second[1], second[2]["content-type"]) == (PREDICT + "/1.0", "application/octet-stream")
-    assert "x-target" not in second[2]
-    assert (third[2]["content-type"], third[2]["x-target"]) == ("multipart/form-data; boundary=B", "4")
-    assert [each[3] for each in behind.arrived] == [SMOKE[7]] * 3
-
-
-def test_a_kept_connection_that_breaks_costs_no_request_and_a_new_one_is_not_asked_twice(tmp_path: Path) -> None:
-    with upstream(lambda number: number == 2) as behind, in_front_of(behind.port, tmp_path) as asked:
-        assert [asked().status for _ in range(2)] == [200, 200]
-        assert len(behind.arrived) == 3
-    with upstream(lambda _: True) as behind, in_front_of(behind.port, tmp_path) as asked:
-        assert asked().refuses(502)
-        assert len(behind.arrived) == 1
-
-
-def test_nobody_behind_it_is_told_in_json(tmp_path: Path) -> None:
-    with in_front_of(free_port(), tmp_path) as asked:
-        assert asked().refuses(502)
-
-
-def test_who_sends_nothing_or_half_a_body_is_cut_off_and_torchserve_never_hears_of_them(tmp_path: Path) -> None:
-    with upstream() as behind:
-        port = free_port()
-        with started(tmp_path, placed(tmp_path, behind.port, port), port):
-            half = f"POST {PREDICT} HTTP/1.1\r\nHost: digits\r\nContent-Length: 1000\r\n\r\nhalf".encode()
-            said = {b"": HEADER_SECONDS, half[:30]: HEADER_SECONDS, half: BODY_SECONDS}
-            begun = time.monotonic()
-            lines = [(socket.create_connection(("127.0.0.1", port), 30), *each) for each in said.items()]
-            for line, words, _ in lines:
-                line.sendall(words)
-            for line, _, seconds in lines:
-                with line, suppress(ConnectionResetError):
-                    assert line.recv(1000) == b""
-                assert seconds - 0.5 < time.monotonic() - begun < seconds + 2
-    assert not behind.arrived
-
-
 def test_no_token_and_no_query_is_in_nginxs_logs(client: DigitsClient, folder: Path) -> None:
     """The last of these is what nginx writes to its error log unless told otherwise."""
     client.request("inference", "POST", EXPLAIN + "?target=5&secret=hidden", data=SMOKE[7])
@@ -480,159 +279,3 @@ def test_no_token_and_no_query_is_in_nginxs_logs(client: DigitsClient, folder: P
     assert '"POST /nowhere" 404' in logs
     assert f'"POST {PREDICT}" 413' in logs
     assert not [word for word in ("hidden", "target", *map(client.token, TOKENS)) if word in logs]
-
-
-# Rude clients beside a normal load. 8 connections with a picture every 0.1 s each: 80 a second, under the limit of 100.
-NORMAL, EVERY = 8, 0.1
-RUDE_CLIENTS = 200
-ROUNDS, PHASE = 5, 3.0  # quiet and rude by turns, s each
-STAY, PAUSE = 0.2, 0.3  # s until a rude client leaves, and until it comes again
-
-
-def normal_load(config: Config, seconds: float) -> list[Sent]:
-    """Every request of NORMAL connections that are kept, each with a picture every so many seconds."""
-    end = time.monotonic() + seconds
-    headers = authorised(config)
-
-    def keep_asking(first: float) -> list[Sent]:
-        time.sleep(first)
-        with closing(http.client.HTTPConnection(*config.ports()["inference"], timeout=30)) as connection:
-            return list(steadily(connection, headers, end))
-
-    with ThreadPoolExecutor(NORMAL) as pool:
-        by_connection = pool.map(keep_asking, np.arange(NORMAL) * EVERY / NORMAL)
-        return [sent for one in by_connection for sent in one]
-
-
-def steadily(connection: http.client.HTTPConnection, headers: dict[str, str], end: float) -> Iterator[Sent]:
-    while (begun := time.monotonic()) < end:
-        status, body = 0, b""
-        try:
-            connection.request("POST", PREDICT, SMOKE[7], headers)
-            response = connection.getresponse()
-            status, body = response.status, response.read()
-        except (OSError, http.client.HTTPException):
-            connection.close()
-        ended = time.monotonic()
-        yield Sent(begun, begun, ended, status, body)
-        time.sleep(max(0.0, begun + EVERY - ended))
-
-
-def p99(sent: list[Sent]) -> float:
-    """In milliseconds."""
-    return 1000 * float(np.percentile([each.ended - each.begun for each in sent], 99))
-
-
-def rude_clients(address: tuple[str, int], half: bytes, on: Event, ended: Event, met: "Queue[dict[str, int]]") -> None:
-    """RUDE_CLIENTS connections, a third of each kind, while it is on; a process of its own."""
-    os.nice(10)  # as if on another machine: they shall not compete for these cores
-    asyncio.run(come_and_go(address, half, on, ended, met))
-
-
-async def come_and_go(
-    address: tuple[str, int], half: bytes, on: Event, ended: Event, met: "Queue[dict[str, int]]"
-) -> None:
-    kinds = ("sends nothing", "half, then nothing", "half, then leaves")
-    counts: Counter[str] = Counter()
-    met.put({})
-    while not ended.is_set():
-        if not on.is_set():
-            await asyncio.sleep(0.05)
-            continue
-        tasks = [asyncio.create_task(rude(kinds[index % 3], address, half, counts)) for index in range(RUDE_CLIENTS)]
-        while on.is_set() and not ended.is_set():
-            await asyncio.sleep(0.05)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    met.put(dict(counts))
-
-
-async def rude(kind: str, address: tuple[str, int], half: bytes, counts: Counter[str]) -> None:
-    while True:
-        try:
-            await rude_once(kind, address, half, counts)
-        except OSError:
-            counts[kind + ": connection broken"] += 1
-        await asyncio.sleep(PAUSE)
-
-
-async def rude_once(kind: str, address: tuple[str, int], half: bytes, counts: Counter[str]) -> None:
-    reader, writer = await asyncio.open_connection(*address, local_addr=(RUDE, 0))
-    counts[kind] += 1
-    try:
-        if kind != "sends nothing":
-            writer.write(half)
-            await writer.drain()
-        if kind == "half, then leaves":
-            await asyncio.sleep(STAY)
-        else:
-            answer = await reader.read(len("HTTP/1.1 429"))
-            counts[f"{kind}: {answer.decode() or 'cut off'}"] += 1
-    finally:
-        writer.close()
-
-
-@contextmanager
-def rude_process(config: Config) -> Iterator[Event]:
-    """They come when the event is set and go when it is cleared; prints at the end how they fared."""
-    context = multiprocessing.get_context("spawn")  # threads of this process hold locks that a fork would inherit
-    on, ended, met = context.Event(), context.Event(), context.Queue()
-    half = request(config, bytes(16384))[:-8192]
-    process = context.Process(target=rude_clients, args=(config.ports()["inference"], half, on, ended, met))
-    process.start()
-    try:
-        met.get(timeout=30)  # it has begun
-        yield on
-    finally:
-        ended.set()
-        for what, count in sorted(met.get(timeout=30).items()):
-            print(f"  {count:6d} {what}")
-        process.join()
-
-
-def beside_rude_clients(config: Config, rounds: int) -> tuple[list[float], list[float], list[Sent]]:
-    """p99 of the phases without and with them, in turn, and every request of the normal load."""
-    quiet, beside, sent = [], [], normal_load(config, 1.0)
-    with rude_process(config) as on:
-        for _ in range(rounds):
-            phase = normal_load(config, PHASE)
-            quiet.append(p99(phase))
-            on.set()
-            time.sleep(0.5)
-            phase_beside = normal_load(config, PHASE)
-            beside.append(p99(phase_beside))
-            on.clear()
-            time.sleep(0.3)
-            sent += phase + phase_beside
-    return quiet, beside, sent
-
-
-def lost(sent: list[Sent]) -> Counter[int]:
-    """Statuses other than 200 and how often; 0 is a broken connection."""
-    return Counter(each.status for each in sent if each.status != 200)
-
-
-def ratio(where: str, quiet: list[float], beside: list[float], sent: list[Sent]) -> float:
-    """Of the medians; prints the figures."""
-    before, with_them = statistics.median(quiet), statistics.median(beside)
-    print(f"{where}: {len(sent)} requests, lost {dict(lost(sent)) or 'none'}")
-    print(f"  p99 without {RUDE_CLIENTS} rude clients {before:.1f} ms {[round(each, 1) for each in quiet]}")
-    print(f"  p99 beside them {with_them:.1f} ms {[round(each, 1) for each in beside]}: {with_them / before:.2f} times")
-    return with_them / before
-
-
-def test_rude_clients_cost_a_normal_load_behind_nginx_nothing(front: Config) -> None:
-    quiet, beside, sent = beside_rude_clients(front, ROUNDS)
-    times = ratio("behind nginx", quiet, beside, sent)
-    assert len(sent) > 1000
-    assert not lost(sent)
-    assert times <= 2
-
-
-def test_torchserve_alone_answers_again_after_rude_clients(own: Config) -> None:
-    """What they cost without nginx is told, not promised."""
-    with running(own):
-        ratio("TorchServe alone", *beside_rude_clients(own, 2))
-        with DigitsClient(own, retries=0) as client:
-            assert client.predict(SMOKE[7]).digit == 7
