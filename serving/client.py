@@ -199,7 +199,7 @@ class DigitsClient(Connection):
             told = self._inferred("predictions", version, data=instances(files), headers=json)
             answers = _predictions(told, len(files))
         except RefusedError as error:
-            if not error.is_pictures_own or error.status == 503:  # the next call would fail as well
+            if not error.is_pictures_own or error.status in (429, 503):  # the next call would fail as well
                 return [error] * len(files)
             return [self._answer_or_error(file, version) for file in files]
         except ServingError as error:

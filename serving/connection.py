@@ -20,7 +20,8 @@ ENVIRONMENT = {"inference": "DIGITS_INFERENCE_TOKEN", "management": "DIGITS_MANA
 TIMEOUT = 10.0  # s, of one request
 RETRIES = 3  # after waits of 0, 0.4 and 0.8 s
 BACKOFF = 0.2
-BUSY = (500, 503, 507)  # no worker, a full queue, or the picture's worker died: TorchServe 0.12.0's codes
+# No worker, a full queue, or the picture's worker died: TorchServe 0.12.0's codes. 429: nginx's, for too many requests.
+BUSY = (429, 500, 503, 507)
 ROTATION_SECONDS = 2.0  # until a refused key is taken for wrong rather than just replaced
 CONNECTIONS = 64  # kept at the most
 END = "-----END CERTIFICATE-----"
@@ -44,7 +45,7 @@ class RefusedError(ServingError):
     @property
     def is_pictures_own(self) -> bool:
         """Whether the next picture may do better."""
-        return self.type in ("InvalidImage", "DeadlineExceeded") or self.status == 413 or self.status >= 500
+        return self.type in ("InvalidImage", "DeadlineExceeded") or self.status in (413, 429) or self.status >= 500
 
 
 def refused(response: requests.Response) -> RefusedError:

@@ -241,7 +241,17 @@ def test_a_client_over_the_rate_gets_429_and_no_other_does(front: Config, client
     assert {reply.status for reply in hasty} == {400, 429}
     assert sum(reply.status == 400 for reply in hasty) >= BURST
     assert all(reply.refuses(429) for reply in hasty if reply.status == 429)
+    assert {reply.headers["Retry-After"] for reply in hasty if reply.status == 429} == {"1"}
     assert client.predict(SMOKE[7]).digit == 7
+
+
+def test_our_client_waits_as_long_as_429_asks_it_to(server: Config, tmp_path: Path) -> None:
+    """As above; an nginx of its own, for the client has the address of the other tests."""
+    with fronted(server, tmp_path) as config, DigitsClient(config) as hasty, ThreadPoolExecutor(8) as pool:
+        key = {"Authorization": "Bearer none"}
+        replies = pool.map(lambda _: hasty.request("inference", "POST", PREDICT, headers=key), range(2 * BURST))
+        assert {reply.status_code for reply in replies} == {400}
+    assert '" 429 ' in (tmp_path / "nginx-access.log").read_text()
 
 
 def test_a_client_with_too_many_requests_under_way_gets_429_for_the_next(front: Config, client: DigitsClient) -> None:
