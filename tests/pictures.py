@@ -33,6 +33,13 @@ def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return file.getvalue()
 
 
+def large_picture() -> bytes:
+    """12 megapixels that take a worker about a tenth of a second."""
+    grey = np.zeros((3000, 4000), np.uint8)
+    grey[700:2300, 1800:2200] = 255
+    return encode(Image.fromarray(grey), compress_level=1)
+
+
 def png_header(width: int, height: int, data: bytes = b"") -> bytes:
     """A PNG that claims a size, with whatever as its compressed rows."""
 

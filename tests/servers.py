@@ -15,7 +15,8 @@ import psutil
 import requests
 
 from serving.archive import build_archive
-from serving.config import ROOT, Config, on_free_ports
+from serving.client import DigitsClient
+from serving.config import ROOT, Config, ServingError, on_free_ports
 from serving.connection import read_key
 from tests.pictures import SMOKE
 
@@ -68,6 +69,28 @@ def output_until_curl(process: "subprocess.Popen[str]") -> str:
     return "".join(lines)
 
 
+@contextmanager
+def serving_client(config: Config) -> Iterator[tuple["subprocess.Popen[str]", DigitsClient]]:
+    """A server in a process of its own, once it is ready, and a client that asks once."""
+    with started(config) as process:
+        output_until_curl(process)
+        with DigitsClient(config, retries=0) as client:
+            yield process, client
+
+
+def errors(config: Config) -> str:
+    return (config.folder / "errors").read_text()
+
+
+def answers(config: Config) -> bool:
+    """Whether a digit is read right now, by a client that asks once and knows no token yet."""
+    try:
+        with DigitsClient(config, retries=0) as client:
+            return client.predict(SMOKE[7]).digit == 7
+    except ServingError:
+        return False
+
+
 def family(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
@@ -83,6 +106,13 @@ def command(config: Config, *words: str) -> "subprocess.CompletedProcess[str]":
 
 def java(process: "subprocess.Popen[str]") -> psutil.Process:
     return next(child for child in family(process) if child.name() == "java")
+
+
+def java_or_none(process: "subprocess.Popen[str]") -> psutil.Process | None:
+    try:
+        return java(process)
+    except StopIteration:
+        return None
 
 
 def workers(process: "subprocess.Popen[str]") -> list[psutil.Process]:

@@ -1,39 +1,37 @@
-"""Processes killed, servers stopped under load, restarts: what was served is served again, and /ready never lies."""
+"""Processes killed, servers stopped under load, restarts: what was served is served again."""
 
 import json
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from subprocess import Popen
 
-import numpy as np
 import psutil
 import pytest
 import requests
-from PIL import Image
 
 from serving.archive import build_archive
 from serving.client import DigitsClient
 from serving.config import Config, ServingError
-from serving.connection import UnreachableError
 from serving.lock import process_of
-from serving.readiness import PROOF_SECONDS
 from serving.state import read_state
 from serving.torchserve import check_ports
-from tests.pictures import SMOKE
+from tests.pictures import SMOKE, large_picture
 from tests.servers import (
     Load,
     alive,
+    answers,
     command,
+    errors,
     family,
     java,
+    java_or_none,
     output_until_curl,
     ready,
+    serving_client,
     started,
     under_load,
     wait_for,
@@ -41,19 +39,6 @@ from tests.servers import (
 )
 
 BATCH = 16  # of model-config.yaml: what a worker has in hand at the most
-
-
-@contextmanager
-def serving_client(config: Config) -> Iterator[tuple["Popen[str]", DigitsClient]]:
-    """A server in a process of its own, once it is ready, and a client that asks once."""
-    with started(config) as process:
-        output_until_curl(process)
-        with DigitsClient(config, retries=0) as client:
-            yield process, client
-
-
-def errors(config: Config) -> str:
-    return (config.folder / "errors").read_text()
 
 
 def served(client: DigitsClient) -> tuple[str, dict[str, tuple[int, int, int]]]:
@@ -105,15 +90,6 @@ def test_killed_java_is_replaced_within_20_s_with_the_same_versions_and_default(
         assert command(own, "status").returncode == 0
         assert "digits_server_restarts_total 1.0" in requests.get(own.url("supervisor") + "/metrics", timeout=10).text
     assert "TorchServe ended by itself, with code -9; it is started again" in errors(own)
-
-
-def answers(config: Config) -> bool:
-    """Whether a digit is read right now, by a client that asks once and knows no token yet."""
-    try:
-        with DigitsClient(config, retries=0) as client:
-            return client.predict(SMOKE[7]).digit == 7
-    except ServingError:
-        return False
 
 
 def test_a_killed_supervisor_takes_its_server_along_and_the_next_one_goes_on(own: Config) -> None:
@@ -278,15 +254,6 @@ def test_a_killed_worker_costs_its_own_requests_alone_and_is_back_within_10_s(ow
     assert len(others) > 100
 
 
-def large_picture() -> bytes:
-    """12 megapixels that take a worker about a tenth of a second."""
-    grey = np.zeros((3000, 4000), np.uint8)
-    grey[700:2300, 1800:2200] = 255
-    file = BytesIO()
-    Image.fromarray(grey).save(file, "PNG", compress_level=1)
-    return file.getvalue()
-
-
 def test_a_stop_under_load_answers_all_that_was_sent_and_refuses_the_rest_at_once(own: Config) -> None:
     """Large pictures, so that at every moment many are queued and in the workers' hands."""
     with (
@@ -382,97 +349,6 @@ def test_a_server_that_dies_too_often_is_given_up(own: Config) -> None:
 
 def says(config: Config, words: str, times: int) -> bool:
     return errors(config).count(words) >= times
-
-
-def java_or_none(process: "Popen[str]") -> psutil.Process | None:
-    try:
-        return java(process)
-    except StopIteration:
-        return None
-
-
-def no_lie_until_ready(config: Config) -> list[int]:
-    """What /ready says until it is 200 and a picture is answered; a 200 must mean an answer, and at once."""
-    said: list[int] = []
-
-    def answered() -> bool:
-        try:
-            said.append(ready(config)[0])
-        except requests.ConnectionError:
-            return False
-        if said[-1] != 200:
-            return False
-        with DigitsClient(config, timeout=2, retries=0) as client:
-            assert client.predict(SMOKE[7]).digit == 7
-        return True
-
-    wait_for(answered, 30)
-    return said
-
-
-def test_ready_never_lies_at_the_start(own: Config) -> None:
-    with started(own):
-        assert 503 in no_lie_until_ready(own)
-
-
-@pytest.mark.parametrize("victims", ["workers", "java"])
-def test_ready_never_lies_when_all_workers_or_java_are_killed(victims: str, own: Config) -> None:
-    with serving_client(own) as (process, _):
-        killed = workers(process) if victims == "workers" else [java(process)]
-        for victim in killed:
-            victim.kill()
-        wait_for(lambda: not alive(killed))
-        assert no_lie_until_ready(own)[0] == 503
-
-
-def test_ready_never_lies_when_all_workers_hang(own: Config, project: Path) -> None:
-    """They are alive, and TorchServe says READY."""
-    brake = own.folder / "brake"
-    with (project / "handler" / "confidence.py").open("a") as handler:
-        handler.write(HANGS.format(brake=str(brake)))
-    build_archive("1.0", own.model_store, project)
-    with serving_client(own) as (_, client):
-        brake.touch()
-        time.sleep(PROOF_SECONDS)
-        status, reason = ready(own)
-        assert (status, client.default().ready) == (503, 2), reason
-        with DigitsClient(own, timeout=0.5) as hurried, pytest.raises(UnreachableError, match="not answered in time"):
-            hurried.predict(SMOKE[7])
-        brake.unlink()
-        wait_for(lambda: ready(own) == (200, "ready"))
-
-
-HANGS = """
-
-_read = Calibration.probabilities
-
-
-def _hanging(*given):
-    import os, time
-    while os.path.exists({brake!r}):
-        time.sleep(0.1)
-    return _read(*given)
-
-
-Calibration.probabilities = _hanging
-"""
-
-
-def test_ready_never_lies_while_it_drains(own: Config) -> None:
-    """Once a picture is refused there is no 200 any more."""
-    said = []
-    with (
-        serving_client(own) as (process, _),
-        under_load(Load(own, connections=12, picture=large_picture(), pause=0.05)),
-    ):
-        time.sleep(1)
-        process.terminate()
-        wait_for(lambda: not answers(own), 10)
-        while process.poll() is None:
-            with suppress(requests.ConnectionError):
-                said.append(ready(own))
-    assert (503, "draining: this server stops") in said
-    assert {status for status, _ in said} == {503}
 
 
 def test_a_start_that_fails_forgets_nothing_that_a_killed_server_has_left(own: Config) -> None:
