@@ -98,7 +98,7 @@ bench: $(INSTALLED) ## training speed beside the original's way
 test: $(INSTALLED_DEV) ## all tests, real TorchServe included; ARGS=options of pytest
 	@$(PY) -m pytest $(ARGS)
 
-soak: $(INSTALLED_DEV) ## ten minutes of load, promotions, new tokens and killed processes; ARGS=options of pytest
+soak: $(INSTALLED_DEV) ## some 25 minutes: load amid promotions and kills, memory, mutated requests; ARGS=options of pytest
 	@$(PY) -m pytest -m soak $(ARGS)
 
 lint: $(INSTALLED_DEV) ## ruff and mypy
