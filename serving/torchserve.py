@@ -25,8 +25,9 @@ LOGGING = Path(__file__).with_name("log4j2.xml")
 STOP_SECONDS = 20.0  # TorchServe stops its workers one after the other
 _PREFIX = "digits-"  # of temporary folders
 _PR_SET_PDEATHSIG = 1
-# bytes; malloc gives what is larger back as soon as it is free: a decoded photo is, a batch's tensors are not.
-_MMAP_THRESHOLD = 8 * 2**20
+# glibc's malloc, in bytes: what is larger is given back as soon as it is free, so photos leave no holes in the heap;
+# a free end of the heap up to the second is kept, as batches need it again at once.
+_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20)}
 _PATHS = ("certificate_file", "keystore", "metrics_config", "plugins_path", "private_key_file")
 
 
@@ -190,9 +191,7 @@ def _java() -> Path:
 
 
 def _environment(temporary: Path) -> dict[str, str]:
-    # glibc would raise the threshold to the largest array it has seen, and keep what lies between those in use.
-    own = {"MALLOC_MMAP_THRESHOLD_": str(_MMAP_THRESHOLD)}
-    environment = own | os.environ | {"TMPDIR": str(temporary), "TEMP": str(temporary)}
+    environment = _MALLOC | os.environ | {"TMPDIR": str(temporary), "TEMP": str(temporary)}
     environment.pop("PYTHONPATH", None)  # it would come before the archive, and serve the checkout's handler
     environment.pop("TS_CONFIG_FILE", None)  # it would win over the configuration named here
     return environment
