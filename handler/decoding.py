@@ -1,6 +1,7 @@
 """From the bytes of a picture to upright, opaque grey; what is no picture, or too large a one, is refused."""
 
 import logging
+import re
 import warnings
 from contextlib import suppress
 from io import BytesIO
@@ -8,12 +9,13 @@ from io import BytesIO
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 MAX_BYTES = 16 * 2**20  # body of one picture
 MAX_PIXELS = 50_000_000  # width x height, checked before anything is decoded
 MAX_READS = 100_000  # of one file while it is parsed; 16 MiB of PNG in parts of 1 KiB take 46,000
 COUNTED = 2**16  # bytes; a file of no more has not parts enough to keep a parser busy
+MAX_SCANS = 100  # of a JPEG, as libtiff has it too; progressive ones have some ten, and each costs like a whole picture
 CARD = 0.5  # of the box around what is opaque; a mask that fills more of it is no pen's stroke
 CARD_INK = 64  # grey levels between a card and what is drawn on it
 LARGE = 512  # pixels of the longer side; pictures of twice that are reduced to no less while they are read
@@ -24,6 +26,12 @@ Grey = NDArray[np.uint8]  # [height, width]
 # What Pillow warns of, many pixels or a damaged block, is judged here; its warnings would only fill the log.
 warnings.filterwarnings("ignore", module="PIL")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
+# Pillow's own reader of uncompressed files keeps an object for each strip; 16 MiB may name eight million.
+TiffImagePlugin.READ_LIBTIFF = True
+
+# Of a JPEG, and with a length: unlike what stands in the midst of its data (00, RST, TEM, FF as padding).
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
+_SCAN, _END = 0xDA, 0xD9
 
 
 class ImageError(Exception):
@@ -58,8 +66,12 @@ def decode(picture: bytes) -> Grey:
     image = _open(picture)
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(f"{image.width}x{image.height} pixels")
+    if image.format in ("JPEG", "MPO") and _has_many_scans(picture):
+        raise ImageError(400, f"the JPEG picture has over {MAX_SCANS} scans; progressive ones have some ten")
     try:
         return _grey(_upright(image))
+    except MemoryError:
+        raise  # no fault of the picture's
     except Exception as error:  # decoders of damaged files raise whatever comes to them
         raise ImageError(400, f"the {image.format} picture cannot be read: {_reason(error)}") from error
 
@@ -74,6 +86,18 @@ def _open(picture: bytes) -> Image.Image:
         raise ImageError(400, f"{len(picture)} bytes that are no picture; expected {_known()}") from error
     except Exception as error:  # a damaged header raises whatever comes to the format's parser
         raise ImageError(400, f"the picture cannot be read: {_reason(error)}; expected {_known()}") from error
+
+
+def _has_many_scans(jpeg: bytes) -> bool:
+    """Of its first image: libjpeg reads all of them in one call that nothing can interrupt."""
+    scans, at = 0, len(b"\xff\xd8")
+    while scans <= MAX_SCANS and (found := _JPEG_MARKER.search(jpeg, at)):
+        at = found.end()
+        if jpeg[at - 1] == _END:
+            break
+        scans += jpeg[at - 1] == _SCAN
+        at += int.from_bytes(jpeg[at : at + 2])  # what the marker heads may hold a thumbnail, with scans of its own
+    return scans > MAX_SCANS
 
 
 def _known() -> str:

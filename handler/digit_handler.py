@@ -15,10 +15,13 @@ from handler.confidence import read_calibration
 from handler.description import description
 from handler.explanation import attribution
 from handler.preprocessing import Framed, ImageError, examine, to_input
-from handler.sent import Headers, LateError, RequestError, Row, Sent, read
+from handler.sent import Headers, InternalError, LateError, Row, Sent, read
+from handler.time_limit import TooLongError, cpu_limit
 
 CALL = 64  # pictures of one model call; more leave the cache and take longer each
-BULK_SECONDS = 5.0  # for reading a batch's pictures from JSON; clients wait for 10, TorchServe for 60
+PICTURE_SECONDS = 3.0  # of CPU, for reading one; the slowest of 50 million pixels that are no attack take 1.8
+# For reading a batch. Calls of many wait for the one before and for their own, clients for 10 s, TorchServe for 60.
+BULK_SECONDS, BATCH_SECONDS = 3.0, 30.0
 JSON = "application/json"
 
 
@@ -41,9 +44,8 @@ class DigitHandler:
 
     def handle(self, rows: Sequence[Row], context: Any) -> list[bytes]:
         """One answer a row, in order; sets status and content type of each."""
-        deadline = time.monotonic() + BULK_SECONDS
         sent = [_sent(row, context.get_all_request_header(index)) for index, row in enumerate(rows)]
-        examined = [_examined(each, deadline) for each in sent]
+        examined = _examined(sent)
         answers = iter(self._answers([picture for row in examined for picture in row if isinstance(picture, Framed)]))
         return [
             _respond(context, index, *self._response(each, pictures, answers))
@@ -72,9 +74,8 @@ class DigitHandler:
         asked = digit if target is None else target
         try:
             values = attribution(self.scripted, self.calibration, picture.frame, asked)
-        except Exception as error:  # whatever it is, memory for instance, it must not reach the row's neighbours
-            logging.exception("an explanation failed unexpectedly")
-            failed = RequestError(500, f"the picture cannot be explained: {type(error).__name__}")
+        except Exception as error:
+            failed = _unforeseen(error)
             return failed.status, JSON, json.dumps(_refusal(failed))
         told = {"digit": digit, "target": asked, "attribution": values.tolist(), "framed": picture.frame.tolist()}
         return 200, JSON, json.dumps(told)
@@ -118,21 +119,33 @@ def _sent(row: Row, headers: Headers) -> Sent:
         return Sent("digit", [_unforeseen(error)])
 
 
-def _examined(sent: Sent, deadline: float) -> list[Framed | ImageError]:
-    late = LateError(503, f"not read: {BULK_SECONDS:.0f} s went into pictures before it; send fewer at a time")
-    return [
-        late if sent.kind == "digits" and time.monotonic() > deadline else _examined_picture(picture)
-        for picture in sent.pictures
-    ]
+def _examined(sent: list[Sent]) -> list[list[Framed | ImageError]]:
+    """The pictures of each row: all rows' first ones, then their second ones, so that few do not wait for many."""
+    started = time.monotonic()
+    examined: list[list[Framed | ImageError]] = [[] for _ in sent]
+    for turn in range(max((len(each.pictures) for each in sent), default=0)):
+        for row, each in zip(examined, sent, strict=True):
+            if turn < len(each.pictures):
+                limit = BULK_SECONDS if each.kind == "digits" else BATCH_SECONDS
+                is_late = time.monotonic() > started + limit
+                row.append(_late(limit) if is_late else _examined_picture(each.pictures[turn]))
+    return examined
+
+
+def _late(limit: float) -> LateError:
+    return LateError(503, f"not read: {limit:.0f} s went into pictures before it; ask again, for fewer at a time")
 
 
 def _examined_picture(picture: bytes | ImageError) -> Framed | ImageError:
     if isinstance(picture, ImageError):
         return picture
     try:
-        return examine(picture)
+        with cpu_limit(PICTURE_SECONDS):
+            return examine(picture)
     except ImageError as error:
         return error
+    except TooLongError:
+        return ImageError(413, f"the picture takes over {PICTURE_SECONDS:g} s to read; send it smaller or as PNG")
     except Exception as error:
         return _unforeseen(error)
 
@@ -140,7 +153,7 @@ def _examined_picture(picture: bytes | ImageError) -> Framed | ImageError:
 def _unforeseen(error: Exception) -> ImageError:
     """Whatever it is, memory for instance, it must not reach the row's neighbours."""
     logging.exception("a picture failed unexpectedly")
-    return ImageError(400, f"the picture cannot be processed: {type(error).__name__}")
+    return InternalError(500, f"the picture could not be processed: {type(error).__name__}")
 
 
 def _refusal(error: ImageError) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from handler.decoding import ImageError
 MAX_ITEMS = 256  # pictures in one JSON body
 MAX_BRACKETS = 1_000  # of a JSON body, in strings too: neither deep nor wide bodies cost more than their bytes
 MAX_COMMAS = 10_000
+SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"GIF8", b"BM", b"RIFF", b"II", b"MM")  # no JSON begins like a picture
 
 Row = dict[str, Any]  # field -> what was sent in it; a raw body is the field "body"
 Headers = Mapping[str, Any]  # as sent; fields of forms and queries are among them, as dicts
@@ -23,9 +24,15 @@ class RequestError(ImageError):
 
 
 class LateError(ImageError):
-    """A picture of many that was not looked at, because those before it took all the time there is."""
+    """A picture that was not looked at, because those before it took all the time there is."""
 
     type = "DeadlineExceeded"
+
+
+class InternalError(ImageError):
+    """A picture that was not answered, through no fault of its sender's."""
+
+    type = "InternalServerException"  # as TorchServe calls it
 
 
 class Sent(NamedTuple):
@@ -61,7 +68,7 @@ def _is_json(body: Any, content_type: str) -> bool:
     """By its Content-Type, unless it is a picture all the same; a dict is JSON that TorchServe has read already."""
     if _media_type(content_type) != "application/json":
         return False
-    return isinstance(body, dict) or (isinstance(body, bytes | bytearray) and body.lstrip()[:1] in (b"{", b"["))
+    return isinstance(body, dict) or (isinstance(body, bytes | bytearray) and not body.startswith(SIGNATURES))
 
 
 def _instances(body: bytes | bytearray | dict[str, Any]) -> list[bytes | ImageError]:

@@ -115,7 +115,25 @@ def test_an_unforeseen_failure_stays_in_its_row(
 
     monkeypatch.setattr("handler.digit_handler.examine", out_of_memory)
     answers = ask(handler, model_dir, [{"body": SMOKE[1]}, {"body": b"huge"}, {"body": SMOKE[2]}])
-    assert [status for status, _ in answers] == [200, 400, 200]
+    assert [status for status, _ in answers] == [200, 500, 200]
+    assert answers[1][1] == {
+        "code": 500,
+        "type": "InternalServerException",
+        "message": "the picture could not be processed: MemoryError",
+    }
+
+
+def test_a_picture_that_takes_too_long_is_refused_alone(
+    handler: DigitHandler, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handler.digit_handler.PICTURE_SECONDS", 0.2)
+    slow = encode(Image.new("RGBA", (7000, 7000), (0, 0, 0, 0)), compress_level=1)
+    answers = ask(
+        handler, model_dir, [{"body": SMOKE[1]}, {"body": slow}, {"body": bulk(SMOKE[2], slow)}], [{}, {}, JSON]
+    )
+    assert [status for status, _ in answers] == [200, 413, 200]
+    assert answers[1][1]["message"] == "the picture takes over 0.2 s to read; send it smaller or as PNG"
+    assert [each.get("digit", each.get("code")) for each in answers[2][1]["predictions"]] == [2, 413]
 
 
 @pytest.mark.parametrize("row", [{}, {"image": b"x"}, {"body": {"instances": []}}, {"data": "text"}, {"body": None}])
@@ -184,6 +202,32 @@ def test_bulk_pictures_that_come_too_late_are_refused_and_their_neighbours_are_n
     assert {(each["code"], each["type"]) for each in late["predictions"]} == {(503, "DeadlineExceeded")}
 
 
+def test_few_pictures_do_not_wait_for_many(
+    handler: DigitHandler, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call of two comes before the third picture of a call of many that shares its batch."""
+    looked_at: list[bytes] = []
+
+    def noted(picture: bytes) -> Framed:
+        looked_at.append(picture)
+        return examine(picture)
+
+    monkeypatch.setattr("handler.digit_handler.examine", noted)
+    rows = [bulk(*[SMOKE[1]] * 4), bulk(SMOKE[2], SMOKE[2]), SMOKE[3]]
+    answers = ask(handler, model_dir, [{"body": row} for row in rows], [JSON, JSON, {}])
+    assert [SMOKE[digit] for digit in (1, 2, 3, 1, 2, 1, 1)] == looked_at
+    assert [each["digit"] for each in answers[0][1]["predictions"]] == [1] * 4
+    assert answers[2][1]["digit"] == 3
+
+
+def test_a_batch_that_has_taken_its_time_refuses_the_rest_of_it(
+    handler: DigitHandler, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handler.digit_handler.BATCH_SECONDS", 0.0)
+    [(status, refusal)] = ask(handler, model_dir, [{"body": SMOKE[1]}])
+    assert (status, refusal["code"], refusal["type"]) == (503, 503, "DeadlineExceeded")
+
+
 def test_text_is_the_bare_digit_and_a_refusal_is_json_all_the_same(handler: DigitHandler, model_dir: Path) -> None:
     context = context_of(model_dir, 2, [{"Accept": "text/plain"}] * 2)
     answers = handler.handle([{"body": SMOKE[6]}, {"body": b""}], context)
@@ -225,7 +269,10 @@ DRAWS = 20  # of as many random pixels of ink
 
 
 def test_attributed_ink_is_what_the_digit_is_read_by(handler: DigitHandler) -> None:
-    """On 100 digits: the mass lies on the ink, and its top tenth matters more than a random tenth."""
+    """On 100 digits: the mass lies on the ink, and its top tenth is missed more than a random tenth.
+
+    A measure that brightness alone does not meet: 73 of 100 for the brightest tenth, tried.
+    """
     random = np.random.default_rng(0)
     pictures = [examine(encode(Image.fromarray(digits()[0][index]))).frame for index in random.permutation(5000)[:100]]
     mass, beaten = [], 0
@@ -233,14 +280,12 @@ def test_attributed_ink_is_what_the_digit_is_read_by(handler: DigitHandler) -> N
         digit, confidence = _read(handler, [frame])[0]
         values = attribution(handler.scripted, handler.calibration, frame, digit)
         mass.append(np.abs(values)[frame >= INK].sum() / np.abs(values).sum())
-        ink = np.flatnonzero(frame)
+        ink = np.flatnonzero(frame >= INK)
         tenth = len(ink) // 10
         chosen = [ink[np.argsort(-values.flat[ink])[:tenth]], *(random.permutation(ink)[:tenth] for _ in range(DRAWS))]
-        changes = [
-            abs(after - confidence)
-            for after in _confidences(handler, [_without(frame, each) for each in chosen], digit)
-        ]
-        beaten += bool(changes[0] > np.mean(changes[1:]))
+        confidences = _confidences(handler, [_without(frame, each) for each in chosen], digit)
+        fall, *random_falls = [confidence - after for after in confidences]
+        beaten += bool(fall > np.mean(random_falls))
     print(f"mass on ink: least {min(mass):.3f}, median {np.median(mass):.3f}; more than random ink: {beaten} of 100")
     assert min(mass) >= 0.8
     assert beaten >= 90
@@ -275,7 +320,7 @@ def test_an_explanation_that_fails_stays_in_its_row(
     monkeypatch.setattr("handler.digit_handler.attribution", out_of_memory)
     (failed, refusal), (status, _) = ask(handler, model_dir, [{"body": SMOKE[1]}, {"body": SMOKE[1]}], [EXPLAIN, {}])
     assert (failed, status) == (500, 200)
-    assert refusal["message"] == "the picture cannot be explained: MemoryError"
+    assert refusal["message"] == "the picture could not be processed: MemoryError"
 
 
 def test_captum_is_imported_by_the_first_explanation_and_not_before(model_dir: Path) -> None:

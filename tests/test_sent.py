@@ -1,6 +1,8 @@
 """handler/sent.py: what a row asks for, whatever is sent."""
 
 import json
+import time
+import tracemalloc
 from base64 import b64encode
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 
 from handler.decoding import MAX_BYTES, ImageError
 from handler.sent import MAX_BRACKETS, MAX_COMMAS, MAX_ITEMS, RequestError, Sent, read
-from tests.pictures import SMOKE
+from tests.pictures import SEVENS
 
 JSON = {"Content-Type": "application/json"}
 EXPLAIN = {"explain": "True"}
@@ -39,12 +41,18 @@ def test_json_that_torchserve_has_parsed_is_the_same() -> None:
     assert read({"body": json.loads(bulk(b"one"))}, JSON) == read({"body": bulk(b"one")}, JSON)
 
 
-def test_a_picture_sent_as_json_is_a_picture() -> None:
-    assert read({"body": SMOKE[2]}, JSON) == Sent("digit", [SMOKE[2]])
+@pytest.mark.parametrize("form", SEVENS)
+def test_a_picture_sent_as_json_is_a_picture(form: str) -> None:
+    picture = SEVENS[form]()
+    assert read({"body": picture}, JSON) == Sent("digit", [picture])
 
 
 def test_json_without_its_content_type_is_no_json() -> None:
     assert read({"body": bulk(b"one")}, {}).kind == "digit"
+
+
+def test_json_may_begin_with_a_byte_order_mark() -> None:
+    assert read({"body": b"\xef\xbb\xbf" + bulk(b"one")}, JSON) == Sent("digits", [b"one"])
 
 
 def test_a_bad_instance_is_its_own_error_among_the_others() -> None:
@@ -63,6 +71,10 @@ def test_a_bad_instance_is_its_own_error_among_the_others() -> None:
         (b"{", 400, "no JSON"),
         (b"[1, 2", 400, "no JSON"),
         (b"{\xff}", 400, "no JSON"),
+        (b"", 400, "no JSON"),
+        (b"seven", 400, "no JSON"),
+        (b"7", 400, 'no list "instances"'),
+        (b'"7"', 400, 'no list "instances"'),
         (b'{"instances": ' + b"9" * 5000 + b"}", 400, "no JSON"),
         (b"[]", 400, 'no list "instances"'),
         (b'{"instances": {}}', 400, 'no list "instances"'),
@@ -92,7 +104,12 @@ def test_a_body_of_the_limit_costs_little() -> None:
         b'{"instances":[' + b"1," * (MAX_BYTES // 2),
         b'{"' + b"\\u00e9" * 2**21,
     ):
+        tracemalloc.start()
+        started = time.process_time()
         assert refusal(body)[1] == "InvalidRequest"
+        assert time.process_time() - started < 1
+        assert tracemalloc.get_traced_memory()[1] < 8 * MAX_BYTES
+        tracemalloc.stop()
 
 
 def test_explanations_are_of_one_picture_and_a_digit() -> None:
