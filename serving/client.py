@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +20,7 @@ from serving.archive import Smoke, by_number, check_archive, read_smoke
 from serving.config import MODEL, ServingError
 from serving.connection import Connection, RefusedError, refused
 from serving.drain import wait_idle
-from serving.pictures import Picture, PictureError, calls, instances, read_picture
+from serving.pictures import MOST, File, Picture, calls, file_or_error, instances, read_picture
 from serving.results import Answer, Explanation, Ready, Sample, Version, answer_of, explanation_of, version_of
 from serving.state import read_state
 
@@ -57,18 +56,21 @@ class DigitsClient(Connection):
     def predict_many(
         self, pictures: Iterable[Picture], connections: int = CALLS, version: str = "", bulk: int = BULK
     ) -> Iterator[Answer | ServingError]:
-        """An answer or the error for each picture, in order; `bulk` a call, at most `connections` calls at once.
+        """An answer or the error for each picture, in order; `bulk` (1 to 256) a call, `connections` calls at once.
 
-        Takes the pictures as it goes, so that there may be more of them than memory holds.
+        Takes the pictures as it goes, so that there may be more of them than memory holds: no more than two requests
+        of the server's limit for each connection.
         """
-        taken = iter(pictures)
+        if not 1 <= bulk <= MOST:
+            raise ServingError(f"{bulk} pictures a call; expected 1 to {MOST}")
+        files = map(file_or_error, pictures)
         under_way: deque[Future[list[Answer | ServingError]]] = deque()
         with ThreadPoolExecutor(connections) as pool:
             try:
-                while some := list(islice(taken, bulk)):
+                for group in calls(files, bulk, self.config.max_body):
                     if len(under_way) == 2 * connections:
                         yield from under_way.popleft().result()
-                    under_way.append(pool.submit(self._answers, some, version))
+                    under_way.append(pool.submit(self._answers, group, version))
                 while under_way:
                     yield from under_way.popleft().result()
             finally:
@@ -183,17 +185,15 @@ class DigitsClient(Connection):
         path = f"/{kind}/{MODEL}" + (f"/{version}" if version else "")
         return self.ask("inference", "POST", path, **request).json()
 
-    def _answers(self, pictures: list[Picture], version: str) -> list[Answer | ServingError]:
-        """Of one call's pictures, or of a few calls' if they are large."""
-        files = [_file_or_error(picture) for picture in pictures]
-        sent = [file for file in files if isinstance(file, bytes)]
-        answers = iter([each for call in calls(sent, self.config.max_body) for each in self._call(call, version)])
-        return [next(answers) if isinstance(file, bytes) else file for file in files]
+    def _answers(self, group: list[File], version: str) -> list[Answer | ServingError]:
+        """Of one call's files, with what could not be read in its place."""
+        answers = iter(self._call([file for file in group if isinstance(file, bytes)], version))
+        return [next(answers) if isinstance(file, bytes) else file for file in group]
 
     def _call(self, files: list[bytes], version: str) -> list[Answer | ServingError]:
         """One call; pictures that it leaves unanswered through no fault of theirs are asked about one by one."""
-        if len(files) == 1:
-            return [self._answer_or_error(files[0], version)]
+        if len(files) <= 1:
+            return [self._answer_or_error(file, version) for file in files]
         try:
             json = {"Content-Type": "application/json"}
             told = self._inferred("predictions", version, data=instances(files), headers=json)
@@ -267,13 +267,6 @@ def smoke_problem(client: DigitsClient, version: str, smoke: Smoke) -> str | Non
         if off > TOLERANCE:
             return f"smoke picture {name}.png: probabilities are {off:.2g} from those its model.json expects"
     return None
-
-
-def _file_or_error(picture: Picture) -> bytes | PictureError:
-    try:
-        return read_picture(picture)
-    except PictureError as error:
-        return error
 
 
 def _predictions(told: Any, count: int) -> list[Answer | RefusedError]:

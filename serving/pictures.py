@@ -2,7 +2,7 @@
 
 import json
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,17 @@ from serving.config import ServingError
 
 Picture = str | Path | bytes | Image.Image | NDArray[Any]
 
+MOST = 256  # pictures of a call that the service accepts
+
 _ITEM = len(json.dumps({"b64": ""}) + ", ")
 _BODY = len(json.dumps({"instances": []}))
 
 
 class PictureError(ServingError):
     """What was given cannot be sent: no such file, an array of another kind."""
+
+
+File = bytes | PictureError  # what there is of a picture to be sent
 
 
 def read_picture(picture: Picture) -> bytes:
@@ -45,17 +50,31 @@ def instances(files: Sequence[bytes]) -> bytes:
     return json.dumps({"instances": [{"b64": b64encode(file).decode()} for file in files]}).encode()
 
 
-def calls(files: Sequence[bytes], most: int) -> Iterator[list[bytes]]:
-    """The files in order, in groups whose JSON body has at most so many bytes; one that is larger is alone."""
-    group: list[bytes] = []
+def file_or_error(picture: Picture) -> bytes | PictureError:
+    """As `read_picture`, the error as a value."""
+    try:
+        return read_picture(picture)
+    except PictureError as error:
+        return error
+
+
+def calls(files: Iterable[File], count: int, most: int) -> Iterator[list[File]]:
+    """The files in order, taken one by one, in groups of `count` whose JSON body has at most `most` bytes.
+
+    One that is larger is alone. What could not be read takes no room.
+    """
+    group: list[File] = []
     length = _BODY
     for file in files:
-        item = _ITEM + 4 * ((len(file) + 2) // 3)
+        item = _ITEM + 4 * ((len(file) + 2) // 3) if isinstance(file, bytes) else 0
         if group and length + item > most:
             yield group
             group, length = [], _BODY
         group.append(file)
         length += item
+        if len(group) == count:  # now, and not when the next file is there
+            yield group
+            group, length = [], _BODY
     if group:
         yield group
 

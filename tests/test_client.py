@@ -13,10 +13,11 @@ import requests
 from PIL import Image
 
 from handler.preprocessing import examine
+from handler.sent import MAX_ITEMS
 from serving.client import DigitsClient
 from serving.config import Config, ServingError, on_free_ports
 from serving.connection import ENVIRONMENT, RefusedError, UnreachableError, read_key
-from serving.pictures import Picture, PictureError, calls, instances
+from serving.pictures import MOST, File, Picture, PictureError, calls, instances
 from serving.results import Answer
 from tests.pictures import SMOKE, bad_pictures, digits, encode
 from tests.servers import command, output_until_curl, started
@@ -112,7 +113,7 @@ def test_pictures_too_large_for_one_call_are_sent_in_several(client: DigitsClien
 def test_pictures_that_a_call_had_no_time_for_are_asked_about_alone(
     client: DigitsClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a worker says it that has spent five seconds; the rest of the call is kept."""
+    """As a worker says it that has spent its seconds; the rest of the call is kept."""
     late = {"code": 503, "type": "DeadlineExceeded", "message": "late"}
     asked: list[str] = []
 
@@ -131,19 +132,50 @@ def test_pictures_that_a_call_had_no_time_for_are_asked_about_alone(
 def test_a_version_that_knows_no_json_is_asked_picture_by_picture(
     client: DigitsClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Refused as a whole, as archives of earlier releases do."""
-    monkeypatch.setattr("serving.client.instances", lambda _: b"no JSON")
+    """Refused as a picture that is none, as archives of earlier releases do."""
+    monkeypatch.setattr("serving.client.instances", lambda _: b"\x89PNG")
     assert [getattr(each, "digit", None) for each in client.predict_many([SMOKE[1], b"", SMOKE[3]])] == [1, None, 3]
+
+
+def body_length(group: list[File]) -> int:
+    return len(instances([file for file in group if isinstance(file, bytes)]))
 
 
 def test_calls_keep_order_and_the_limit() -> None:
     random = np.random.default_rng(0)
     files = [bytes(length) for length in random.integers(0, 4000, 300)]
-    grouped = list(calls(files, 9000))
+    grouped = list(calls(files, 300, 9000))
     assert [file for group in grouped for file in group] == files
-    assert all(len(instances(group)) <= 9000 for group in grouped)
-    assert all(len(instances([*one, other[0]])) > 9000 for one, other in pairwise(grouped))
-    assert list(calls([bytes(10_000)], 9000)) == [[bytes(10_000)]]
+    assert all(body_length(group) <= 9000 for group in grouped)
+    assert all(body_length([*one, other[0]]) > 9000 for one, other in pairwise(grouped))
+    assert list(calls([bytes(10_000)], 300, 9000)) == [[bytes(10_000)]]
+    assert [len(group) for group in calls(files[:100], 30, 2**24)] == [30, 30, 30, 10]
+
+
+def test_a_group_is_sent_before_the_next_file_is_read() -> None:
+    """Files wait in memory for one call each, not for the group of 64 that they would be if they were small."""
+    taken: list[int] = []
+
+    def large() -> Iterator[bytes]:
+        for number in range(10):
+            taken.append(number)
+            yield bytes(3 * 2**20)
+
+    groups = calls(large(), 64, 2**24)
+    assert len(next(groups)) == 3
+    assert taken == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("bulk", [0, -1, MOST + 1])
+def test_a_call_of_none_or_of_more_than_the_service_takes_is_refused(bulk: int, client: DigitsClient) -> None:
+    with pytest.raises(ServingError, match=f"{bulk} pictures a call; expected 1 to 256"):
+        next(client.predict_many([SMOKE[1]], bulk=bulk))
+    assert MOST == MAX_ITEMS
+
+
+def test_no_pictures_have_no_answers(client: DigitsClient) -> None:
+    assert not list(client.predict_many([]))
+    assert [type(each) for each in client.predict_many(["nowhere.png"])] == [PictureError]
 
 
 def test_an_explanation_has_arrays(client: DigitsClient) -> None:

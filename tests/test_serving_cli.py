@@ -21,7 +21,7 @@ from serving.client import DigitsClient
 from serving.config import ROOT, Config, on_free_ports
 from serving.drawing import draw
 from serving.results import Explanation
-from tests.pictures import SEVENS
+from tests.pictures import SEVENS, encode
 from tests.servers import command, output_until_curl, serving, started, with_archives
 from tests.test_supervisor import exchange_digits
 from training import __main__ as training_main
@@ -126,10 +126,15 @@ def test_explain_draws_why_and_why_not(running_here: Config, tmp_path: Path) -> 
     assert out.read_bytes() != why
 
 
-@pytest.mark.parametrize("form", SEVENS)
-def test_every_form_of_a_picture_is_drawn(form: str, tmp_path: Path) -> None:
+SIXTEEN_BITS = encode(Image.fromarray(np.zeros((3000, 2000), np.uint16)))
+
+
+@pytest.mark.parametrize(
+    "picture", [*(form() for form in SEVENS.values()), SIXTEEN_BITS], ids=[*SEVENS, "large 16-bit"]
+)
+def test_every_form_of_a_picture_is_drawn(picture: bytes, tmp_path: Path) -> None:
     explanation = Explanation(7, 7, np.zeros((64, 64)), np.zeros((64, 64), np.uint8))
-    draw(SEVENS[form](), explanation, tmp_path / "why.png")
+    draw(picture, explanation, tmp_path / "why.png")
     with Image.open(tmp_path / "why.png") as drawn:
         assert drawn.format == "PNG"
 
