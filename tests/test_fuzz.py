@@ -30,6 +30,7 @@ from tests.test_sent import EXPLAIN, JSON
 
 EXAMPLES = 100  # of a round; what Hypothesis remembers of its examples is forgotten with each
 BATCH = 10  # mutated pictures of an example, with good ones between
+BODIES_AT_ONCE = 5  # mutated JSON bodies of one
 SECONDS = 20.0  # that a batch may take, of the 60 that a worker has
 STATUSES = {200, 400, 413, 422}
 SHORT, SOAK = [pytest.mark.timeout(300)], [pytest.mark.soak, pytest.mark.timeout(1800)]
@@ -54,6 +55,10 @@ def rounds(number: int, strategy: st.SearchStrategy[Any], check: Callable[[Any],
         seed(each)(limits(given(strategy)(one)))()
         gc.collect()
         yield each
+
+
+def _lists(what: st.SearchStrategy[bytes], length: int) -> st.SearchStrategy[list[bytes]]:
+    return st.lists(what, min_size=length, max_size=length)
 
 
 class Watched:
@@ -95,11 +100,9 @@ def test_mutated_pictures_never_leave_handle_with_an_exception(
     model_dir: Path,
 ) -> None:
     watched = Watched(handler, model_dir)
-    memory = [
-        psutil.Process().memory_info().rss
-        for _ in rounds(number, st.lists(PICTURES, min_size=BATCH, max_size=BATCH), watched.pictures)
-    ]
+    memory = [psutil.Process().memory_info().rss for _ in rounds(number, _lists(PICTURES, BATCH), watched.pictures)]
     _tell("pictures", watched, memory)
+    assert watched.asked >= number * EXAMPLES * BATCH
     assert watched.longest < SECONDS
     assert number < 10 or flat(memory)
 
@@ -112,10 +115,10 @@ def test_mutated_json_never_leaves_handle_with_an_exception(
 ) -> None:
     watched = Watched(handler, model_dir)
     memory = [
-        psutil.Process().memory_info().rss
-        for _ in rounds(number, st.lists(BODIES, min_size=5, max_size=5), watched.bodies)
+        psutil.Process().memory_info().rss for _ in rounds(number, _lists(BODIES, BODIES_AT_ONCE), watched.bodies)
     ]
     _tell("JSON bodies", watched, memory)
+    assert watched.asked >= number * EXAMPLES * BODIES_AT_ONCE
     assert watched.longest < SECONDS
     assert number < 10 or flat(memory)
 
@@ -180,11 +183,12 @@ def _told(response: requests.Response) -> tuple[int, dict[str, Any]]:
 def test_mutated_requests_harm_neither_server_nor_neighbours(pictures: int, bodies: int, fuzzed: Config) -> None:
     with ThreadPoolExecutor(2 * BATCH) as pool:
         asked = Asked(fuzzed, pool)
-        for _ in rounds(pictures, st.lists(PICTURES, min_size=BATCH, max_size=BATCH), asked.pictures):
+        for _ in rounds(pictures, _lists(PICTURES, BATCH), asked.pictures):
             asked.measure()
-        for _ in rounds(bodies, st.lists(BODIES, min_size=5, max_size=5), asked.bodies):
+        for _ in rounds(bodies, _lists(BODIES, BODIES_AT_ONCE), asked.bodies):
             asked.measure()
     print(f"{asked.asked} mutated requests; workers {', '.join(f'{each / 2**20:.0f}' for each in asked.memory)} MiB")
+    assert asked.asked >= EXAMPLES * (pictures * BATCH + bodies * BODIES_AT_ONCE)
     assert max(asked.memory) <= 1.1 * asked.memory[0]  # the first round warms up
 
 
