@@ -1,21 +1,25 @@
 """From the bytes of a picture to upright, opaque grey; what is no picture, or too large a one, is refused."""
 
 import logging
-import re
+import os
+import threading
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from io import BytesIO
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from handler.claims import problem
 
 MAX_BYTES = 16 * 2**20  # body of one picture
 MAX_PIXELS = 50_000_000  # width x height, checked before anything is decoded
 MAX_READS = 100_000  # of one file while it is parsed; 16 MiB of PNG in parts of 1 KiB take 46,000
 COUNTED = 2**16  # bytes; a file of no more has not parts enough to keep a parser busy
-MAX_SCANS = 100  # of a JPEG, as libtiff has it too; progressive ones have some ten, and each costs like a whole picture
 CARD = 0.5  # of the box around what is opaque; a mask that fills more of it is no pen's stroke
 CARD_INK = 64  # grey levels between a card and what is drawn on it
 LARGE = 512  # pixels of the longer side; pictures of twice that are reduced to no less while they are read
@@ -23,15 +27,11 @@ FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
 
 Grey = NDArray[np.uint8]  # [height, width]
 
+_STDERR_LOCK = threading.Lock()
+
 # What Pillow warns of, many pixels or a damaged block, is judged here; its warnings would only fill the log.
 warnings.filterwarnings("ignore", module="PIL")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
-# Pillow's own reader of uncompressed files keeps an object for each strip; 16 MiB may name eight million.
-TiffImagePlugin.READ_LIBTIFF = True
-
-# Of a JPEG, and with a length: unlike what stands in the midst of its data (00, RST, TEM, FF as padding).
-_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
-_SCAN, _END = 0xDA, 0xD9
 
 
 class ImageError(Exception):
@@ -63,11 +63,11 @@ def decode(picture: bytes) -> Grey:
         raise ImageError(400, f"the picture is 0 bytes; expected {_known()}")
     if len(picture) > MAX_BYTES:
         raise ImageError(413, f"the picture is {len(picture)} bytes; at most {MAX_BYTES} are accepted")
+    if reason := problem(picture, MAX_PIXELS):
+        raise ImageError(400, f"the picture cannot be read: {reason}")
     image = _open(picture)
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(f"{image.width}x{image.height} pixels")
-    if image.format in ("JPEG", "MPO") and _has_many_scans(picture):
-        raise ImageError(400, f"the JPEG picture has over {MAX_SCANS} scans; progressive ones have some ten")
     try:
         return _grey(_upright(image))
     except MemoryError:
@@ -88,18 +88,6 @@ def _open(picture: bytes) -> Image.Image:
         raise ImageError(400, f"the picture cannot be read: {_reason(error)}; expected {_known()}") from error
 
 
-def _has_many_scans(jpeg: bytes) -> bool:
-    """Of its first image: libjpeg reads all of them in one call that nothing can interrupt."""
-    scans, at = 0, len(b"\xff\xd8")
-    while scans <= MAX_SCANS and (found := _JPEG_MARKER.search(jpeg, at)):
-        at = found.end()
-        if jpeg[at - 1] == _END:
-            break
-        scans += jpeg[at - 1] == _SCAN
-        at += int.from_bytes(jpeg[at : at + 2])  # what the marker heads may hold a thumbnail, with scans of its own
-    return scans > MAX_SCANS
-
-
 def _known() -> str:
     return ", ".join(FORMATS[:-1]) + " or " + FORMATS[-1]
 
@@ -115,11 +103,25 @@ def _reason(error: Exception) -> str:
 def _upright(image: Image.Image) -> Image.Image:
     """Turned as its EXIF orientation says; a damaged EXIF block is no reason to refuse the picture."""
     image.draft("L" if image.mode == "RGB" else None, _reduced_size(image.size))  # a JPEG is decoded no larger
-    image.load()
+    with _without_stderr() if image.format == "TIFF" else nullcontext():
+        image.load()
     if image.info or image.format == "TIFF":  # all others keep their EXIF block in `info`; looking for it costs time
         with suppress(Exception):  # parser of a foreign block inside an otherwise good picture
             ImageOps.exif_transpose(image, in_place=True)
     return image
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """libtiff writes a line there for each bad one of a fax, and cannot be told not to."""
+    with _STDERR_LOCK, Path(os.devnull).open("wb") as nowhere:
+        kept = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _grey(image: Image.Image) -> Grey:
@@ -158,7 +160,7 @@ def _eight_bits(image: Image.Image) -> Grey:
 
 def _opaque(image: Image.Image) -> Grey:
     """What is transparent filled so that the ink stays visible, see `_behind`."""
-    pixels = image.convert("RGBA")
+    pixels = image if image.mode == "RGBA" else image.convert("RGBA")
     if max(pixels.size) >= 2 * LARGE:  # premultiplied, so that what is transparent adds no colour
         pixels = _reduced(pixels.convert("RGBa")).convert("RGBA")
     grey = np.asarray(pixels.convert("RGB").convert("L")).astype(np.float32)

@@ -19,7 +19,7 @@ from handler.sent import Headers, InternalError, LateError, Row, Sent, read
 from handler.time_limit import TooLongError, cpu_limit
 
 CALL = 64  # pictures of one model call; more leave the cache and take longer each
-PICTURE_SECONDS = 3.0  # of CPU, for reading one; the slowest of 50 million pixels that are no attack take 1.8
+PICTURE_SECONDS = 5.0  # of CPU, for reading one; the slowest of 50 million pixels that are no attack take 2
 # For reading a batch. Calls of many wait for the one before and for their own, clients for 10 s, TorchServe for 60.
 BULK_SECONDS, BATCH_SECONDS = 3.0, 30.0
 JSON = "application/json"
@@ -114,7 +114,7 @@ def _sent(row: Row, headers: Headers) -> Sent:
     try:
         return read(row, headers)
     except ImageError as error:
-        return Sent("digit", [error])
+        return Sent("digit", [_bare(error)])
     except Exception as error:
         return Sent("digit", [_unforeseen(error)])
 
@@ -143,11 +143,17 @@ def _examined_picture(picture: bytes | ImageError) -> Framed | ImageError:
         with cpu_limit(PICTURE_SECONDS):
             return examine(picture)
     except ImageError as error:
-        return error
+        return _bare(error)
     except TooLongError:
         return ImageError(413, f"the picture takes over {PICTURE_SECONDS:g} s to read; send it smaller or as PNG")
     except Exception as error:
         return _unforeseen(error)
+
+
+def _bare(error: ImageError) -> ImageError:
+    """Without the frames that it came through: they would hold pictures in memory until their batch is done."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _unforeseen(error: Exception) -> ImageError:

@@ -24,7 +24,8 @@ def _ring(*_: Any) -> None:
 def cpu_limit(seconds: float) -> Iterator[None]:
     """Raises TooLongError once the process has spent that much CPU time in the block, between two steps of Python's.
 
-    For the main thread, where signals arrive, which is the one that TorchServe calls handlers in.
+    For the main thread, where signals arrive, which is the one that TorchServe calls handlers in. Raised once: code
+    that drops it, as Python does in `__del__`, has no limit any more.
     """
     signal.signal(signal.SIGPROF, _ring)  # stays: without it, one that comes late would end the process
     _Alarm.is_set = True

@@ -40,14 +40,26 @@ def large_picture() -> bytes:
     return encode(Image.fromarray(grey), compress_level=1)
 
 
+def transparent_png(width: int, height: int) -> bytes:
+    """A PNG of grey with transparency, all 0, of ten thousands of lines, made without its pixels in memory at once."""
+    compressor = zlib.compressobj(1)
+    lines = bytes(1 + 2 * width) * 10_000
+    rows = b"".join(compressor.compress(lines) for _ in range(height // 10_000)) + compressor.flush()
+    return _png(width, height, 4, rows)
+
+
 def png_header(width: int, height: int, data: bytes = b"") -> bytes:
     """A PNG that claims a size, with whatever as its compressed rows."""
+    return _png(width, height, 0, zlib.compress(data))
+
+
+def _png(width: int, height: int, kind: int, compressed: bytes) -> bytes:
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", compressed) + chunk(b"IEND", b"")
 
 
 def _transparent(ink: int) -> Image.Image:

@@ -17,9 +17,9 @@ from PIL import Image
 
 from handler.confidence import read_calibration
 from handler.description import SCHEMAS
-from handler.digit_handler import CALL, DigitHandler
+from handler.digit_handler import CALL, DigitHandler, _examined_picture
 from handler.explanation import attribution
-from handler.preprocessing import Framed, examine, to_input
+from handler.preprocessing import Framed, ImageError, examine, to_input
 from handler.sent import MAX_ITEMS
 from serving.config import ROOT
 from tests.conftest import context_of
@@ -134,6 +134,14 @@ def test_a_picture_that_takes_too_long_is_refused_alone(
     assert [status for status, _ in answers] == [200, 413, 200]
     assert answers[1][1]["message"] == "the picture takes over 0.2 s to read; send it smaller or as PNG"
     assert [each.get("digit", each.get("code")) for each in answers[2][1]["predictions"]] == [2, 413]
+
+
+@pytest.mark.parametrize("name", ["truncated png", "blank white", "header bomb"])
+def test_a_refused_picture_is_not_kept_until_its_batch_is_done(name: str) -> None:
+    """An error's frames would hold its pixels: 16 large ones would be gigabytes."""
+    error = _examined_picture(bad_pictures()[name].body)
+    assert isinstance(error, ImageError)
+    assert (error.__traceback__, error.__cause__, error.__context__) == (None, None, None)
 
 
 @pytest.mark.parametrize("row", [{}, {"image": b"x"}, {"body": {"instances": []}}, {"data": "text"}, {"body": None}])
