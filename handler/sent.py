@@ -101,7 +101,7 @@ def _decoded(instance: Any) -> bytes | ImageError:
     try:
         return b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        return ImageError(400, f"the instance's b64 is no base64: {error}")
+        return ImageError(400, f"the instance's b64 is no base64, without line breaks or data: prefix: {error}")
 
 
 def _picture(row: Row) -> bytes:

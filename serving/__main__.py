@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--config", type=Path, default=config.DEFAULT, help="config.properties (default: the project's)")
     listed = top.add_subparsers(required=True, metavar="COMMAND")
     as_json = argparse.ArgumentParser(add_help=False)
-    as_json.add_argument("--json", action="store_true", help="print JSON; predict: a line a picture")
+    as_json.add_argument("--json", action="store_true", help="print JSON (JSON lines where it is a row a picture)")
 
     def command(name: str, run: Command, text: str, json: bool = True) -> argparse.ArgumentParser:
         added = listed.add_parser(name, help=text, description=text, parents=[as_json] if json else [])
@@ -38,12 +38,19 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--version", help="to make the default (default: what was served last, 1.0 at first)")
     command("stop", commands.stop, "drain and stop the server that runs", json=False)
     command("status", commands.status, "is it ready, what does it serve, what has happened; exits 1 if it is not ready")
-    predict = command("predict", commands.predict, "read pictures and whole folders; prints CSV")
+    predict = command(
+        "predict",
+        commands.predict,
+        "read pictures and whole folders, 64 a call; CSV with a row a picture, exits 1 if one was not read",
+    )
     predict.add_argument("pictures", nargs="+", metavar="PICTURE", help="file, folder, or - for standard input")
     predict.add_argument("--version", default="", help="(default: the default version)")
     explain = command("explain", commands.explain, "draw what of a picture spoke for its digit")
-    explain.add_argument("picture", type=Path, metavar="PICTURE", help="file")
-    explain.add_argument("-o", "--out", type=Path, default=Path("explanation.png"), help="(default: %(default)s)")
+    explain.add_argument("picture", metavar="PICTURE", help="file, or - for standard input")
+    out = Path("explanation.png")
+    explain.add_argument(
+        "-o", "--out", type=Path, default=out, help="PNG, or - for standard output (default: %(default)s)"
+    )
     explain.add_argument("--target", type=int, choices=range(10), help="why not this digit (default: the one read)")
     explain.add_argument("--version", default="", help="(default: the default version)")
     command("models", commands.models, "list the registered versions")

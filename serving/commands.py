@@ -7,7 +7,8 @@ import signal
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from serving.archive import build_archive, by_number
 from serving.certs import CERTIFICATE, KEY, write_certificate
 from serving.client import DigitsClient
 from serving.config import Config, ServingError
+from serving.files import write_named
 from serving.folders import COLUMNS, Side, find_pictures, rows
 from serving.folders import compare as compare_versions
 from serving.pictures import Picture, read_picture
@@ -90,16 +92,18 @@ def predict(config: Config, given: Namespace) -> int:
     paths = [each for one in given.pictures for each in (find_pictures(Path(one)) if Path(one).is_dir() else [one])]
     pictures: Iterator[Picture] = (sys.stdin.buffer.read() if path == "-" else path for path in paths)
     writer = csv.DictWriter(sys.stdout, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    bad = 0
+    done, bad = 0, 0
     with (
+        _told_if_cut_short(lambda: f"stopped after {done} of {len(paths)} pictures" if done else ""),
         DigitsClient(config) as client,
         tqdm(total=len(paths), unit=" pictures", leave=False, disable=_quiet(paths)) as bar,
     ):
         answers = client.predict_many(pictures, version=given.version)
-        for number, row in enumerate(rows([str(path) for path in paths], answers)):
-            if number == 0 and not given.json:  # not before: a server that does not answer leaves an empty file
+        for row in rows([str(path) for path in paths], answers):
+            if done == 0 and not given.json:  # not before: a server that does not answer leaves an empty file
                 writer.writeheader()
             bar.update()
+            done += 1
             if row["error"]:
                 bad += 1
                 bar.write(
@@ -115,12 +119,16 @@ def predict(config: Config, given: Namespace) -> int:
 
 
 def explain(config: Config, given: Namespace) -> int:
-    picture = read_picture(given.picture)
+    picture = sys.stdin.buffer.read() if given.picture == "-" else read_picture(given.picture)
     with DigitsClient(config) as client:
         explanation = client.explain(picture, given.target, given.version)
-    from serving.drawing import draw  # here: Matplotlib takes a second, of no use to other commands
+    from serving.drawing import drawn  # here: Matplotlib takes a second, of no use to other commands
 
-    draw(picture, explanation, given.out)
+    png = drawn(picture, explanation)
+    if str(given.out) == "-":
+        sys.stdout.buffer.write(png)
+        return 0
+    write_named(given.out, png)
     if given.json:
         _print_json({"digit": explanation.digit, "target": explanation.target, "out": str(given.out)})
     else:
@@ -148,9 +156,9 @@ def compare(config: Config, given: Namespace) -> int:
     if given.json:
         _print_json(asdict(compared))
         return 0
-    print(
-        f"{compared.agreed} of {compared.pictures} pictures are read alike ({compared.agreed / compared.pictures:.2%})"
-    )
+    refused = f"; {compared.refused} refused by both" if compared.refused else ""
+    share = f"{compared.agreed / compared.pictures:.2%}"
+    print(f"{compared.agreed} of {compared.pictures} pictures are read alike ({share}){refused}")
     _print_table([_side(side, compared.pictures, compared.labelled) for side in compared.sides])
     listed = [
         {"path": each["path"], "label": each["label"], old: each["digits"][0], new: each["digits"][1]}
@@ -266,6 +274,16 @@ def _print_table(listed: list[dict[str, Any]]) -> None:
 
 def _tell(line: str) -> None:
     print(line, file=sys.stderr)
+
+
+@contextmanager
+def _told_if_cut_short(told: Callable[[], str]) -> Iterator[None]:
+    try:
+        yield
+    except (KeyboardInterrupt, ServingError):
+        if line := told():
+            _tell(line)
+        raise
 
 
 def _quiet(pictures: list[Any]) -> bool | None:

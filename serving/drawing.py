@@ -1,7 +1,6 @@
 """An explanation as a picture: what was sent, what the model saw of it, and what of that spoke for the digit."""
 
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,15 +9,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from scipy.ndimage import gaussian_filter
 
-from serving.files import write_whole
 from serving.results import Explanation
 
 SHOWN = 512  # pixels of the longer side
 SMOOTH = 1.5  # pixels, of a Gaussian over the attribution: max pooling picks single pixels, strokes are wider
 
 
-def draw(picture: bytes, explanation: Explanation, path: Path) -> None:
-    """Writes the three side by side, as PNG."""
+def drawn(picture: bytes, explanation: Explanation) -> bytes:
+    """The three side by side, as PNG."""
     figure = Figure(figsize=(10.5, 3.6), layout="constrained")
     sent, framed, overlay = figure.subplots(1, 3)
     sent.set_facecolor("0.75")  # seen where the picture is transparent
@@ -38,7 +36,7 @@ def draw(picture: bytes, explanation: Explanation, path: Path) -> None:
         axes.set_yticks([])
     file = BytesIO()
     figure.savefig(file, format="png", dpi=110)
-    write_whole(path, file.getvalue())
+    return file.getvalue()
 
 
 def _shown(picture: bytes) -> NDArray[Any]:

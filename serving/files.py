@@ -1,7 +1,18 @@
 """Files that are written whole or not at all."""
 
 import os
+from errno import ENOENT
 from pathlib import Path
+
+
+def write_named(path: Path, content: bytes) -> None:
+    """Writes what a person named: a file whole, behind a link too; to a device or a pipe as it is."""
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+    elif not path.parent.is_dir():
+        raise FileNotFoundError(ENOENT, "no such folder", str(path.parent))
+    else:
+        write_whole(path.resolve(), content)
 
 
 def write_whole(path: Path, content: bytes, mode: int = 0o644) -> None:

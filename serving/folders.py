@@ -1,5 +1,6 @@
 """Whole folders of pictures: found, read by the server, and read by two versions beside each other."""
 
+import os
 import statistics
 import time
 from collections.abc import Iterable, Iterator
@@ -18,15 +19,18 @@ COLUMNS = ("path", "digit", "confidence", "accepted", "warnings", "model_version
 
 
 def find_pictures(folder: Path) -> list[Path]:
-    """The pictures below a folder, by name; ServingError if there are none."""
+    """The pictures below a folder, by name; ServingError if there are none, or a folder cannot be read."""
     if not folder.is_dir():
         raise ServingError(f"{folder}: is no folder; expected one with pictures in it")
-    found = sorted(
-        each for each in folder.rglob("*") if each.suffix.lower() in SUFFIXES and (each.is_file() or each.is_symlink())
-    )
+    files = (Path(below) / name for below, _, names in os.walk(folder, onerror=_unreadable) for name in names)
+    found = sorted(each for each in files if each.suffix.lower() in SUFFIXES and (each.is_file() or each.is_symlink()))
     if not found:
         raise ServingError(f"{folder}: no pictures below it; expected {', '.join(sorted(SUFFIXES))}")
     return found
+
+
+def _unreadable(error: OSError) -> None:
+    raise ServingError(f"{error.filename}: {error.strerror}; expected a folder that may be read") from error
 
 
 def label(path: Path) -> int | None:
@@ -65,11 +69,15 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two versions on the same pictures: `labelled` of `pictures` lie in a folder that is named after their digit."""
+    """Two versions on the same pictures: `labelled` of `pictures` lie in a folder that is named after their digit.
+
+    All are `agreed` on, `refused` or `different`.
+    """
 
     pictures: int
     labelled: int
     agreed: int
+    refused: int  # by both
     sides: tuple[Side, Side]
     different: tuple[dict[str, Any], ...]  # path, label, and the digit or refusal of each version
 
@@ -88,7 +96,9 @@ def compare(client: DigitsClient, versions: tuple[str, str], pictures: Iterable[
     ]
     first, second = (_side(version, [both[side] for _, both in told], labels) for side, version in enumerate(versions))
     labelled = sum(each is not None for each in labels)
-    return Comparison(len(told), labelled, len(told) - len(different), (first, second), tuple(different))
+    refused = sum(pair[0] == pair[1] and isinstance(pair[0], str) for pair in digits)
+    agreed = len(told) - len(different) - refused
+    return Comparison(len(told), labelled, agreed, refused, (first, second), tuple(different))
 
 
 def _timed(client: DigitsClient, path: Path, version: str) -> tuple[Answer | ServingError, float]:
