@@ -16,7 +16,7 @@ from handler.description import description
 from handler.explanation import attribution
 from handler.preprocessing import Framed, ImageError, examine, to_input
 from handler.sent import Headers, InternalError, LateError, Row, Sent, read
-from handler.time_limit import TooLongError, cpu_limit
+from handler.time_limit import TooLongError, limited
 
 CALL = 64  # pictures of one model call; more leave the cache and take longer each
 PICTURE_SECONDS = 5.0  # of CPU, for reading one; the slowest of 50 million pixels that are no attack take 2
@@ -140,8 +140,7 @@ def _examined_picture(picture: bytes | ImageError) -> Framed | ImageError:
     if isinstance(picture, ImageError):
         return picture
     try:
-        with cpu_limit(PICTURE_SECONDS):
-            return examine(picture)
+        return limited(PICTURE_SECONDS, examine, picture)
     except ImageError as error:
         return _bare(error)
     except TooLongError:

@@ -1,9 +1,15 @@
-"""A limit on the CPU time of a block of code: nobody foresees all that makes a decoder slow."""
+"""A limit on the CPU time of a call: nobody foresees all that makes a decoder slow."""
 
+import gc
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from types import FrameType
+from typing import ParamSpec, TypeVar
+
+AGAIN = 0.1  # s, after which it is raised once more where somebody has dropped it, as Python does in `__del__`
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class TooLongError(BaseException):
@@ -14,24 +20,26 @@ class _Alarm:
     is_set = False
 
 
-def _ring(*_: Any) -> None:
-    if _Alarm.is_set:
-        _Alarm.is_set = False
+def _ring(_: int, frame: FrameType | None) -> None:
+    """Raises within the call alone: not in the midst of `limited`, which must come to its end."""
+    if _Alarm.is_set and frame is not None and frame.f_code is not limited.__code__:
         raise TooLongError
 
 
-@contextmanager
-def cpu_limit(seconds: float) -> Iterator[None]:
-    """Raises TooLongError once the process has spent that much CPU time in the block, between two steps of Python's.
+def limited(seconds: float, call: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> R:
+    """What the call returns; TooLongError once the process has spent that much CPU time in it.
 
-    For the main thread, where signals arrive, which is the one that TorchServe calls handlers in. Raised once: code
-    that drops it, as Python does in `__del__`, has no limit any more.
+    Raised between two steps of Python's, and in the main thread, where signals arrive and TorchServe calls handlers.
     """
+    is_collecting = gc.isenabled()
+    gc.disable()  # what is raised in a collector's callback is dropped
     signal.signal(signal.SIGPROF, _ring)  # stays: without it, one that comes late would end the process
     _Alarm.is_set = True
-    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_PROF, seconds, AGAIN)
     try:
-        yield
+        return call(*arguments, **options)
     finally:
         _Alarm.is_set = False
         signal.setitimer(signal.ITIMER_PROF, 0)
+        if is_collecting:
+            gc.enable()

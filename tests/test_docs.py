@@ -121,9 +121,9 @@ def checkout(tmp_path: Path) -> Iterator[tuple[Path, ServingConfig]]:
 
 
 def with_ports(text: str, config: ServingConfig) -> str:
-    for name, (_, port) in read_config().ports().items():
-        text = text.replace(str(port), str(config.ports()[name][1]))
-    return text
+    """All at once: a new port may have the digits of an old one."""
+    ports = {str(port): str(config.ports()[name][1]) for name, (_, port) in read_config().ports().items()}
+    return re.sub(rf"\b({'|'.join(ports)})\b", lambda found: ports[found[0]], text)
 
 
 def script(page: str) -> str:

@@ -1,5 +1,6 @@
 """Pictures made to keep a worker busy: small files that ask for the same work again and again."""
 
+import gc
 import json
 import struct
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from handler.digit_handler import DigitHandler
-from handler.time_limit import TooLongError, cpu_limit
+from handler.time_limit import TooLongError, limited
 from serving.client import DigitsClient
 from serving.config import ROOT, Config
 from serving.supervisor import running
@@ -85,10 +86,16 @@ def test_the_time_limit_ends_code_that_catches_every_error_and_no_other_code() -
             with suppress(Exception):
                 sum(range(1000))
 
-    with pytest.raises(TooLongError), cpu_limit(0.05):
+    def drops_it_once() -> None:
+        with suppress(TooLongError):
+            never_ends()
         never_ends()
-    with cpu_limit(0.05):
-        pass
+
+    for endless in (never_ends, drops_it_once):
+        with pytest.raises(TooLongError):
+            limited(0.05, endless)
+    assert limited(0.05, sum, [1, 2]) == 3
+    assert gc.isenabled()
     until = time.process_time() + 0.2
     while time.process_time() < until:
         sum(range(1000))
