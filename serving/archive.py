@@ -32,8 +32,6 @@ _UNREADABLE = (
 )
 # TorchServe's own, for what an archive's model-config.yaml leaves out.
 _DEFAULTS = {
-    "minWorkers": 1,
-    "maxWorkers": 1,
     "batchSize": 1,
     "maxBatchDelay": 100,
     "responseTimeout": 120,
@@ -184,7 +182,15 @@ def _smoke(members: ZipFile) -> Smoke:
 
 def _settings(members: ZipFile) -> dict[str, Any]:
     configured = yaml.safe_load(members.read("model-config.yaml"))
-    return {key: int(configured.get(key, default)) for key, default in _DEFAULTS.items()}
+    defaults = dict.fromkeys(("minWorkers", "maxWorkers"), cores()) | _DEFAULTS
+    return {key: int(configured.get(key, default)) for key, default in defaults.items()}
+
+
+def cores() -> int:
+    """That this process may use, by its affinity and its container's quota; each is one worker's."""
+    from joblib import cpu_count  # here: a fifth of a second, of no use to most commands
+
+    return int(cpu_count())
 
 
 def _sum_file(path: Path) -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.archive import build_archive, by_number, check_archive, is_changed, read_smoke, sha256
+from serving.archive import build_archive, by_number, check_archive, cores, is_changed, read_smoke, sha256
 from serving.config import ROOT, ServingError
 from tests.pictures import SMOKE, digits
 
@@ -78,6 +78,24 @@ def test_unzipped_archive_answers_without_the_rest_of_the_project(archive: Path,
     answer = json.loads(run.stdout)
     assert answer["digit"] == 7
     assert all(Path(file).is_relative_to(tmp_path) for file in answer["files"])
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_archive_runs_with_a_worker_for_each_core(
+    count: int, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of those it may use: by affinity, by a container's quota, or by this variable of joblib's."""
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", str(count))
+    settings = check_archive(archive.parent, archive.name).settings
+    assert (settings["minWorkers"], settings["maxWorkers"]) == (min(count, cores()), min(count, cores()))
+    assert cores() <= count
+
+
+def test_an_archive_may_say_how_many_workers_it_has(project: Path, tmp_path: Path) -> None:
+    (project / "handler" / "model-config.yaml").write_text("minWorkers: 3\nmaxWorkers: 5\n")
+    built = build_archive("1.0", tmp_path / "store", project)
+    settings = check_archive(built.parent, built.name).settings
+    assert (settings["minWorkers"], settings["maxWorkers"], settings["batchSize"]) == (3, 5, 1)
 
 
 @pytest.mark.parametrize("version", ["", "../1.0", "1 0", "1.0/2", ".1"])
