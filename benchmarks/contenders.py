@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -32,7 +33,8 @@ TITLES = {
 }
 LOGS = ROOT / "logs" / "bench"
 PEERS = Path(__file__).parent / "peers"
-START_SECONDS, STOP_SECONDS = 90.0, 20.0
+START_SECONDS, ANSWER_SECONDS = 90.0, 5.0
+STOP_SECONDS, LEFT_SECONDS = 20.0, 10.0  # for a server, then for processes that it has left
 POLL_SECONDS = 0.02
 SILENT = '<Configuration status="off"><Loggers><Root level="off"/></Loggers></Configuration>\n'  # log4j2
 
@@ -116,7 +118,7 @@ def _answers(plan: Plan) -> bool:
         body, content_type = plan.wrap(pngs()[0])
         headers = _headers(plan) | {"Content-Type": content_type}
         url = f"http://127.0.0.1:{plan.port}{PATH}"
-        return requests.post(url, body, headers=headers, timeout=START_SECONDS).status_code == 200
+        return requests.post(url, body, headers=headers, timeout=ANSWER_SECONDS).status_code == 200
     return False
 
 
@@ -125,15 +127,16 @@ def _headers(plan: Plan) -> dict[str, str]:
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
-    """Ends a server with all its descendants: it is asked, then those that it leaves behind, then they are killed."""
+    """Ends a server as Ctrl-C would, then what it leaves behind."""
     processes = family(process.pid)
-    for asked in (processes[:1], processes):
-        for each in asked:
-            with suppress(psutil.NoSuchProcess):
-                each.terminate()
-        process.poll()
-        _, processes = psutil.wait_procs(processes, STOP_SECONDS)
+    with suppress(subprocess.TimeoutExpired):
+        process.send_signal(signal.SIGINT)
+        process.wait(STOP_SECONDS)
     for each in processes:
+        with suppress(psutil.NoSuchProcess):
+            each.terminate()
+    _, alive = psutil.wait_procs(processes, LEFT_SECONDS)
+    for each in alive:
         with suppress(psutil.NoSuchProcess):
             each.kill()
     process.wait()

@@ -9,7 +9,20 @@ from tabulate import tabulate
 
 from benchmarks.bars import bars, ceiling
 from benchmarks.contenders import BARE, DEFAULTS, FASTAPI, LITSERVE, OURS, TITLES, workers
-from benchmarks.loads import BULKS, COST, FLOOD, LOADS, MIX, OPEN, OPEN_SECONDS, PICTURES, Load
+from benchmarks.loads import (
+    BULK,
+    BULKS,
+    COST,
+    FLOOD,
+    LOADS,
+    MANY,
+    MIX,
+    ONE_PHOTO_IN,
+    OPEN,
+    OPEN_SECONDS,
+    PICTURES,
+    Load,
+)
 from benchmarks.results import Results
 from serving.files import write_whole
 
@@ -19,16 +32,19 @@ LOAD_TITLES = {MIX: "mix, 8 connections", BULKS: "bulk JSON, 4 connections", OPE
 
 PAGE = """# Serving benchmark
 
-Written by `make bench`; all that was measured is in `benchmarks/results/`. {cpu}, {cores} cores, {memory_mb:,} MB,
-{system}; Python {python}, torch {torch}, torchserve {torchserve}, fastapi {fastapi}, uvicorn {uvicorn}, litserve
-{litserve}; commit {commit}, {date}.
+Written by `make bench`; all that was measured is in `benchmarks/results/`.
 
-The same released model, framing and answer behind each server, {workers} worker processes each, set up as its
-documentation recommends for a CPU (`benchmarks/peers/`); one server runs at a time, on loopback, and shares the cores
-with the load generator. Each load is repeated after a warm-up, servers taking turns; figures are medians, and x is the
-median of the repeats' ratios, this project beside the other. Closed loops by {closed_loops_by}; it makes up for
-coordinated omission in its percentiles by its own correction. 28x28 PNGs, {pngs} different ones; in the mix one of
-twenty is a JPEG of 12 megapixels; a bulk request has 64 pictures.
+- {cpu}, {cores} cores, {memory_mb:,} MB, {system}
+- Python {python}, torch {torch}, torchserve {torchserve}, fastapi {fastapi}, uvicorn {uvicorn}, litserve {litserve}
+- commit {commit}, {date}; closed loops by {closed_loops_by}
+
+The same released model, framing and answer behind each server, {workers} worker processes each; the peers are in
+`benchmarks/peers/`, set up as their documentation recommends for a CPU. One server runs at a time, on loopback, and
+shares the cores with the load generator. Each load comes after a warm-up, {repeats}, the servers taking turns. Figures
+are medians; x is the median of the repeats' ratios, this project beside the other.
+
+A load of connections sends 28x28 PNGs, {pngs} different ones, each connection one after the other. In the mix one of
+{one_photo_in} pictures is a JPEG of 12 megapixels. A bulk request has {bulk} pictures.
 
 ## The bars
 
@@ -72,11 +88,15 @@ The archive has {archive_kb:,.0f} kB. From the command of `make serve` to ready:
 
 def report(results: Results) -> str:
     """The page, Markdown."""
+    repeats = len(results.of(OURS, MANY))
     starts = [each.seconds for each in results.starts if each.contender == OURS]
     return PAGE.format(
         **results.machine,
         workers=workers(),
+        repeats={1: "once"}.get(repeats, f"{repeats} times"),
         pngs=PICTURES,
+        one_photo_in=ONE_PHOTO_IN,
+        bulk=BULK,
         bars=_table(("what", "bar", "measured", ""), [bar.row() for bar in bars(results)]),
         throughput=_by_load(results, _throughput),
         latency=_by_load(results, _latency),
