@@ -5,20 +5,20 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from http import HTTPStatus
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import cv2
 import torch
 
-from handler.confidence import read_calibration
 from handler.description import description
 from handler.explanation import attribution
-from handler.preprocessing import Framed, ImageError, examine, to_input
+from handler.preprocessing import Framed, Grey, ImageError, examine, examine_grey, plain_png, read_grey
+from handler.reader import CALL, Reader
 from handler.sent import Headers, InternalError, LateError, Row, Sent, read
 from handler.time_limit import TooLongError, limited
 
-CALL = 64  # pictures of one model call; more leave the cache and take longer each
 PICTURE_SECONDS = 5.0  # of CPU, for reading one; the slowest of 50 million pixels that are no attack take 2
 # For reading a batch. Calls of many wait for the one before and for their own, clients for 10 s, TorchServe for 60.
 BULK_SECONDS, BATCH_SECONDS = 3.0, 30.0
@@ -34,19 +34,20 @@ class DigitHandler:
         cv2.setNumThreads(1)
         folder = Path(context.system_properties["model_dir"])
         model = context.manifest["model"]
-        self.version: str = model["modelVersion"]
-        self.scripted = torch.jit.load(str(folder / model["serializedFile"]), map_location="cpu").eval()
-        self.calibration = read_calibration(folder / "model.json")
-        self.description = description(self.version, json.loads((folder / "model.json").read_text()))
-        self.model = torch.jit.optimize_for_inference(torch.jit.freeze(self.scripted))
-        self._warm_up(sorted((folder / "handler" / "smoke").glob("*.png")), context.system_properties["batch_size"])
+        scripted, record = folder / model["serializedFile"], folder / "model.json"
+        self.scripted = torch.jit.load(str(scripted), map_location="cpu").eval()  # as explanations ask it
+        self.reader = Reader(scripted, record, model["modelVersion"])
+        self.description = description(self.reader.version, json.loads(record.read_text()))
+        smoke = [examine(path.read_bytes()) for path in sorted((folder / "handler" / "smoke").glob("*.png"))]
+        self.reader.warm_up(smoke, context.system_properties["batch_size"])
         logging.getLogger().setLevel(logging.WARNING)  # TorchServe's worker logs a line for every batch
 
     def handle(self, rows: Sequence[Row], context: Any) -> list[bytes]:
         """One answer a row, in order; sets status and content type of each."""
         sent = [_sent(row, context.get_all_request_header(index)) for index, row in enumerate(rows)]
         examined = _examined(sent)
-        answers = iter(self._answers([picture for row in examined for picture in row if isinstance(picture, Framed)]))
+        framed = [picture for row in examined for picture in row if isinstance(picture, Framed)]
+        answers = iter(self.reader.answers(framed))
         return [
             _respond(context, index, *self._response(each, pictures, answers))
             for index, (each, pictures) in enumerate(zip(sent, examined, strict=True))
@@ -73,40 +74,12 @@ class DigitHandler:
     def _explained(self, picture: Framed, digit: int, target: int | None) -> tuple[int, str, str]:
         asked = digit if target is None else target
         try:
-            values = attribution(self.scripted, self.calibration, picture.frame, asked)
+            values = attribution(self.scripted, self.reader.calibration, picture.frame, asked)
         except Exception as error:
             failed = _unforeseen(error)
             return failed.status, JSON, json.dumps(_refusal(failed))
         told = {"digit": digit, "target": asked, "attribution": values.tolist(), "framed": picture.frame.tolist()}
         return 200, JSON, json.dumps(told)
-
-    def _answers(self, pictures: list[Framed]) -> list[dict[str, Any]]:
-        return [answer for start in range(0, len(pictures), CALL) for answer in self._call(pictures[start:][:CALL])]
-
-    def _call(self, pictures: list[Framed]) -> list[dict[str, Any]]:
-        with torch.inference_mode():
-            logits = self.model(to_input([picture.frame for picture in pictures]))
-            probabilities = self.calibration.probabilities(logits)  # [N,10]
-            accepted = self.calibration.accepted(logits)  # [N]
-        columns = (pictures, probabilities.tolist(), accepted.tolist())
-        return [self._answer(*row) for row in zip(*columns, strict=True)]
-
-    def _answer(self, picture: Framed, probabilities: list[float], accepted: bool) -> dict[str, Any]:
-        confidence = max(probabilities)
-        return {
-            "digit": probabilities.index(confidence),
-            "confidence": confidence,
-            "accepted": accepted,
-            "probabilities": probabilities,
-            "warnings": picture.warnings,
-            "model_version": self.version,
-        }
-
-    def _warm_up(self, smoke: list[Path], batch_size: int) -> None:
-        """The first calls of a scripted model are slow, for each new batch size again: made here, not by a user."""
-        pictures = [examine(path.read_bytes()) for path in smoke]
-        for size in (1, 1, 1, len(pictures), batch_size, batch_size, CALL, CALL):
-            self._answers((pictures * size)[:size])
 
 
 def _sent(row: Row, headers: Headers) -> Sent:
@@ -120,31 +93,50 @@ def _sent(row: Row, headers: Headers) -> Sent:
 
 
 def _examined(sent: list[Sent]) -> list[list[Framed | ImageError]]:
-    """The pictures of each row: all rows' first ones, then their second ones, so that few do not wait for many."""
+    """The pictures of each row. First all of CALL pictures are read, then all are framed: code that is warm is fast."""
     started = time.monotonic()
     examined: list[list[Framed | ImageError]] = [[] for _ in sent]
-    for turn in range(max((len(each.pictures) for each in sent), default=0)):
-        for row, each in zip(examined, sent, strict=True):
-            if turn < len(each.pictures):
-                limit = BULK_SECONDS if each.kind == "digits" else BATCH_SECONDS
-                is_late = time.monotonic() > started + limit
-                row.append(_late(limit) if is_late else _examined_picture(each.pictures[turn]))
+    turns = _in_turn(sent)
+    while some := list(islice(turns, CALL)):
+        greys = [_read(picture, started, _limit(sent[row])) for row, picture in some]
+        for (row, _), grey in zip(some, greys, strict=True):
+            examined[row].append(grey if isinstance(grey, ImageError) else _framed(grey))
     return examined
 
 
-def _late(limit: float) -> LateError:
-    return LateError(503, f"not read: {limit:.0f} s went into pictures before it; ask again, for fewer at a time")
+def _in_turn(sent: list[Sent]) -> Iterator[tuple[int, bytes | ImageError]]:
+    """Row and picture: all rows' first ones, then their second ones, so that few do not wait for many."""
+    for turn in range(max((len(each.pictures) for each in sent), default=0)):
+        for row, each in enumerate(sent):
+            if turn < len(each.pictures):
+                yield row, each.pictures[turn]
 
 
-def _examined_picture(picture: bytes | ImageError) -> Framed | ImageError:
+def _limit(sent: Sent) -> float:
+    return BULK_SECONDS if sent.kind == "digits" else BATCH_SECONDS
+
+
+def _read(picture: bytes | ImageError, started: float, limit: float) -> Grey | ImageError:
+    if time.monotonic() > started + limit:
+        return LateError(503, f"not read: {limit:.0f} s went into pictures before it; ask again, for fewer at a time")
     if isinstance(picture, ImageError):
         return picture
     try:
-        return limited(PICTURE_SECONDS, examine, picture)
+        plain = plain_png(picture)  # quick, whatever is in it: the time limit would cost half as much again
+        return limited(PICTURE_SECONDS, read_grey, picture) if plain is None else plain
     except ImageError as error:
         return _bare(error)
     except TooLongError:
         return ImageError(413, f"the picture takes over {PICTURE_SECONDS:g} s to read; send it smaller or as PNG")
+    except Exception as error:
+        return _unforeseen(error)
+
+
+def _framed(grey: Grey) -> Framed | ImageError:
+    try:
+        return examine_grey(grey)
+    except ImageError as error:
+        return _bare(error)
     except Exception as error:
         return _unforeseen(error)
 

@@ -1,7 +1,7 @@
 """From the bytes of a picture to the model's input: the only definition there is, for training and serving.
 
-bytes -> `decode` -> grey -> `reduced` -> `sheet` -> `background` -> `separate` -> `find_marks` -> `cut_out`
--> `upright` -> `place` -> 64x64 uint8, ink bright on 0, in MNIST's geometry (`frame`)
+bytes -> `plain_png`, or `decode` and `reduced` -> grey (`read_grey`) -> `sheet` -> `background` -> `separate`
+-> `find_marks` -> `cut_out` -> `upright` -> `place` -> 64x64 uint8, ink bright on 0, in MNIST's geometry (`frame`)
 -> float32 [N,3,64,64] (`to_input`)
 """
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from handler.decoding import Grey, ImageError, decode
 from handler.marks import SIZE, Marks, cut_out, find_marks, place, upright
 from handler.paper import background, reduced, separate, sheet
+from handler.plain_png import plain_png
 
 __all__ = [
     "CHANNELS",
@@ -30,6 +31,8 @@ __all__ = [
     "examine_paper",
     "frame",
     "frame_grey",
+    "plain_png",
+    "read_grey",
     "to_input",
 ]
 
@@ -56,7 +59,13 @@ def frame(picture: bytes) -> Grey:
 
 def examine(picture: bytes) -> Framed:
     """The picture's frame with its warnings; raises as `frame` does."""
-    return examine_grey(decode(picture))
+    return examine_grey(read_grey(picture))
+
+
+def read_grey(picture: bytes) -> Grey:
+    """The picture as upright, opaque grey uint8 of at most LARGE pixels a side; raises as `frame` does, but for 422."""
+    plain = plain_png(picture)
+    return reduced(decode(picture)) if plain is None else plain
 
 
 def frame_grey(grey: Grey) -> Grey:

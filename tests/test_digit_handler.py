@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from PIL import Image
 
 from handler.confidence import read_calibration
 from handler.description import SCHEMAS
-from handler.digit_handler import CALL, DigitHandler, _examined_picture
+from handler.digit_handler import DigitHandler, _framed, _read
 from handler.explanation import attribution
-from handler.preprocessing import Framed, ImageError, examine, to_input
+from handler.preprocessing import Framed, Grey, ImageError, examine, plain_png, read_grey, to_input
+from handler.reader import CALL
 from handler.sent import MAX_ITEMS
 from serving.config import ROOT
 from tests.conftest import context_of
@@ -108,12 +110,12 @@ def test_bad_rows_fail_alone_beside_good_ones(handler: DigitHandler, model_dir: 
 def test_an_unforeseen_failure_stays_in_its_row(
     handler: DigitHandler, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def out_of_memory(picture: bytes) -> Framed:
+    def out_of_memory(picture: bytes) -> Grey:
         if picture == b"huge":
             raise MemoryError
-        return examine(picture)
+        return read_grey(picture)
 
-    monkeypatch.setattr("handler.digit_handler.examine", out_of_memory)
+    monkeypatch.setattr("handler.digit_handler.read_grey", out_of_memory)
     answers = ask(handler, model_dir, [{"body": SMOKE[1]}, {"body": b"huge"}, {"body": SMOKE[2]}])
     assert [status for status, _ in answers] == [200, 500, 200]
     assert answers[1][1] == {
@@ -139,7 +141,8 @@ def test_a_picture_that_takes_too_long_is_refused_alone(
 @pytest.mark.parametrize("name", ["truncated png", "blank white", "header bomb"])
 def test_a_refused_picture_is_not_kept_until_its_batch_is_done(name: str) -> None:
     """An error's frames would hold its pixels: 16 large ones would be gigabytes."""
-    error = _examined_picture(bad_pictures()[name].body)
+    read = _read(bad_pictures()[name].body, time.monotonic(), 1.0)
+    error = read if isinstance(read, ImageError) else _framed(read)
     assert isinstance(error, ImageError)
     assert (error.__traceback__, error.__cause__, error.__context__) == (None, None, None)
 
@@ -153,16 +156,16 @@ def test_a_row_without_a_picture_is_refused(row: dict[str, Any], handler: DigitH
 
 def test_a_batch_costs_one_model_call(handler: DigitHandler, model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[torch.Size] = []
-    model = handler.model
+    network = handler.reader.network
 
     def counted(pictures: torch.Tensor) -> torch.Tensor:
         calls.append(pictures.shape)
-        logits: torch.Tensor = model(pictures)
+        logits: torch.Tensor = network(pictures)
         return logits
 
-    monkeypatch.setattr(handler, "model", counted)
+    monkeypatch.setattr(handler.reader, "network", counted)
     ask(handler, model_dir, [{"body": SMOKE[0]}, {"body": b""}, {"body": SMOKE[1]}])
-    assert calls == [torch.Size((2, 3, 64, 64))]
+    assert calls == [torch.Size((2, 1, 64, 64))]
 
 
 def test_bulk_answers_equal_single_ones_and_bad_items_fail_alone(handler: DigitHandler, model_dir: Path) -> None:
@@ -186,14 +189,14 @@ def test_many_large_bulk_requests_in_one_batch_take_no_more_than_a_models_call(
     handler: DigitHandler, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    model = handler.model
+    network = handler.reader.network
 
     def counted(pictures: torch.Tensor) -> torch.Tensor:
         sizes.append(len(pictures))
-        logits: torch.Tensor = model(pictures)
+        logits: torch.Tensor = network(pictures)
         return logits
 
-    monkeypatch.setattr(handler, "model", counted)
+    monkeypatch.setattr(handler.reader, "network", counted)
     order = [index % 10 for index in range(MAX_ITEMS)]
     answers = ask(handler, model_dir, [{"body": bulk(*[SMOKE[digit] for digit in order])}] * 4, [JSON] * 4)
     assert all([each["digit"] for each in answer["predictions"]] == order for _, answer in answers)
@@ -216,11 +219,11 @@ def test_few_pictures_do_not_wait_for_many(
     """A call of two comes before the third picture of a call of many that shares its batch."""
     looked_at: list[bytes] = []
 
-    def noted(picture: bytes) -> Framed:
+    def noted(picture: bytes) -> Grey | None:
         looked_at.append(picture)
-        return examine(picture)
+        return plain_png(picture)
 
-    monkeypatch.setattr("handler.digit_handler.examine", noted)
+    monkeypatch.setattr("handler.digit_handler.plain_png", noted)
     rows = [bulk(*[SMOKE[1]] * 4), bulk(SMOKE[2], SMOKE[2]), SMOKE[3]]
     answers = ask(handler, model_dir, [{"body": row} for row in rows], [JSON, JSON, {}])
     assert [SMOKE[digit] for digit in (1, 2, 3, 1, 2, 1, 1)] == looked_at
@@ -285,8 +288,9 @@ def test_attributed_ink_is_what_the_digit_is_read_by(handler: DigitHandler) -> N
     pictures = [examine(encode(Image.fromarray(digits()[0][index]))).frame for index in random.permutation(5000)[:100]]
     mass, beaten = [], 0
     for frame in pictures:
-        digit, confidence = _read(handler, [frame])[0]
-        values = attribution(handler.scripted, handler.calibration, frame, digit)
+        [answer] = _answers(handler, [frame])
+        digit, confidence = answer["digit"], answer["confidence"]
+        values = attribution(handler.scripted, handler.reader.calibration, frame, digit)
         mass.append(np.abs(values)[frame >= INK].sum() / np.abs(values).sum())
         ink = np.flatnonzero(frame >= INK)
         tenth = len(ink) // 10
@@ -306,17 +310,11 @@ def _without(frame: Any, pixels: Any) -> Any:
 
 
 def _confidences(handler: DigitHandler, frames: list[Any], digit: int) -> list[float]:
-    with torch.inference_mode():
-        probabilities: list[float] = handler.calibration.probabilities(handler.model(to_input(frames)))[
-            :, digit
-        ].tolist()
-    return probabilities
+    return [answer["probabilities"][digit] for answer in _answers(handler, frames)]
 
 
-def _read(handler: DigitHandler, frames: list[Any]) -> list[tuple[int, float]]:
-    with torch.inference_mode():
-        best = handler.calibration.probabilities(handler.model(to_input(frames))).max(1)
-    return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+def _answers(handler: DigitHandler, frames: list[Any]) -> list[dict[str, Any]]:
+    return handler.reader.answers([Framed(frame, ()) for frame in frames])
 
 
 def test_an_explanation_that_fails_stays_in_its_row(

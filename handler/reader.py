@@ -1,0 +1,60 @@
+"""What the released model says of framed pictures, whoever serves it."""
+
+from collections.abc import Iterable, Sequence
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from handler.confidence import read_calibration
+from handler.preprocessing import Framed, to_input
+
+CALL = 64  # pictures of one model call; more leave the cache and take longer each
+
+
+class Reader:
+    """The scripted model and the calibration of its model.json: framed pictures in, the fields of answers out."""
+
+    def __init__(self, scripted: Path, record: Path, version: str) -> None:
+        self.calibration = read_calibration(record)
+        self.network = grey_network(scripted)
+        self.version = version
+
+    def answers(self, pictures: Sequence[Framed]) -> list[dict[str, Any]]:
+        """One answer a picture, in order; a model call for every CALL of them."""
+        return [answer for start in range(0, len(pictures), CALL) for answer in self._call(pictures[start:][:CALL])]
+
+    def warm_up(self, pictures: Iterable[Framed], batch: int) -> None:
+        """The first calls of a scripted model are slow, for each new batch size again: made here, not by a user."""
+        for size in (1, 1, 1, *range(1, batch + 1), batch, CALL, CALL):
+            self.answers(list(islice(cycle(pictures), size)))
+
+    def _call(self, pictures: Sequence[Framed]) -> list[dict[str, Any]]:
+        with torch.inference_mode():
+            logits = self.network(to_input([picture.frame for picture in pictures])[:, :1])
+            probabilities = self.calibration.probabilities(logits)  # [N,10]
+            accepted = self.calibration.accepted(logits)  # [N]
+        columns = (pictures, probabilities.tolist(), accepted.tolist())
+        return [self._answer(*row) for row in zip(*columns, strict=True)]
+
+    def _answer(self, picture: Framed, probabilities: list[float], accepted: bool) -> dict[str, Any]:
+        confidence = max(probabilities)
+        return {
+            "digit": probabilities.index(confidence),
+            "confidence": confidence,
+            "accepted": accepted,
+            "probabilities": probabilities,
+            "warnings": picture.warnings,
+            "model_version": self.version,
+        }
+
+
+def grey_network(scripted: Path) -> torch.jit.ScriptModule:
+    """The scripted model for grey float32 [N,1,64,64], optimised: three equal channels are one, with summed weights.
+
+    Its logits [N,10] differ from the scripted model's by rounding alone.
+    """
+    model = torch.jit.load(str(scripted), map_location="cpu").eval()
+    model.conv1.weight.data = model.conv1.weight.data.sum(1, keepdim=True)
+    return torch.jit.optimize_for_inference(torch.jit.freeze(model))
