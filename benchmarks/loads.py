@@ -18,6 +18,7 @@ from training.data import raw_pictures
 SEED = 6  # of the photos
 PICTURES = 500  # different PNGs
 PHOTOS, PHOTO_SIZE = 5, (4000, 3000)  # different JPEGs, and their width and height: 12 megapixels
+SENSOR_NOISE = 3.0  # grey levels, sigma
 ONE_PHOTO_IN = 20  # pictures of the mix
 BULK = 64  # pictures of one JSON body
 JSON = "application/json"
@@ -81,13 +82,16 @@ def photos() -> list[bytes]:
     """JPEGs of 12 megapixels, each of a digit written on paper."""
     greys, _ = raw_pictures("mnist5k")
     random = np.random.default_rng(SEED)
-    return [_large(photo(grey, random)) for grey in greys[:: len(greys) // PHOTOS][:PHOTOS]]
+    return [_large(photo(grey, random), random) for grey in greys[:: len(greys) // PHOTOS][:PHOTOS]]
 
 
-def _large(jpeg: bytes) -> bytes:
-    file = BytesIO()
+def _large(jpeg: bytes, random: np.random.Generator) -> bytes:
+    """The photo in a camera's size, with a sensor's noise anew: without it the file would have a fifth of the bytes."""
     with Image.open(BytesIO(jpeg)) as image:
-        image.resize(PHOTO_SIZE, Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+        large = np.asarray(image.resize(PHOTO_SIZE, Image.Resampling.BICUBIC), np.float32)
+    noise = random.standard_normal((*large.shape[:2], 1), np.float32) * SENSOR_NOISE
+    file = BytesIO()
+    Image.fromarray(np.clip(large + noise, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
     return file.getvalue()
 
 

@@ -27,6 +27,7 @@ from benchmarks.results import Results
 from serving.files import write_whole
 
 DPI = 110
+UNSTEADY = 1.2  # times the lowest of repeats: a higher highest is shown with it
 COMPARED = (OURS, FASTAPI, LITSERVE, DEFAULTS)
 LOAD_TITLES = {MIX: "mix, 8 connections", BULKS: "bulk JSON, 4 connections", OPEN: "open loop", FLOOD: "flood"}
 
@@ -41,7 +42,8 @@ Written by `make bench`; all that was measured is in `benchmarks/results/`.
 The same released model, framing and answer behind each server, {workers} worker processes each; the peers are in
 `benchmarks/peers/`, set up as their documentation recommends for a CPU. One server runs at a time, on loopback, and
 shares the cores with the load generator. Each load comes after a warm-up, {repeats}, the servers taking turns. Figures
-are medians; x is the median of the repeats' ratios, this project beside the other.
+are medians; x is the median of the repeats' ratios, this project beside the other. Where repeats differ by a fifth,
+lowest and highest are shown: few connections to FastAPI may all come to one of its workers, the other being idle.
 
 A load of connections sends 28x28 PNGs, {pngs} different ones, each connection one after the other. In the mix one of
 {one_photo_in} pictures is a JPEG of 12 megapixels. A bulk request has {bulk} pictures.
@@ -142,8 +144,13 @@ def _by_load(results: Results, cell: Callable[[Results, str, str], str]) -> str:
 
 
 def _throughput(results: Results, name: str, load: str) -> str:
-    shown = _number(results.median(name, load))
+    shown = _number(results.median(name, load)) + _range([each.pictures_per_second for each in results.of(name, load)])
     return shown if name == OURS else f"{shown} ({_number(results.ratio(OURS, name, load), '.2f')}x)"
+
+
+def _range(values: list[float]) -> str:
+    """Lowest and highest, where they are not much the same."""
+    return f", {min(values):,.0f} to {max(values):,.0f}" if max(values) > UNSTEADY * min(values) else ""
 
 
 def _latency(results: Results, name: str, load: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import handler
-from handler.preprocessing import examine
+from handler.preprocessing import examine, examine_grey, read_grey
 from handler.reader import Reader
 
 VERSION = "1.0"
@@ -23,8 +23,9 @@ class Reading:
         self.reader.warm_up(smoke, BATCH)
 
     def answers(self, pictures: list[bytes]) -> list[dict[str, Any]]:
-        """One a picture, by one model call for each 64."""
-        return self.reader.answers([examine(picture) for picture in pictures])
+        """One a picture, as the project's handler does it: all are read, all are framed, the model is asked."""
+        greys = [read_grey(picture) for picture in pictures]
+        return self.reader.answers([examine_grey(grey) for grey in greys])
 
     def answer(self, body: bytes, content_type: str) -> dict[str, Any]:
         """What the project answers to the same body: a digit, or the predictions of a JSON body's instances."""
