@@ -9,6 +9,7 @@ PIP_ARGS ?=
 PY := .venv/bin/python
 INSTALLED := .venv/installed
 INSTALLED_DEV := .venv/installed-dev
+INSTALLED_BENCH := .venv/installed-bench
 ARCHIVE := model_store/digits-$(or $(VERSION),1.0).mar
 BUNDLED := scripted_model.pt model/model.json handler/model-config.yaml $(wildcard handler/*.py handler/smoke/*.png)
 
@@ -16,7 +17,7 @@ needed = $(or $($(1)),$(error no $(1); make $@ $(1)=$(2)))
 
 .DEFAULT_GOAL := help
 .PHONY: help serve stop status token certs archive register compare promote rollback scale unregister models metrics \
-  train tune evaluate evaluate-served report predict explain bench test soak lint audit licences clean
+  train tune evaluate evaluate-served report predict explain bench bench-quick test soak lint audit licences clean
 
 help: ## these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -90,8 +91,12 @@ predict: $(INSTALLED) ## read pictures without a server; IMAGES="a.png b.jpg"
 explain: $(INSTALLED) ## draw what of a picture spoke for its digit; IMAGE=a.png, ARGS="--target 3 -o why.png"
 	@$(PY) -m serving explain "$(call needed,IMAGE,a.png)" $(ARGS)
 
-bench: $(INSTALLED) ## training speed beside the original's way
+bench: $(INSTALLED_BENCH) ## 30 minutes: serving beside FastAPI, LitServe, TorchServe's defaults; training beside the original's way
+	@$(PY) -m benchmarks.serving
 	@$(PY) -m benchmarks.training_speed
+
+bench-quick: $(INSTALLED_BENCH) ## the same of serving in two minutes, for a first look
+	@$(PY) -m benchmarks.serving --quick
 
 test: $(INSTALLED_DEV) ## all tests, real TorchServe included; ARGS=options of pytest
 	@$(PY) -m pytest $(ARGS)
@@ -125,4 +130,8 @@ $(INSTALLED): requirements.txt
 
 $(INSTALLED_DEV): requirements-dev.txt $(INSTALLED)
 	$(PY) -m pip install $(PIP_ARGS) -r requirements-dev.txt
+	@touch $@
+
+$(INSTALLED_BENCH): requirements-bench.txt $(INSTALLED)
+	$(PY) -m pip install $(PIP_ARGS) -r requirements-bench.txt
 	@touch $@

