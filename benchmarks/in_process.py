@@ -24,16 +24,32 @@ from serving.config import MODEL, ROOT
 HEADERS = {"host": "127.0.0.1", "content-type": "image/png"}
 
 
+class Limit:
+    """The handler of an unpacked archive, on one core, where the system can be told so, asked in batches of a size."""
+
+    def __init__(self, batch: int) -> None:
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        self.handler = DigitHandler()
+        with tempfile.TemporaryDirectory() as folder:
+            self.context = _context(Path(folder), batch)
+            self.handler.initialize(self.context)
+        self.batches = [pngs()[start : start + batch] for start in range(0, len(pngs()) - batch + 1, batch)]
+
+    def pictures_a_second(self) -> float:
+        """Of one round over all pictures."""
+        started = time.perf_counter()
+        for pictures in self.batches:
+            self.context.request_processor = [RequestProcessor(dict(HEADERS)) for _ in pictures]
+            self.handler.handle([{"body": bytearray(picture)} for picture in pictures], self.context)
+        return sum(map(len, self.batches)) / (time.perf_counter() - started)
+
+
 def in_process(rounds: int) -> dict[str, Any]:
-    """The median of so many rounds over all pictures; on one core, where the system can be told so."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    """The median of so many rounds, in batches of the size that is shipped."""
     batch = int(yaml.safe_load((ROOT / "handler" / "model-config.yaml").read_text())["batchSize"])
-    with tempfile.TemporaryDirectory() as folder:
-        handler, context = DigitHandler(), _context(Path(folder), batch)
-        handler.initialize(context)
-    batches = [pngs()[start : start + batch] for start in range(0, len(pngs()) - batch, batch)]
-    speeds = [_pictures_a_second(handler, context, batches) for _ in range(rounds + 1)][1:]  # the first warms up
+    limit = Limit(batch)
+    speeds = [limit.pictures_a_second() for _ in range(rounds + 1)][1:]  # the first warms up
     return {"batch": batch, "rounds": speeds, "pictures_per_second": statistics.median(speeds)}
 
 
@@ -44,14 +60,6 @@ def _context(folder: Path, batch: int) -> Context:
     shutil.copytree(ROOT / "handler", folder / "handler")
     manifest = {"model": {"modelName": MODEL, "modelVersion": "1.0", "serializedFile": "scripted_model.pt"}}
     return Context(MODEL, str(folder), manifest, batch, None, "0")
-
-
-def _pictures_a_second(handler: DigitHandler, context: Context, batches: list[list[bytes]]) -> float:
-    started = time.perf_counter()
-    for pictures in batches:
-        context.request_processor = [RequestProcessor(dict(HEADERS)) for _ in pictures]
-        handler.handle([{"body": bytearray(picture)} for picture in pictures], context)
-    return sum(map(len, batches)) / (time.perf_counter() - started)
 
 
 def main() -> None:

@@ -1,6 +1,5 @@
 """On what a benchmark ran: machine, versions, commit, as they are kept with its figures."""
 
-import os
 import platform
 import subprocess
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.drive import has_wrk
+from serving.archive import cores
 from serving.config import ROOT
 
 PACKAGES = ("torch", "torchserve", "fastapi", "uvicorn", "litserve")
@@ -29,11 +29,6 @@ def machine() -> dict[str, str | int]:
         "closed_loops_by": _first_line("wrk", "-v").partition(" [")[0] if has_wrk() else NO_WRK,
         "commit": _first_line("git", "describe", "--always", "--dirty"),
     }
-
-
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu() -> str:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from benchmarks.bars import bars, ceiling
-from benchmarks.contenders import BARE, DEFAULTS, FASTAPI, LITSERVE, OURS, TITLES, workers
+from benchmarks.contenders import BARE, DEFAULTS, FASTAPI, LITSERVE, OURS, TITLES
 from benchmarks.loads import (
     BULK,
     BULKS,
@@ -94,7 +94,7 @@ def report(results: Results) -> str:
     starts = [each.seconds for each in results.starts if each.contender == OURS]
     return PAGE.format(
         **results.machine,
-        workers=workers(),
+        workers=results.machine["cores"],
         repeats={1: "once"}.get(repeats, f"{repeats} times"),
         pngs=PICTURES,
         one_photo_in=ONE_PHOTO_IN,

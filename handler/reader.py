@@ -51,10 +51,11 @@ class Reader:
 
 
 def grey_network(scripted: Path) -> torch.jit.ScriptModule:
-    """The scripted model for grey float32 [N,1,64,64], optimised: three equal channels are one, with summed weights.
+    """The scripted model for grey float32 [N,1,64,64], optimised. Its logits [N,10] differ by rounding alone."""
+    return torch.jit.optimize_for_inference(torch.jit.freeze(folded(torch.jit.load(str(scripted), map_location="cpu"))))
 
-    Its logits [N,10] differ from the scripted model's by rounding alone.
-    """
-    model = torch.jit.load(str(scripted), map_location="cpu").eval()
+
+def folded(model: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+    """The same model for grey pictures: three equal channels are one, convolved with the summed weights."""
     model.conv1.weight.data = model.conv1.weight.data.sum(1, keepdim=True)
-    return torch.jit.optimize_for_inference(torch.jit.freeze(model))
+    return model.eval()
