@@ -75,7 +75,7 @@ class Load:
     ) -> None:
         self.port, self.requests, self.rate, self.turn = port, requests, rate, 0
         self.random = random.Random(SEED)
-        self.selector = selectors.SelectSelector()  # waits by the microsecond; epoll's milliseconds would send late
+        self.selector = selectors.DefaultSelector()  # wakes by the millisecond; what that sends late counts as late
         self.missing = connections  # to be made
         self.idle: deque[Connection] = deque()
         self.waiting: deque[float] = deque()  # when each request that waits for a connection fell due

@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from http import HTTPStatus
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -45,31 +44,27 @@ class DigitHandler:
     def handle(self, rows: Sequence[Row], context: Any) -> list[bytes]:
         """One answer a row, in order; sets status and content type of each."""
         sent = [_sent(row, context.get_all_request_header(index)) for index, row in enumerate(rows)]
-        examined = _examined(sent)
-        framed = [picture for row in examined for picture in row if isinstance(picture, Framed)]
-        answers = iter(self.reader.answers(framed))
-        return [
-            _respond(context, index, *self._response(each, pictures, answers))
-            for index, (each, pictures) in enumerate(zip(sent, examined, strict=True))
-        ]
+        turns, examined = list(_in_turn(sent)), list[Framed | ImageError]()
+        answers = iter(self.reader.answers(_framed_groups(sent, turns, examined)))
+        pictures: list[list[tuple[Framed | ImageError, dict[str, Any]]]] = [[] for _ in sent]
+        for (row, _), picture in zip(turns, examined, strict=True):
+            pictures[row].append((picture, next(answers) if isinstance(picture, Framed) else _refusal(picture)))
+        return [_respond(context, index, *self._response(sent[index], pictures[index])) for index in range(len(sent))]
 
-    def _response(
-        self, sent: Sent, pictures: list[Framed | ImageError], answers: Iterator[dict[str, Any]]
-    ) -> tuple[int, str, str]:
-        """Status, content type and body; takes as many answers as there are pictures to be answered."""
-        told = [next(answers) if isinstance(each, Framed) else _refusal(each) for each in pictures]
+    def _response(self, sent: Sent, pictures: list[tuple[Framed | ImageError, dict[str, Any]]]) -> tuple[int, str, str]:
+        """Status, content type and body, for a row's pictures and what is told of each."""
         if sent.kind == "description":
             return 200, JSON, json.dumps(self.description)
         if sent.kind == "digits":
-            return 200, JSON, json.dumps({"predictions": told})
-        [picture], [answer] = pictures, told
+            return 200, JSON, json.dumps({"predictions": [told for _, told in pictures]})
+        [(picture, told)] = pictures
         if isinstance(picture, ImageError):
-            return picture.status, JSON, json.dumps(answer)
+            return picture.status, JSON, json.dumps(told)
         if sent.plain:
-            return 200, "text/plain", str(answer["digit"])
+            return 200, "text/plain", str(told["digit"])
         if sent.kind == "explanation":
-            return self._explained(picture, answer["digit"], sent.target)
-        return 200, JSON, json.dumps(answer)
+            return self._explained(picture, told["digit"], sent.target)
+        return 200, JSON, json.dumps(told)
 
     def _explained(self, picture: Framed, digit: int, target: int | None) -> tuple[int, str, str]:
         asked = digit if target is None else target
@@ -92,24 +87,26 @@ def _sent(row: Row, headers: Headers) -> Sent:
         return Sent("digit", [_unforeseen(error)])
 
 
-def _examined(sent: list[Sent]) -> list[list[Framed | ImageError]]:
-    """The pictures of each row. First all of CALL pictures are read, then all are framed: code that is warm is fast."""
-    started = time.monotonic()
-    examined: list[list[Framed | ImageError]] = [[] for _ in sent]
-    turns = _in_turn(sent)
-    while some := list(islice(turns, CALL)):
-        greys = [_read(picture, started, _limit(sent[row])) for row, picture in some]
-        for (row, _), grey in zip(some, greys, strict=True):
-            examined[row].append(grey if isinstance(grey, ImageError) else _framed(grey))
-    return examined
-
-
 def _in_turn(sent: list[Sent]) -> Iterator[tuple[int, bytes | ImageError]]:
     """Row and picture: all rows' first ones, then their second ones, so that few do not wait for many."""
     for turn in range(max((len(each.pictures) for each in sent), default=0)):
         for row, each in enumerate(sent):
             if turn < len(each.pictures):
                 yield row, each.pictures[turn]
+
+
+def _framed_groups(
+    sent: list[Sent], turns: list[tuple[int, bytes | ImageError]], examined: list[Framed | ImageError]
+) -> Iterator[list[Framed]]:
+    """The pictures that can be answered, CALL of the turns at a time; adds every one, or why it is none, to examined.
+
+    First all of a group are read, then all are framed: code that is warm is fast.
+    """
+    started = time.monotonic()
+    for start in range(0, len(turns), CALL):
+        greys = [_read(picture, started, _limit(sent[row])) for row, picture in turns[start : start + CALL]]
+        examined += [grey if isinstance(grey, ImageError) else _framed(grey) for grey in greys]
+        yield [picture for picture in examined[start:] if isinstance(picture, Framed)]
 
 
 def _limit(sent: Sent) -> float:

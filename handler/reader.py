@@ -1,6 +1,7 @@
 """What the released model says of framed pictures, whoever serves it."""
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from handler.confidence import read_calibration
 from handler.preprocessing import Framed, to_input
 
 CALL = 64  # pictures of one model call; more leave the cache and take longer each
+FEW = CALL // 2  # pictures that are not worth a thread's start
 
 
 class Reader:
@@ -20,17 +22,25 @@ class Reader:
         self.calibration = read_calibration(record)
         self.network = grey_network(scripted)
         self.version = version
+        self.aside = ThreadPoolExecutor(1)
 
-    def answers(self, pictures: Sequence[Framed]) -> list[dict[str, Any]]:
-        """One answer a picture, in order; a model call for every CALL of them."""
-        return [answer for start in range(0, len(pictures), CALL) for answer in self._call(pictures[start:][:CALL])]
+    def answers(self, groups: Iterable[Sequence[Framed]]) -> list[dict[str, Any]]:
+        """One answer a picture, in order; a model call for every group, of CALL pictures at most.
+
+        Large groups are answered in a thread while the next one is made, if they are made as they are taken: torch
+        leaves Python to others meanwhile.
+        """
+        calls = [self.aside.submit(self._call, group) if len(group) > FEW else self._call(group) for group in groups]
+        return [answer for call in calls for answer in (call.result() if isinstance(call, Future) else call)]
 
     def warm_up(self, pictures: Iterable[Framed], batch: int) -> None:
         """The first calls of a scripted model are slow, for each new batch size again: made here, not by a user."""
         for size in (1, 1, 1, *range(1, batch + 1), batch, CALL, CALL):
-            self.answers(list(islice(cycle(pictures), size)))
+            self.answers([list(islice(cycle(pictures), size))])
 
     def _call(self, pictures: Sequence[Framed]) -> list[dict[str, Any]]:
+        if not pictures:
+            return []
         with torch.inference_mode():
             logits = self.network(to_input([picture.frame for picture in pictures])[:, :1])
             probabilities = self.calibration.probabilities(logits)  # [N,10]

@@ -25,7 +25,7 @@ EXTRA = {FASTAPI: "fastapi", LITSERVE: "litserve", DEFAULTS: "ts"}
 def test_a_peer_answers_as_the_project_does(name: str, tmp_path: Path) -> None:
     pytest.importorskip(EXTRA[name], reason="of the bench extra: pip install -r requirements-bench.txt")
     reader = Reader(ROOT / "scripted_model.pt", ROOT / "model" / "model.json", "1.0")
-    expected = reader.answers([examine(SMOKE[7]), examine(SMOKE[3])])
+    expected = reader.answers([[examine(SMOKE[7]), examine(SMOKE[3])]])
     with started(name, tmp_path) as server:
         processes = family(server.process.pid)
         assert asked(server, *server.plan.wrap(SMOKE[7]))["probabilities"] == pytest.approx(

@@ -314,7 +314,7 @@ def _confidences(handler: DigitHandler, frames: list[Any], digit: int) -> list[f
 
 
 def _answers(handler: DigitHandler, frames: list[Any]) -> list[dict[str, Any]]:
-    return handler.reader.answers([Framed(frame, ()) for frame in frames])
+    return handler.reader.answers([[Framed(frame, ()) for frame in frames]])
 
 
 def test_an_explanation_that_fails_stays_in_its_row(

@@ -1,12 +1,16 @@
 """handler/reader.py."""
 
+import threading
+from collections.abc import Iterator
+from itertools import accumulate
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from handler.preprocessing import Framed, examine, to_input
-from handler.reader import CALL, Reader, grey_network
+from handler.reader import CALL, FEW, Reader, grey_network
 from serving.config import ROOT
 from tests.pictures import SMOKE, digits, encode
 from training.model import load_model
@@ -36,14 +40,43 @@ def test_folded_channels_answer_as_the_scripted_model(count: int) -> None:
     assert (logits - expected).abs().max() < 1e-4
 
 
-def test_answers_come_in_order_across_calls(reader: Reader) -> None:
-    answers = reader.answers(framed(2 * CALL + 3))
-    assert [answer["digit"] for answer in answers] == [index % 10 for index in range(2 * CALL + 3)]
+def test_answers_come_in_order_whether_groups_are_large_or_small(reader: Reader) -> None:
+    pictures, sizes = framed(4 * CALL), [CALL, 0, 1, CALL, FEW, FEW + 1]
+    ends = list(accumulate(sizes))
+    answers = reader.answers(pictures[end - size : end] for end, size in zip(ends, sizes, strict=True))
+    assert [answer["digit"] for answer in answers] == [index % 10 for index in range(ends[-1])]
     assert {answer["model_version"] for answer in answers} == {"2.5"}
 
 
+def test_a_large_group_is_answered_while_the_next_one_is_made(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    called = threading.Event()
+    network = reader.network
+
+    def noted(pictures: torch.Tensor) -> torch.Tensor:
+        called.set()
+        logits: torch.Tensor = network(pictures)
+        return logits
+
+    def groups() -> Iterator[list[Framed]]:
+        yield framed(CALL)
+        assert called.wait(10)
+        yield framed(1)
+
+    monkeypatch.setattr(reader, "network", noted)
+    assert len(reader.answers(groups())) == CALL + 1
+
+
+def test_what_fails_in_the_thread_fails_the_answers(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(_: torch.Tensor) -> torch.Tensor:
+        raise MemoryError
+
+    monkeypatch.setattr(reader, "network", out_of_memory)
+    with pytest.raises(MemoryError):
+        reader.answers([framed(CALL)])
+
+
 def test_nothing_is_answered_with_nothing(reader: Reader) -> None:
-    assert reader.answers([]) == []
+    assert reader.answers([]) == reader.answers([[]]) == []
 
 
 def test_warm_up_makes_a_call_of_every_size_that_batches_have(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import handler
-from handler.preprocessing import examine, examine_grey, read_grey
-from handler.reader import Reader
+from handler.preprocessing import Framed, examine, examine_grey, read_grey
+from handler.reader import CALL, Reader
 
 VERSION = "1.0"
 BATCH = 16  # pictures that come singly are answered in batches of this size at most
@@ -24,14 +24,18 @@ class Reading:
 
     def answers(self, pictures: list[bytes]) -> list[dict[str, Any]]:
         """One a picture, as the project's handler does it: all are read, all are framed, the model is asked."""
-        greys = [read_grey(picture) for picture in pictures]
-        return self.reader.answers([examine_grey(grey) for grey in greys])
+        return self.reader.answers(_framed(pictures[start : start + CALL]) for start in range(0, len(pictures), CALL))
 
     def answer(self, body: bytes, content_type: str) -> dict[str, Any]:
         """What the project answers to the same body: a digit, or the predictions of a JSON body's instances."""
         if content_type == "application/json":
             return {"predictions": self.answers(instances(json.loads(body)))}
         return self.answers([body])[0]
+
+
+def _framed(pictures: list[bytes]) -> list[Framed]:
+    greys = [read_grey(picture) for picture in pictures]
+    return [examine_grey(grey) for grey in greys]
 
 
 def released(root: Path = PACKAGE.parent) -> Reading:
