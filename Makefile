@@ -17,7 +17,7 @@ needed = $(or $($(1)),$(error no $(1); make $@ $(1)=$(2)))
 
 .DEFAULT_GOAL := help
 .PHONY: help serve stop status token certs archive register compare promote rollback scale unregister models metrics \
-  train tune evaluate evaluate-served report predict explain bench bench-quick test soak lint audit licences clean
+  train tune evaluate evaluate-served report predict explain bench bench-quick sweep profile test soak lint audit licences clean
 
 help: ## these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -91,12 +91,19 @@ predict: $(INSTALLED) ## read pictures without a server; IMAGES="a.png b.jpg"
 explain: $(INSTALLED) ## draw what of a picture spoke for its digit; IMAGE=a.png, ARGS="--target 3 -o why.png"
 	@$(PY) -m serving explain "$(call needed,IMAGE,a.png)" $(ARGS)
 
-bench: $(INSTALLED_BENCH) ## 30 minutes: serving beside FastAPI, LitServe, TorchServe's defaults; training beside the original's way
+bench: $(INSTALLED_BENCH) ## 30 minutes: serving beside FastAPI, LitServe and TorchServe's defaults, training beside the original's way
 	@$(PY) -m benchmarks.serving
 	@$(PY) -m benchmarks.training_speed
 
 bench-quick: $(INSTALLED_BENCH) ## the same of serving in two minutes, for a first look
 	@$(PY) -m benchmarks.serving --quick
+
+sweep: $(INSTALLED_BENCH) ## 20 minutes: every setting of serving, and every part of the handler's speed, changed alone
+	@$(PY) -m benchmarks.sweep $(ARGS)
+	@$(PY) -m benchmarks.handler_sweep
+
+profile: $(INSTALLED_BENCH) ## where the time of a request goes, by py-spy and TorchServe's counters
+	@$(PY) -m benchmarks.profile_served
 
 test: $(INSTALLED_DEV) ## all tests, real TorchServe included; ARGS=options of pytest
 	@$(PY) -m pytest $(ARGS)

@@ -36,7 +36,7 @@ class Measured:
     errors: dict[str, int]  # of connections: connect, read, write, timeout
     server_cores: float  # CPU seconds a second
     generator_cores: float
-    pss_mb: list[float]  # a sample a second
+    pss_mb: list[float]  # a sample every five seconds
     rate: float | None  # requests a second that were due; None in closed loops
 
     @property

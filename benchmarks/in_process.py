@@ -25,11 +25,9 @@ HEADERS = {"host": "127.0.0.1", "content-type": "image/png"}
 
 
 class Limit:
-    """The handler of an unpacked archive, on one core, where the system can be told so, asked in batches of a size."""
+    """The handler of an unpacked archive, asked in batches of a size."""
 
     def __init__(self, batch: int) -> None:
-        if hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         self.handler = DigitHandler()
         with tempfile.TemporaryDirectory() as folder:
             self.context = _context(Path(folder), batch)
@@ -40,13 +38,27 @@ class Limit:
         """Of one round over all pictures."""
         started = time.perf_counter()
         for pictures in self.batches:
-            self.context.request_processor = [RequestProcessor(dict(HEADERS)) for _ in pictures]
-            self.handler.handle([{"body": bytearray(picture)} for picture in pictures], self.context)
+            self._handle(pictures)
         return sum(map(len, self.batches)) / (time.perf_counter() - started)
+
+    def answers(self, pictures: list[bytes]) -> list[dict[str, Any]]:
+        """One a picture, of one batch."""
+        return [json.loads(answer) for answer in self._handle(pictures)]
+
+    def _handle(self, pictures: list[bytes]) -> list[bytes]:
+        self.context.request_processor = [RequestProcessor(dict(HEADERS)) for _ in pictures]
+        return self.handler.handle([{"body": bytearray(picture)} for picture in pictures], self.context)
+
+
+def keep_to_one_core() -> None:
+    """This process, where the system can be told so."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
 def in_process(rounds: int) -> dict[str, Any]:
     """The median of so many rounds, in batches of the size that is shipped."""
+    keep_to_one_core()
     batch = int(yaml.safe_load((ROOT / "handler" / "model-config.yaml").read_text())["batchSize"])
     limit = Limit(batch)
     speeds = [limit.pictures_a_second() for _ in range(rounds + 1)][1:]  # the first warms up

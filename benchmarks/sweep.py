@@ -145,18 +145,16 @@ def measured(change: Change) -> Point:
         )
 
 
-def sweep(only: str) -> list[Point]:
-    """In their order, with what ships before, among and after them."""
+def sweep(only: str, points: list[Point]) -> None:
+    """Adds a point for each change, in their order, with what ships before, among and after them."""
     with tempfile.TemporaryDirectory() as folder:
         listed = [change for change in changes(Path(folder)) if only in change.name]
         turns = [Change(SHIPPED)]
         for start in range(0, len(listed), GROUP_SIZE):
             turns += [*listed[start : start + GROUP_SIZE], Change(SHIPPED)]
-        points = []
         for change in (bar := tqdm(turns, unit="setting", disable=None)):
             bar.set_description(change.name)
             points.append(measured(change))
-    return points
 
 
 def table(points: list[Point]) -> str:
@@ -166,7 +164,7 @@ def table(points: list[Point]) -> str:
     for number, point in enumerate(points):
         if point.name != SHIPPED:
             before = next(each for each in reversed(points[:number]) if each.name == SHIPPED)
-            after = next(each for each in points[number:] if each.name == SHIPPED)
+            after = next((each for each in points[number:] if each.name == SHIPPED), before)
             rows.append(_row(point, [before, after]))
     head = (
         "",
@@ -276,10 +274,12 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="TEXT", help="changes with it in their name; writes no document")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers are ended however this is
+    points: list[Point] = []
     try:
-        points = sweep(given.only)
+        sweep(given.only, points)
     except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
+        print(f"\n{table(points)}" if points else "")
+        print("stopped; what was measured is above, and in no file", file=sys.stderr)
         return 130
     except (ServingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -64,7 +64,8 @@ handler = DigitHandler()
 handler.initialize(context)
 answer = json.loads(handler.handle([{"body": open("handler/smoke/7.png", "rb").read()}], context)[0])
 files = {module.__file__ for name, module in sys.modules.items() if name.split(".")[0] in ("handler", "digit_handler")}
-print(json.dumps({"digit": answer["digit"], "files": sorted(files)}))
+slow = [name for name in ("torchvision", "captum", "matplotlib", "scipy", "joblib") if name in sys.modules]
+print(json.dumps({"digit": answer["digit"], "files": sorted(files), "slow": slow}))
 """
 
 
@@ -78,6 +79,7 @@ def test_unzipped_archive_answers_without_the_rest_of_the_project(archive: Path,
     answer = json.loads(run.stdout)
     assert answer["digit"] == 7
     assert all(Path(file).is_relative_to(tmp_path) for file in answer["files"])
+    assert answer["slow"] == []  # a worker starts without what only training or explanations need
 
 
 @pytest.mark.parametrize("count", [1, 2])
