@@ -5,8 +5,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - as all of torch writes it
 from torch import Tensor, nn
 
+from handler.preprocessing import to_input
 from training import normalised
+from training.data import load_data
 from training.normalised import NormalisedDigitCNN
+from training.pooling import windows
 
 
 def with_torchs_own(model: NormalisedDigitCNN, grey: Tensor) -> tuple[Tensor, list[nn.BatchNorm2d]]:
@@ -26,7 +29,7 @@ def with_torchs_own(model: NormalisedDigitCNN, grey: Tensor) -> tuple[Tensor, li
 def test_logits_and_gradients_are_those_of_torchs_batch_normalisation(
     layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(normalised, "LINES", 1)
+    monkeypatch.setattr(normalised, "PLACES", 4)
     torch.manual_seed(0)
     model = NormalisedDigitCNN().to(memory_format=layout)  # type: ignore[call-overload]
     grey, labels = torch.rand(6, 1, 64, 64), torch.arange(6)
@@ -41,6 +44,17 @@ def test_logits_and_gradients_are_those_of_torchs_batch_normalisation(
         torch.testing.assert_close(parameter.grad, gradient, atol=1e-5, rtol=1e-3)
     for norm, scale in zip(model.norms, scales, strict=True):
         torch.testing.assert_close(norm.scale.grad, scale, atol=1e-5, rtol=1e-3)
+
+
+def test_statistics_of_one_place_in_a_window_are_near_those_of_all() -> None:
+    pictures = load_data("mnist5k").train.frames[::90]  # about a batch
+    grey = to_input(torch.from_numpy(pictures))[:, :1]
+    torch.manual_seed(0)
+    maps = windows(grey, torch.randn(10, 1, 5, 5))
+    (mean, variance), (all_mean, all_variance) = (normalised._statistics(part) for part in (maps[:, :1], maps))
+    deviation = all_variance.sqrt()
+    assert ((mean - all_mean).abs() / deviation).max() < 0.01
+    assert (variance / all_variance - 1).abs().max() < 0.02
 
 
 def test_folded_network_is_the_plain_architecture_with_the_running_statistics(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,17 +5,17 @@ normalisation with fixed statistics is one more factor and shift of a convolutio
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - as all of torch writes it
 from torch import Tensor, nn
 
 from training.model import DigitCNN
-from training.pooling import pool
+from training.pooling import to_the_first_maximum, windows
 
 MOMENTUM = 0.01  # share of a batch's statistics in the running ones
 EPSILON = 1e-5
-LINES = 4  # statistics are taken from every fourth line of a map, which is plenty and a quarter of the work
+PLACES = 1  # of the four in a pooling window that statistics are taken from, which is plenty and a quarter of the work
 
 
 class NormalisedDigitCNN(nn.Module):
@@ -30,10 +30,8 @@ class NormalisedDigitCNN(nn.Module):
         """Grey pictures [n,1,64,64] -> logits [n,10], normalised over the batch."""
         net = self.network
         first, second = self.norms
-        x = F.conv2d(grey, net.conv1.weight.sum(1, keepdim=True))
-        x = F.relu(first(x, net.conv1.bias))  # [n,10,30,30]
-        x = F.conv2d(x, net.conv2.weight)
-        x = F.relu(net.dropout(second(x, net.conv2.bias)))  # [n,10,13,13]
+        x = first(windows(grey, net.conv1.weight.sum(1, keepdim=True)), net.conv1.bias)  # [n,10,30,30]
+        x = net.dropout(second(windows(x, net.conv2.weight), net.conv2.bias))  # [n,10,13,13]
         logits: Tensor = net.linear(x.flatten(1))
         return logits
 
@@ -54,7 +52,10 @@ class NormalisedDigitCNN(nn.Module):
 
 
 class _Normalisation(nn.Module):
-    """Normalises maps [n,c,h,w] over batch and pixels and pools them; the shift is the convolution's bias."""
+    """Normalises maps [n,4,c,h,w] over batch and pixels, pools them and cuts off what is negative.
+
+    The shift is the convolution's bias.
+    """
 
     mean: Tensor
     variance: Tensor
@@ -70,13 +71,60 @@ class _Normalisation(nn.Module):
         return self.scale.abs() / torch.sqrt(variance + EPSILON)
 
     def forward(self, maps: Tensor, bias: Tensor) -> Tensor:
-        n, channels, height, width = maps.shape
-        # A line's pixels lie side by side in memory with all their channels: long rows are fast to sum.
-        lines = maps.permute(0, 2, 3, 1).reshape(n * height, width * channels)[::LINES]
-        mean, square = (line.mean(0).view(width, channels).mean(0) for line in (lines, lines * lines))
-        variance = square - mean * mean
+        result: Tensor
+        result, mean, variance = _NormalisedPool.apply(maps, self.scale, bias)  # type: ignore[no-untyped-call]
         with torch.no_grad():
             self.mean.lerp_(mean, MOMENTUM)
             self.variance.lerp_(variance, MOMENTUM)
-        factor = self.factor(variance)
-        return pool(maps) * factor[:, None, None] + (bias - mean * factor)[:, None, None]
+        return result
+
+
+class _NormalisedPool(torch.autograd.Function):
+    """ReLU of the normalised maximum of each window, and the batch's mean and variance [c], which are not learnt from.
+
+    One function, since step by step torch would fill a gradient of all maps for each of them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, scale: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        pooled = maps.amax(1)
+        mean, variance = _statistics(maps[:, :PLACES])
+        precision = torch.rsqrt(variance + EPSILON)
+        factor = scale.abs() * precision
+        result = torch.addcmul(_planes(bias - mean * factor), pooled, _planes(factor)).relu_()
+        ctx.save_for_backward(maps, pooled, result, scale, mean, precision)
+        ctx.mark_non_differentiable(mean, variance)
+        return result, mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        maps, pooled, result, scale, mean, precision = ctx.saved_tensors
+        gradient = torch.ops.aten.threshold_backward(gradients[0].contiguous(), result, 0)  # of ReLU
+        of_bias = gradient.sum((0, 2, 3))
+        of_factor = _dot(gradient, pooled).sum(0) - mean * of_bias
+        factor = scale.abs() * precision
+        of_variance = -0.5 * precision * precision * factor * of_factor
+        of_mean = -factor * of_bias - 2 * mean * of_variance  # variance is the mean square less the squared mean
+        count = pooled[:, 0].numel() * PLACES
+        of_seen = torch.addcmul(_planes(of_mean / count), maps[:, :PLACES], _planes(2 * of_variance / count))
+        of_maps = to_the_first_maximum(gradient.mul_(_planes(factor)), maps, pooled)
+        of_maps[:, :PLACES] += of_seen
+        return of_maps, scale.sign() * precision * of_factor, of_bias
+
+
+def _statistics(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance [c] of maps [n,places,c,h,w]."""
+    mean = maps.mean((0, 1, 3, 4))
+    count = maps[:, :, 0].numel()
+    return mean, _dot(maps, maps).sum((0, 1)) / count - mean * mean
+
+
+def _dot(first: Tensor, second: Tensor) -> Tensor:
+    """The planes' scalar products [...] of [...,h,w]."""
+    products: Tensor = torch.linalg.vecdot(first.flatten(-2), second.flatten(-2))
+    return products
+
+
+def _planes(channels: Tensor) -> Tensor:
+    """[c] -> [c,1,1], to be combined with maps [n,c,h,w]."""
+    return channels[:, None, None]
