@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - as all of torch writes it
 from torch import Tensor
 
-from training.pooling import pool, windows
+from training.pooling import laid_out, pool, windows, windows_with_ink
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
@@ -59,3 +59,25 @@ def test_windows_and_their_gradients_are_those_of_torchs_convolution(
         results.append((maps, weights.grad, given.grad))
     assert (results[0][2] is not None) == of_x
     torch.testing.assert_close(results[0], results[1])
+
+
+@pytest.mark.parametrize("inked", [0.0, 0.1, 1.0])
+def test_windows_with_ink_laid_out_are_all_windows(inked: float) -> None:
+    torch.manual_seed(0)
+    grey = torch.rand(5, 1, 64, 64) * (torch.rand(5, 1, 8, 8) < inked).float().repeat(1, 1, 8, 8)
+    grey[:, :, 0, 63] = 0.5 * (inked > 0)  # a corner that one window sees
+    results = []
+    for sparse in (False, True):
+        weight, bias = (
+            torch.linspace(-1, 1, 250).view(10, 1, 5, 5).requires_grad_(),
+            torch.linspace(-1, 1, 10).requires_grad_(),
+        )
+        if sparse:
+            maps, seen = windows_with_ink(grey, weight)
+            assert (len(seen) == 0) == (inked == 0)
+            pooled = laid_out(pool(maps) + bias[:, None, None], seen, bias, (5, 30, 30))
+        else:
+            pooled = F.max_pool2d(F.conv2d(grey, weight, bias), 2)
+        (pooled * torch.linspace(-1, 2, pooled.numel()).view(5, 10, 30, 30)).sum().backward()
+        results.append((pooled, weight.grad, bias.grad))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-3)

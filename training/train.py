@@ -131,7 +131,7 @@ class Run:
 
     def step(self, rows: Tensor, material: "Material") -> tuple[Tensor, Tensor, Tensor]:
         """One batch; returns loss [n], logits [n,10] and labels [n] of its digits, detached."""
-        frames = material.digits[rows]
+        frames = material.digits.index_select(0, rows)
         if material.outliers is not None:
             count = round(len(rows) * self.config.outliers)
             frames = torch.cat((frames, material.outliers[torch.randint(len(material.outliers), (count,))]))
