@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812 - as all of torch writes it
 from sklearn.metrics import accuracy_score
 
 from serving.config import ROOT
@@ -20,6 +21,7 @@ from training.export import CHECKPOINT
 from training.measures import accuracy, evaluate
 from training.model import DigitCNN
 from training.recipe import RECIPES, configure
+from training.teacher import Teacher
 from training.train import ResumeError, Run, fit
 
 LINE = r"Epoch : \d+ \| Train_loss : \d\.\d{3} \| Train_acc : \d+% \| Val_loss : \d\.\d{3} \| Val_acc : \d+%"
@@ -102,6 +104,35 @@ def test_a_run_with_a_teacher_that_is_stopped_in_either_ends_in_the_same_bits(sm
 
 def test_a_teacher_changes_what_is_learnt(small: DataSet) -> None:
     assert not same(fit(SMALL, small, report=silent), fit(replace(SMALL, teacher=1), small, report=silent))
+
+
+def test_what_a_teacher_teaches_has_the_gradient_of_the_divergence_from_its_softened_probabilities(
+    small: DataSet,
+) -> None:
+    run = Run(SMALL, small, torch.device("cpu"))
+    torch.manual_seed(0)
+    logits, taught = torch.randn(50, 10, requires_grad=True), torch.randn(50, 10)
+    mine, its = (F.log_softmax(each / run.config.softness, 1) for each in (logits, taught))
+    divergence = F.kl_div(mine, its, reduction="batchmean", log_target=True) * run.config.softness**2
+    gradients = [torch.autograd.grad(loss, logits)[0] for loss in (divergence, run._distillation(logits, taught))]
+    torch.testing.assert_close(*gradients)
+
+
+def test_the_average_is_the_moving_one_of_all_weights_and_buffers(small: DataSet) -> None:
+    """The oracle is one number at a time; the teacher has counters among its buffers."""
+    run = Run(replace(SMALL, average=0.9), small, torch.device("cpu"), network=lambda _: Teacher())
+    average = run.average.module.state_dict()
+    expected = {name: value.double() for name, value in average.items()}
+    for step in range(40):
+        for value in run.model.state_dict().values():
+            value += step if value.is_floating_point() else 1
+        run.average.update_parameters(run.model)
+        share = 1.0 if step == 0 else max(1 - 0.9, 9 / (9 + step))
+        for name, value in run.model.state_dict().items():
+            counts = not value.is_floating_point()
+            expected[name] = value.double() if counts else expected[name] + share * (value - expected[name])
+    for name, value in run.average.module.state_dict().items():
+        torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-5)
 
 
 def test_resume_says_whether_there_is_something_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,7 @@ THICKER, THINNER = 1.5, 1.0  # pixels on each side of the stroke, at most
 CRISP_SHARE = 0.2  # of the pictures get the hard edges of a pen on a large picture; MNIST's are soft
 CRISP_LEVELS, CRISP_BANDS = (0.35, 0.6), (0.1, 0.5)  # of full ink: where the stroke ends, how wide its edge is
 BLUR_SHARE, BLUR = 0.1, 2.8  # share of the pictures, largest standard deviation in pixels
+NOTHING = 1e-30  # a blur's weights below are 0: numbers near float32's smallest are 30 times slower to multiply
 LOW_SHARE, LOW_SIDES = 0.1, (10, 28)  # share of the pictures, pixels a side that they are reduced to and back
 NOISE_SHARE, NOISE, NOISE_SIDE = 0.07, 0.25, 28  # share, largest standard deviation, pixels a side of its grain
 
@@ -86,11 +87,23 @@ def _change_some(grey: Tensor, share: float, change: Change, generator: Generato
 def _stroked(grey: Tensor, generator: Generator) -> Tensor:
     """Strokes thicker by up to THICKER or thinner by up to THINNER pixels on each side."""
     amount = _uniform(grey, generator, -THINNER, THICKER)[..., None]
-    thicker = F.max_pool2d(grey, 3, 1, 1)
-    thickest = F.max_pool2d(thicker, 3, 1, 1)
-    thinner = -F.max_pool2d(-grey, 3, 1, 1)
+    thicker = _thicker(grey)
+    thickest = _thicker(thicker)
+    thinner = -_thicker(-grey)
     thick = torch.where(amount > 1, thicker.lerp(thickest, amount - 1), grey.lerp(thicker, amount))
     return torch.where(amount > 0, thick, grey.lerp(thinner, (-amount).clamp(0, 1)))
+
+
+def _thicker(grey: Tensor) -> Tensor:
+    """max_pool2d(grey, 3, 1, 1) in a 15th of its time: that branches on every value, this compares whole pictures."""
+    for dim in (2, 3):
+        end = grey.shape[dim] - 1
+        thick = grey.clone()
+        for here, there in ((1, 0), (0, 1)):
+            part = thick.narrow(dim, here, end)
+            torch.maximum(part, grey.narrow(dim, there, end), out=part)
+        grey = thick
+    return grey
 
 
 def _crisp(grey: Tensor, generator: Generator) -> Tensor:
@@ -104,6 +117,7 @@ def _blurred(grey: Tensor, generator: Generator) -> Tensor:
     sigma = _uniform(grey, generator, 0.4, BLUR)
     offset = torch.arange(SIZE, device=grey.device)
     kernel = torch.exp(-((offset - offset[:, None]) ** 2) / (2 * sigma**2))  # [n,64,64]: as a matrix
+    kernel = F.threshold(kernel, NOTHING, 0)
     kernel = (kernel / kernel.sum(2, keepdim=True))[:, None]
     return kernel @ grey @ kernel.mT
 

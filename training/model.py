@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812 - as all of torch writes it
 from torch import Tensor, nn
 
 from handler.preprocessing import CHANNELS
-from training.pooling import pool
+from training.pooling import laid_out, pool, windows, windows_with_ink
 
 CLASSES = 10
 ARCHITECTURE = "Conv2d(3,10,5) MaxPool2d(2) ReLU Conv2d(10,10,5) Dropout2d MaxPool2d(2) ReLU flatten Linear(1690,10)"
@@ -42,10 +42,18 @@ class DigitCNN(nn.Module):
     def forward_grey(self, grey: Tensor) -> Tensor:
         """The same for grey [N,1,64,64], faster: three equal channels are one, convolved with the summed weights."""
         weight = self.conv1.weight.sum(1, keepdim=True)
-        x = F.relu(pool(F.conv2d(grey, weight, self.conv1.bias)))
-        x = F.relu(pool(self.dropout(self.conv2(x))))
+        maps, seen = windows_with_ink(grey, weight)
+        assert self.conv1.bias is not None
+        x = laid_out(F.relu(_shifted(pool(maps), self.conv1.bias)), seen, F.relu(self.conv1.bias), (len(grey), 30, 30))
+        x = F.relu(self.dropout(_shifted(pool(windows(x, self.conv2.weight)), self.conv2.bias)))  # [N,10,13,13]
         logits: Tensor = self.linear(x.flatten(1))
         return logits
+
+
+def _shifted(maps: Tensor, bias: Tensor | None) -> Tensor:
+    """Maps [n,c,h,w] plus a convolution's bias [c]: behind the pooling, where there are fewer values."""
+    assert bias is not None
+    return maps + bias[:, None, None]
 
 
 # All that a whole model's pickle may name; anything else in it is refused before it runs.

@@ -4,18 +4,19 @@ Ioffe and Szegedy (ICML 2015). It lets the optimiser take larger steps; what is 
 normalisation with fixed statistics is one more factor and shift of a convolution's own.
 """
 
+import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - as all of torch writes it
 from torch import Tensor, nn
 
 from training.model import DigitCNN
-from training.pooling import pool
+from training.pooling import laid_out, to_the_first_maximum, windows, windows_with_ink
 
 MOMENTUM = 0.01  # share of a batch's statistics in the running ones
 EPSILON = 1e-5
-LINES = 4  # statistics are taken from every fourth line of a map, which is plenty and a quarter of the work
+PLACES = 1  # of the four in a pooling window that statistics are taken from, which is plenty and a quarter of the work
 
 
 class NormalisedDigitCNN(nn.Module):
@@ -30,10 +31,12 @@ class NormalisedDigitCNN(nn.Module):
         """Grey pictures [n,1,64,64] -> logits [n,10], normalised over the batch."""
         net = self.network
         first, second = self.norms
-        x = F.conv2d(grey, net.conv1.weight.sum(1, keepdim=True))
-        x = F.relu(first(x, net.conv1.bias))  # [n,10,30,30]
-        x = F.conv2d(x, net.conv2.weight)
-        x = F.relu(net.dropout(second(x, net.conv2.bias)))  # [n,10,13,13]
+        shape = len(grey), 30, 30  # of the pooled first maps
+        maps, seen = windows_with_ink(grey, net.conv1.weight.sum(1, keepdim=True))
+        values, blank = first(maps, net.conv1.bias, math.prod(shape) - len(seen))
+        x = laid_out(values, seen, blank, shape)  # [n,10,30,30]
+        x, _ = second(windows(x, net.conv2.weight), net.conv2.bias)
+        x = net.dropout(x)  # [n,10,13,13]
         logits: Tensor = net.linear(x.flatten(1))
         return logits
 
@@ -54,7 +57,11 @@ class NormalisedDigitCNN(nn.Module):
 
 
 class _Normalisation(nn.Module):
-    """Normalises maps [n,c,h,w] over batch and pixels and pools them; the shift is the convolution's bias."""
+    """Normalises maps [n,4,c,h,w] over batch and pixels, pools them and cuts off what is negative.
+
+    The shift is the convolution's bias. `blank` windows more are 0 and not among the maps; what becomes of one, [c], is
+    given as well.
+    """
 
     mean: Tensor
     variance: Tensor
@@ -69,14 +76,70 @@ class _Normalisation(nn.Module):
         """What each channel is multiplied by; never negative, so that pooling may come first."""
         return self.scale.abs() / torch.sqrt(variance + EPSILON)
 
-    def forward(self, maps: Tensor, bias: Tensor) -> Tensor:
-        n, channels, height, width = maps.shape
-        # A line's pixels lie side by side in memory with all their channels: long rows are fast to sum.
-        lines = maps.permute(0, 2, 3, 1).reshape(n * height, width * channels)[::LINES]
-        mean, square = (line.mean(0).view(width, channels).mean(0) for line in (lines, lines * lines))
-        variance = square - mean * mean
+    def forward(self, maps: Tensor, bias: Tensor, blank: int = 0) -> tuple[Tensor, Tensor]:
+        result: Tensor
+        of_blank: Tensor
+        result, of_blank, mean, variance = _NormalisedPool.apply(maps, self.scale, bias, blank)  # type: ignore[no-untyped-call]
         with torch.no_grad():
             self.mean.lerp_(mean, MOMENTUM)
             self.variance.lerp_(variance, MOMENTUM)
-        factor = self.factor(variance)
-        return pool(maps) * factor[:, None, None] + (bias - mean * factor)[:, None, None]
+        return result, of_blank
+
+
+class _NormalisedPool(torch.autograd.Function):
+    """ReLU of each window's normalised maximum [n,c,h,w], that of a blank window [c], batch's mean and variance [c].
+
+    `blank` is how many windows are 0 and not among the maps [n,4,c,h,w]. One function, since step by step torch would
+    fill a gradient of all maps for each of the steps; the statistics are for the running ones alone.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, scale: Tensor, bias: Tensor, blank: int) -> tuple[Tensor, ...]:
+        pooled = maps.amax(1)
+        ctx.count = (pooled[:, 0].numel() + blank) * PLACES
+        mean, variance = _statistics(maps[:, :PLACES], ctx.count)
+        precision = torch.rsqrt(variance + EPSILON)
+        factor = scale.abs() * precision
+        shift = bias - mean * factor
+        result = torch.addcmul(_planes(shift), pooled, _planes(factor)).relu_()
+        of_blank = shift.relu()
+        ctx.save_for_backward(maps, pooled, result, of_blank, scale, mean, precision)
+        ctx.mark_non_differentiable(mean, variance)
+        return result, of_blank, mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        maps, pooled, result, of_blank, scale, mean, precision = ctx.saved_tensors
+        gradient = _behind_relu(gradients[0].contiguous(), result)
+        of_bias = gradient.sum((0, 2, 3)) + _behind_relu(gradients[1], of_blank)
+        of_factor = _dot(gradient, pooled).sum(0) - mean * of_bias
+        factor = scale.abs() * precision
+        of_variance = -0.5 * precision * precision * factor * of_factor
+        of_mean = -factor * of_bias - 2 * mean * of_variance  # variance is the mean square less the squared mean
+        share = _planes(of_mean / ctx.count), _planes(2 * of_variance / ctx.count)
+        of_statistics = torch.addcmul(share[0], maps[:, :PLACES], share[1])
+        of_maps = to_the_first_maximum(gradient.mul_(_planes(factor)), maps, pooled)
+        of_maps[:, :PLACES] += of_statistics
+        return of_maps, scale.sign() * precision * of_factor, of_bias, None
+
+
+def _statistics(maps: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance [c] of maps [n,places,c,h,w] and zeros, together `count` a channel."""
+    mean = maps.sum((0, 1, 3, 4)) / count
+    return mean, _dot(maps, maps).sum((0, 1)) / count - mean * mean
+
+
+def _behind_relu(gradient: Tensor, result: Tensor) -> Tensor:
+    passed: Tensor = torch.ops.aten.threshold_backward(gradient, result, 0)
+    return passed
+
+
+def _dot(first: Tensor, second: Tensor) -> Tensor:
+    """The planes' scalar products [...] of [...,h,w]."""
+    products: Tensor = torch.linalg.vecdot(first.flatten(-2), second.flatten(-2))
+    return products
+
+
+def _planes(channels: Tensor) -> Tensor:
+    """[c] -> [c,1,1], to be combined with maps [n,c,h,w]."""
+    return channels[:, None, None]

@@ -30,6 +30,8 @@ from training.teacher import Teacher
 
 OUTLIER_WEIGHT = 0.06  # of the pictures of no digit in the loss; 0.5, as Hendrycks et al. have it, costs accuracy
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 class ResumeError(Exception):
     """A checkpoint that does not belong to this run; the message names what differs."""
@@ -93,7 +95,7 @@ class Run:
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         self.optimizer = torch.optim.Adam(self.model.parameters(), config.lr, fused=True)
         self.scheduler = _scheduler(config, self.optimizer, len(self.train))
-        self.average = AveragedModel(self.model, avg_fn=_moving_average(config.average), use_buffers=True)
+        self.average = AveragedModel(self.model, multi_avg_fn=_moving_average(config.average), use_buffers=True)
         self.order = torch.Generator().manual_seed(config.seed)
         self.history: list[Epoch] = []
 
@@ -129,7 +131,7 @@ class Run:
 
     def step(self, rows: Tensor, material: "Material") -> tuple[Tensor, Tensor, Tensor]:
         """One batch; returns loss [n], logits [n,10] and labels [n] of its digits, detached."""
-        frames = material.digits[rows]
+        frames = material.digits.index_select(0, rows)
         if material.outliers is not None:
             count = round(len(rows) * self.config.outliers)
             frames = torch.cat((frames, material.outliers[torch.randint(len(material.outliers), (count,))]))
@@ -153,15 +155,12 @@ class Run:
         return losses.detach(), logits.detach(), labels
 
     def _distillation(self, logits: Tensor, taught: Tensor) -> Tensor:
-        """Hinton, Vinyals, Dean: Distilling the knowledge in a neural network, 2015."""
+        """Hinton, Vinyals, Dean: Distilling the knowledge in a neural network, 2015.
+
+        Cross-entropy has the divergence's gradient: the two differ by the entropy of what is taught.
+        """
         softness = self.config.softness
-        divergence = F.kl_div(
-            F.log_softmax(logits / softness, 1),
-            F.log_softmax(taught / softness, 1),
-            reduction="batchmean",
-            log_target=True,
-        )
-        return divergence * softness**2
+        return F.cross_entropy(logits / softness, F.softmax(taught / softness, 1)) * softness**2
 
     def save(self, path: Path) -> None:
         write_whole(path, lambda file: torch.save(self._state(), file))
@@ -213,13 +212,14 @@ def _scheduler(config: Config, optimizer: torch.optim.Optimizer, pictures: int) 
     return OneCycleLR(optimizer, max_lr=config.lr, total_steps=steps)
 
 
-def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+def _moving_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
     """EMA whose decay grows to `decay` with the steps taken, so that the initial weights do not linger."""
 
-    def average(averaged: Tensor, current: Tensor, steps: Tensor | int) -> Tensor:
-        if not averaged.is_floating_point():  # a counter among the buffers
-            return current
-        return torch.lerp(averaged, current, max(1 - decay, 9 / (9 + int(steps))))
+    def average(averaged: Tensors, current: Tensors, steps: Tensor | int) -> None:
+        if averaged[0].is_floating_point():  # torch hands over tensors of one type at a time
+            torch._foreach_lerp_(averaged, current, max(1 - decay, 9 / (9 + int(steps))))
+        else:  # counters among the buffers
+            torch._foreach_copy_(averaged, current)
 
     return average
 
