@@ -7,7 +7,7 @@ minutes; docs/performance/handler.md has the table.
 import statistics
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest.mock import patch
 
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from benchmarks.in_process import Limit, keep_to_one_core
 from benchmarks.machine import machine
-from handler import digit_handler, reader
+from handler import digit_handler, preprocessing, reader
 from handler.preprocessing import Framed, Grey, ImageError, to_input
 from serving.config import ROOT, ServingError
 from serving.files import write_whole
@@ -29,9 +29,10 @@ TURNS = 9
 
 TEXT = """# What makes the handler fast
 
-Written by `make sweep` on {cpu}, one core of {cores}, commit {commit}, {date}: pictures a second in process,
-28x28 PNGs, framing and answers included, by the size of batches; each row takes away or changes one thing. Medians of
-{turns} interleaved turns; x is beside what ships.
+Written by `make sweep` on {cpu}, one core of {cores}, commit {commit}, {date}.
+
+Pictures a second in process, 28x28 PNGs, framing and answers included, by the size of batches; each row takes away or
+changes one thing. Medians of {turns} interleaved turns; x is beside what ships.
 
 {table}
 """
@@ -39,9 +40,13 @@ Written by `make sweep` on {cpu}, one core of {cores}, commit {commit}, {date}: 
 Variant = Callable[[Limit], AbstractContextManager[object]]
 
 
-def by_pillow(_: Limit) -> AbstractContextManager[object]:
+@contextmanager
+def by_pillow(_: Limit) -> Iterator[None]:
     """Every picture is read by Pillow, under the time limit."""
-    return patch.object(digit_handler, "plain_png", lambda _: None)
+    with ExitStack() as patched:
+        for module in (digit_handler, preprocessing):
+            patched.enter_context(patch.object(module, "plain_png", lambda _: None))
+        yield
 
 
 @contextmanager
@@ -155,9 +160,10 @@ def _cell(speeds: list[float], shipped: list[float]) -> str:
 
 
 def main() -> int:
+    told = machine()
     keep_to_one_core()
     try:
-        text = TEXT.format(**machine(), turns=TURNS, table=table(measure()))
+        text = TEXT.format(**told, turns=TURNS, table=table(measure()))
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130

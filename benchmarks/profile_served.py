@@ -107,7 +107,7 @@ def profiled(server: Server, load: Load) -> Profile:
         if spy.returncode or not raw.is_file():
             raise ServingError(f"py-spy failed: {error.strip()[-200:]}")
         seen = shares(raw.read_text().splitlines())
-    count = told["ts_inference_requests_total"]
+    count = told["ts_inference_requests"]
     return Profile(
         measured,
         seen,
@@ -140,7 +140,7 @@ def _counters(server: Server) -> dict[str, float]:
     summed: Counter[str] = Counter()
     for family_ in text_string_to_metric_families(text):
         for sample in family_.samples:
-            summed[sample.name] += sample.value  # type: ignore[assignment]  # a float
+            summed[sample.name.removesuffix("_total")] += sample.value  # type: ignore[assignment]  # a float
     return dict(summed)
 
 
