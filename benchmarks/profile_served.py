@@ -83,11 +83,12 @@ def named(stack: str, names: dict[str, tuple[str, ...]]) -> str:
 
 
 def shares(raw: Iterable[str]) -> dict[str, float]:
-    """Of py-spy's raw lines, a stack with its number of samples each."""
+    """Of py-spy's raw lines, a stack with its number of samples each, without those that wait for a batch."""
     counted: Counter[str] = Counter()
     for line in raw:
         stack, _, samples = line.rpartition(" ")
-        counted[named(stack, WORKER)] += int(samples)
+        if "retrieve_msg (" not in stack or "_retrieve_inference_msg (" in stack:
+            counted[named(stack, WORKER)] += int(samples)
     return {name: counted[name] / max(1, counted.total()) for name in (*WORKER, ELSEWHERE)}
 
 

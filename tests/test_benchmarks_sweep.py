@@ -67,6 +67,7 @@ def test_variants_are_beside_what_ships_turn_by_turn() -> None:
 def test_a_sample_is_what_its_innermost_known_part_says() -> None:
     handle = "handle_connection (ts/model_service_worker.py:1);handle (digit_handler.py:2)"
     raw = [f"{handle};examine_grey (handler/preprocessing.py:3) 3", f"{handle} 1", "other (x.py:1) 4"]
+    raw.append("handle_connection (ts/model_service_worker.py:1);retrieve_msg (ts/protocol/otf.py:1) 90")  # waits
     told = shares(raw)
     assert (told["framing"], told["rows of the batch"], told[ELSEWHERE]) == (3 / 8, 1 / 8, 4 / 8)
     assert named("C2 CompilerThre\n", JAVA) == "compilers"
