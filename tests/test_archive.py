@@ -83,12 +83,14 @@ def test_unzipped_archive_answers_without_the_rest_of_the_project(archive: Path,
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_an_archive_runs_with_a_worker_for_each_core(
-    count: int, archive: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_archive_that_does_not_say_runs_with_a_worker_for_each_core(
+    count: int, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of those it may use: by affinity, by a container's quota, or by this variable of joblib's."""
+    (project / "handler" / "model-config.yaml").write_text("batchSize: 16\n")
+    built = build_archive("1.0", tmp_path / "store", project)
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", str(count))
-    settings = check_archive(archive.parent, archive.name).settings
+    settings = check_archive(built.parent, built.name).settings
     assert (settings["minWorkers"], settings["maxWorkers"]) == (min(count, cores()), min(count, cores()))
     assert cores() <= count
 
