@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from benchmarks.in_process import Limit, keep_to_one_core
 from benchmarks.machine import machine
+from benchmarks.page import written
 from handler import digit_handler, preprocessing, reader
 from handler.preprocessing import Framed, Grey, ImageError, to_input
-from serving.config import ROOT, ServingError
-from serving.files import write_whole
+from serving.config import ROOT
 
 PAGE = ROOT / "docs" / "performance" / "handler.md"
 SHIPPED = "as shipped"
@@ -159,22 +159,11 @@ def _cell(speeds: list[float], shipped: list[float]) -> str:
     return f"{statistics.median(speeds):,.0f} ({ratio:.2f}x)"
 
 
-def main() -> int:
+def text() -> str:
     told = machine()
     keep_to_one_core()
-    try:
-        text = TEXT.format(**told, turns=TURNS, table=table(measure()))
-    except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
-        return 130
-    except (ServingError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    PAGE.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(PAGE, text.encode())
-    print(text)
-    return 0
+    return TEXT.format(**told, turns=TURNS, table=table(measure()))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(written(PAGE, text))

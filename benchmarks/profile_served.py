@@ -21,9 +21,9 @@ from benchmarks.contenders import OURS, Server, started
 from benchmarks.drive import Measured, drive
 from benchmarks.loads import Load
 from benchmarks.machine import machine
+from benchmarks.page import written
 from benchmarks.usage import family
 from serving.config import ROOT, ServingError, read_config
-from serving.files import write_whole
 
 PAGE = ROOT / "docs" / "performance" / "profile.md"
 WARM_UP = Load("warm-up", "png", 64, 20)
@@ -166,22 +166,11 @@ def _table(rows: Iterable[tuple[str, ...]], loads: list[str]) -> str:
     return tabulate(list(rows), ("", *loads), tablefmt="github", disable_numparse=True, colalign=aligned)
 
 
-def main() -> int:
-    try:
-        with tempfile.TemporaryDirectory(prefix="profile-") as folder, started(OURS, Path(folder)) as server:
-            drive(OURS, 0, WARM_UP, server.plan.port, server.process.pid, server.requests(WARM_UP.kind))
-            text = page([profiled(server, load) for load in LOADS])
-    except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
-        return 130
-    except (ServingError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    PAGE.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(PAGE, text.encode())
-    print(text)
-    return 0
+def text() -> str:
+    with tempfile.TemporaryDirectory(prefix="profile-") as folder, started(OURS, Path(folder)) as server:
+        drive(OURS, 0, WARM_UP, server.plan.port, server.process.pid, server.requests(WARM_UP.kind))
+        return page([profiled(server, load) for load in LOADS])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(written(PAGE, text))

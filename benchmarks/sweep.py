@@ -31,7 +31,7 @@ from serving.files import write_whole
 SHIPPED = "as shipped"
 KEPT = ROOT / "benchmarks" / "results" / "sweep.json"
 PAGE = ROOT / "docs" / "performance" / "sweep.md"
-WARM_UP = Load("warm-up", "png", 64, 6)  # until Java has compiled what it will
+WARM_UP = Load("warm-up", "png", 64, 6)  # Java goes on compiling, so p99 is higher than later
 LOADS = {load.name: load for load in (Load("64", "png", 64, 5), Load("8", "png", 8, 3), Load("1", "png", 1, 2))}
 FLOOD = Load("256", "png", 256, 3)
 GROUP_SIZE = 4  # changes between two runs of what ships
@@ -108,7 +108,7 @@ def changes(folder: Path) -> list[Change]:
         Change("metrics off", {"metrics_mode": "log"}),
         Change("system metrics on", {"disable_system_metrics": "false"}),
         Change(
-            "glibc's malloc as it comes",
+            "malloc's thresholds of 128 KiB",
             environment={"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"},
         ),
         Change("malloc with huge pages", environment={"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}),
