@@ -9,7 +9,7 @@ from serving.files import write_whole
 
 
 def written(page: Path, make: Callable[[], str]) -> int:
-    """Makes the text, writes it as the page and prints it; the exit code. Ctrl-C and errors leave the page as it was."""
+    """Makes the text, writes it as the page and prints it; the exit code. Ctrl-C and errors leave the page alone."""
     try:
         text = make()
         page.parent.mkdir(parents=True, exist_ok=True)
