@@ -32,6 +32,8 @@ _UNREADABLE = (
 )
 # TorchServe's own, for what an archive's model-config.yaml leaves out.
 _DEFAULTS = {
+    "minWorkers": 1,
+    "maxWorkers": 1,
     "batchSize": 1,
     "maxBatchDelay": 100,
     "responseTimeout": 120,
@@ -182,8 +184,10 @@ def _smoke(members: ZipFile) -> Smoke:
 
 def _settings(members: ZipFile) -> dict[str, Any]:
     configured = yaml.safe_load(members.read("model-config.yaml"))
-    defaults = dict.fromkeys(("minWorkers", "maxWorkers"), cores()) | _DEFAULTS
-    return {key: int(configured.get(key, default)) for key, default in defaults.items()}
+    settings = {key: int(configured.get(key, default)) for key, default in _DEFAULTS.items()}
+    if settings["maxWorkers"] < max(1, settings["minWorkers"]):  # TorchServe leaves it to who registers
+        settings |= dict.fromkeys(("minWorkers", "maxWorkers"), cores())
+    return settings
 
 
 def cores() -> int:

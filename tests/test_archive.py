@@ -10,6 +10,7 @@ from zipfile import ZipFile
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from serving.archive import build_archive, by_number, check_archive, cores, is_changed, read_smoke, sha256
@@ -83,11 +84,10 @@ def test_unzipped_archive_answers_without_the_rest_of_the_project(archive: Path,
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_an_archive_that_does_not_say_runs_with_a_worker_for_each_core(
+def test_an_archive_as_shipped_runs_with_a_worker_for_each_core(
     count: int, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of those it may use: by affinity, by a container's quota, or by this variable of joblib's."""
-    (project / "handler" / "model-config.yaml").write_text("batchSize: 16\n")
     built = build_archive("1.0", tmp_path / "store", project)
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", str(count))
     settings = check_archive(built.parent, built.name).settings
@@ -95,11 +95,23 @@ def test_an_archive_that_does_not_say_runs_with_a_worker_for_each_core(
     assert cores() <= count
 
 
-def test_an_archive_may_say_how_many_workers_it_has(project: Path, tmp_path: Path) -> None:
-    (project / "handler" / "model-config.yaml").write_text("minWorkers: 3\nmaxWorkers: 5\n")
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"minWorkers": 3, "maxWorkers": 5}, (3, 5)),
+        ({"batchSize": 1}, (1, 1)),
+        ({"minWorkers": 3}, (cores(), cores())),  # fewer at most than at least: TorchServe takes neither
+        ({"maxWorkers": 2}, (1, 2)),
+    ],
+)
+def test_an_archive_may_say_how_many_workers_it_has(
+    said: dict[str, int], expected: tuple[int, int], project: Path, tmp_path: Path
+) -> None:
+    """As TorchServe reads it where the version is registered by the API."""
+    (project / "handler" / "model-config.yaml").write_text(yaml.safe_dump(said))
     built = build_archive("1.0", tmp_path / "store", project)
     settings = check_archive(built.parent, built.name).settings
-    assert (settings["minWorkers"], settings["maxWorkers"], settings["batchSize"]) == (3, 5, 1)
+    assert (settings["minWorkers"], settings["maxWorkers"], settings["batchSize"]) == (*expected, 1)
 
 
 @pytest.mark.parametrize("version", ["", "../1.0", "1 0", "1.0/2", ".1"])
