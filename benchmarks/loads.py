@@ -51,7 +51,7 @@ LOADS = [*_singles(8, 1, 8, 32, 64, 256), Load(MIX, "mix", 8, 8), Load(BULKS, "b
 QUICK_LOADS = [*_singles(3, 1, 8, 64), Load(BULKS, "bulk", 4, 3)]
 FLOODS = Load(FLOOD, "png", 256, 30)  # more than the server's queue holds
 COSTS = Load(COST, "png", 64, 10)
-WARM_UP = [Load("warm-up", "png", 64, 4), Load("warm-up", "bulk", 4, 2)]
+WARM_UP = [Load("warm-up", "png", 64, 20), Load("warm-up", "bulk", 4, 3)]  # so long Java's second compiler is at work
 QUICK_WARM_UP = [Load("warm-up", "png", 64, 2), Load("warm-up", "bulk", 4, 1)]
 OPEN_SECONDS, OPEN_SHARE = 60.0, 0.7  # of the peak
 

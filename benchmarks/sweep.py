@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from benchmarks.contenders import LEFT_OUT, ours, running, without_logs
 from benchmarks.drive import drive
-from benchmarks.loads import Load
+from benchmarks.loads import WARM_UP, Load
 from benchmarks.machine import machine
 from benchmarks.usage import pss_bytes
 from serving.archive import cores
@@ -31,7 +31,6 @@ from serving.files import write_whole
 SHIPPED = "as shipped"
 KEPT = ROOT / "benchmarks" / "results" / "sweep.json"
 PAGE = ROOT / "docs" / "performance" / "sweep.md"
-WARM_UP = Load("warm-up", "png", 64, 6)  # Java goes on compiling, so p99 is higher than later
 LOADS = {load.name: load for load in (Load("64", "png", 64, 5), Load("8", "png", 8, 3), Load("1", "png", 1, 2))}
 FLOOD = Load("256", "png", 256, 3)
 GROUP_SIZE = 4  # changes between two runs of what ships
@@ -127,9 +126,9 @@ def measured(change: Change) -> Point:
             pss = pss_bytes(server.process.pid) / 1e6
             run = [
                 drive(change.name, 0, load, plan.port, server.process.pid, server.requests(load.kind))
-                for load in (WARM_UP, *LOADS.values(), FLOOD)
+                for load in (*WARM_UP, *LOADS.values(), FLOOD)
             ]
-        _, many, few, alone, flood = run
+        many, few, alone, flood = run[len(WARM_UP) :]
         return Point(
             change.name,
             many.pictures_per_second,

@@ -17,6 +17,7 @@ from functools import cache
 from multiprocessing import get_context
 
 import torch
+from joblib.externals.loky import get_reusable_executor
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -96,7 +97,7 @@ def step_seconds(name: str, steps: int) -> float:
 
 
 def making_seconds(name: str) -> float:
-    """Of one picture's share in an epoch's pictures, a round of which serves several epochs."""
+    """Of one picture's share in an epoch's pictures, a round of which serves several epochs, a teacher's among them."""
     config = RECIPES[name]
     if not config.augment:
         return 0
@@ -104,7 +105,7 @@ def making_seconds(name: str) -> float:
     rounds = make_rounds(config, pictures, torch.device("cpu"))
     started = time.perf_counter()
     rounds.digits(0), rounds.outliers(0)
-    return (time.perf_counter() - started) / len(pictures) * config.rounds / config.epochs
+    return (time.perf_counter() - started) / len(pictures) * config.rounds / (config.epochs + config.teacher)
 
 
 @cache
@@ -115,6 +116,11 @@ def _pictures() -> Pictures:
 def seconds(name: str, steps: int) -> tuple[float, float]:
     """Of one picture: in a step, and in what is made ready before."""
     return step_seconds(name, steps), making_seconds(name) if name in RECIPES else 0
+
+
+def end_processes() -> None:
+    """Of joblib's: idle ones would keep this one from ending for five minutes."""
+    get_reusable_executor().shutdown()
 
 
 def framing_seconds() -> float:
@@ -141,6 +147,8 @@ def main() -> None:
 
         measure(20)  # warm-up
         times = [measure(given.steps) for _ in range(given.repeats)]
+        for pool in alone.values():
+            pool.submit(end_processes).result()
     print(f"pictures a second, median of {given.repeats}, {Config().threads} threads")
     for name in names:
         taken = statistics.median(sum(repeat[name]) for repeat in times)

@@ -76,6 +76,15 @@ def test_a_round_is_the_same_whenever_it_is_made() -> None:
     assert not torch.equal(first.digits(0), rounds(seed=1).digits(0))
 
 
+def test_a_round_is_the_same_whichever_number_of_processes_makes_it() -> None:
+    """Of several batches, the last of them shorter; augmentation may round otherwise with other threads."""
+    one, two = (Rounds(PICTURES.at(np.arange(0, 5000, 8)), 1, 300, 0, CPU, processes) for processes in (1, 2))
+    for made, expected in ((two.digits(0), one.digits(0)), (two.outliers(0), one.outliers(0))):
+        assert made.shape == expected.shape
+        differ = (made.short() - expected.short()).abs() > 1
+        assert differ.float().mean() < 1e-4
+
+
 def test_epochs_take_turns_with_the_rounds() -> None:
     turns = rounds(count=3)
     assert torch.equal(turns.digits(1), turns.digits(4))

@@ -63,9 +63,10 @@ def _bent(grey: Tensor, strength: Tensor, generator: Generator) -> Tensor:
     smooth = _interpolation(SIZE, KNOTS, grey.device)  # [64,knots]
     knots = _normal(generator, len(grey), 2, KNOTS, KNOTS) * (strength * 2 / SIZE * ELASTIC)[:, None] / 2
     bend = smooth @ knots @ smooth.T  # [n,2,64,64]
-    return F.grid_sample(
-        grey.contiguous(), torch.stack((columns + bend[:, 0], rows + bend[:, 1]), 3), align_corners=False
-    )
+    grid = grey.new_empty(len(grey), SIZE, SIZE, 2)
+    torch.add(columns, bend[:, 0], out=grid[..., 0])
+    torch.add(rows, bend[:, 1], out=grid[..., 1])
+    return F.grid_sample(grey.contiguous(), grid, align_corners=False)
 
 
 def _interpolation(pixels: int, knots: int, device: torch.device) -> Tensor:
@@ -87,11 +88,17 @@ def _change_some(grey: Tensor, share: float, change: Change, generator: Generato
 def _stroked(grey: Tensor, generator: Generator) -> Tensor:
     """Strokes thicker by up to THICKER or thinner by up to THINNER pixels on each side."""
     amount = _uniform(grey, generator, -THINNER, THICKER)[..., None]
+    thin = amount.flatten() < 0
+    stroked = torch.empty_like(grey)
+    stroked[thin] = grey[thin].lerp(-_thicker(-grey[thin]), -amount[thin])
+    stroked[~thin] = _thickened(grey[~thin], amount[~thin])
+    return stroked
+
+
+def _thickened(grey: Tensor, amount: Tensor) -> Tensor:
+    """By 0 to 2 pixels on each side."""
     thicker = _thicker(grey)
-    thickest = _thicker(thicker)
-    thinner = -_thicker(-grey)
-    thick = torch.where(amount > 1, thicker.lerp(thickest, amount - 1), grey.lerp(thicker, amount))
-    return torch.where(amount > 0, thick, grey.lerp(thinner, (-amount).clamp(0, 1)))
+    return torch.where(amount > 1, thicker.lerp(_thicker(thicker), amount - 1), grey.lerp(thicker, amount))
 
 
 def _thicker(grey: Tensor) -> Tensor:

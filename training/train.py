@@ -62,7 +62,7 @@ class Material:
 def make_rounds(config: Config, pictures: Pictures, device: torch.device) -> Rounds:
     """The rounds of a recipe; a teacher and its pupil share them."""
     count = config.rounds if config.augment else 0
-    return Rounds(pictures, count, round(len(pictures) * config.outliers), config.seed, device)
+    return Rounds(pictures, count, round(len(pictures) * config.outliers), config.seed, device, config.threads)
 
 
 def _digit_network(config: Config) -> nn.Module:
