@@ -66,7 +66,7 @@ def _latency(results: Results) -> Iterator[Bar]:
 
 
 def _flood(results: Results) -> Iterator[Bar]:
-    """256 connections are more than the queue holds: a 503 says so, anything else is an error."""
+    """A full queue may be told by a 503; anything else is an error."""
     flood = results.of(OURS, FLOOD)
     errors = median(each.failures - each.statuses.get("503", 0) for each in flood)
     yield Bar("256 connections, errors other than 503", errors, 0, False, "")

@@ -193,7 +193,10 @@ def _as_json(picture: bytes) -> Body:
 
 
 def _defaults(folder: Path) -> Plan:
-    """TorchServe with no setting but addresses, store and folders of its own, so that it may run beside others."""
+    """TorchServe with no setting but addresses, store and folders of its own, so that it may run beside others.
+
+    And one thread a worker, as https://pytorch.org/serve/performance_guide.html recommends.
+    """
     config = on_free_ports(folder)
     _default_archive(folder)
     kept = [key for key in config.properties if key.endswith(("_address", "_port")) and key != "supervisor_address"]
@@ -203,7 +206,12 @@ def _defaults(folder: Path) -> Plan:
     temporary.mkdir()
     command = [str(Path(sys.executable).with_name("torchserve")), "--start", "--foreground"]
     command += ["--ts-config", str(config.path), "--model-store", str(folder)]
-    environment = {"JAVA_HOME": str(JAVA_HOME), "TMPDIR": str(temporary), "TEMP": str(temporary)}
+    environment = {
+        "JAVA_HOME": str(JAVA_HOME),
+        "TMPDIR": str(temporary),
+        "TEMP": str(temporary),
+        "OMP_NUM_THREADS": "1",
+    }
     return Plan(command, config.ports()["inference"][1], environment, folder / "key_file.json")
 
 

@@ -54,7 +54,7 @@ def drive(contender: str, repeat: int, load: Load, port: int, server: int, reque
     command = _wrk(load, port, requests) if load.rate is None and has_wrk() else _own(load, port, requests)
     before = _children_seconds()
     with watched(server) as usage:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=load.seconds + MARGIN_SECONDS)
+        run = _run(command, load.seconds + MARGIN_SECONDS)
     if run.returncode or not run.stdout:
         raise ServingError(f"{command[0]} failed under {load.name} on {contender}: {run.stderr.strip()[-200:]}")
     told: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
@@ -70,6 +70,13 @@ def drive(contender: str, repeat: int, load: Load, port: int, server: int, reque
         rate=load.rate,
         **told,
     )
+
+
+def _run(command: list[str], seconds: float) -> "subprocess.CompletedProcess[str]":
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired as error:
+        raise ServingError(f"{command[0]} has not ended after {seconds:.0f} s: the server hangs") from error
 
 
 def _wrk(load: Load, port: int, requests: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """What the commands that write one page have in common."""
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from serving.files import write_whole
 
 def written(page: Path, make: Callable[[], str]) -> int:
     """Makes the text, writes it as the page and prints it; the exit code. Ctrl-C and errors leave the page alone."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers are ended however this is
     try:
         text = make()
         page.parent.mkdir(parents=True, exist_ok=True)

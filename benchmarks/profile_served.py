@@ -29,6 +29,7 @@ PAGE = ROOT / "docs" / "performance" / "profile.md"
 WARM_UP = Load("warm-up", "png", 64, 20)
 LOADS = (Load("64 connections", "png", 64, 10), Load("alone", "png", 1, 10))
 SAMPLED_SECONDS, SAMPLES_A_SECOND = 8, 200
+SPY_SECONDS = 60  # it may take for its last
 ELSEWHERE = "the rest"
 # What a sample is, by the first that is part of its stack, from file or function names.
 WORKER = {
@@ -104,7 +105,11 @@ def profiled(server: Server, load: Load) -> Profile:
         measured = drive(OURS, 0, load, server.plan.port, server.process.pid, server.requests(load.kind))
         used = {name: seconds - threads[name] for name, seconds in _thread_seconds(java).items()}
         told = {name: value - counters[name] for name, value in _counters(server).items()}
-        _, error = spy.communicate(timeout=60)
+        try:
+            _, error = spy.communicate(timeout=SPY_SECONDS)
+        except subprocess.TimeoutExpired as late:
+            spy.kill()
+            raise ServingError(f"py-spy has not ended {SPY_SECONDS} s after the load") from late
         if spy.returncode or not raw.is_file():
             raise ServingError(f"py-spy failed: {error.strip()[-200:]}")
         seen = shares(raw.read_text().splitlines())

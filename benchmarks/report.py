@@ -23,7 +23,7 @@ from benchmarks.loads import (
     PICTURES,
     Load,
 )
-from benchmarks.results import Results
+from benchmarks.results import Results, median
 from serving.files import write_whole
 
 DPI = 110
@@ -40,10 +40,15 @@ Written by `make bench`; all that was measured is in `benchmarks/results/`.
 - commit {commit}, {date}; closed loops by {closed_loops_by}
 
 The same released model, framing and answer behind each server, {workers} worker processes each; the peers are in
-`benchmarks/peers/`, set up as their documentation recommends for a CPU. One server runs at a time, on loopback, and
-shares the cores with the load generator. Each load comes after a warm-up, {repeats}, the servers taking turns. Figures
-are medians; x is the median of the repeats' ratios, this project beside the other. Where repeats differ by a fifth,
-lowest and highest are shown: few connections to FastAPI may all come to one of its workers, the other being idle.
+`benchmarks/peers/`. FastAPI and LitServe are set up as their documentation recommends for a CPU; TorchServe's defaults
+are its own, but for one thread a worker, which its performance guide recommends: without that they fight for the cores.
+A peer counts as ready when it answers its first picture, this project when all its workers do.
+
+One server runs at a time, on loopback, and shares the cores with the load generator. Each load comes after a warm-up,
+{repeats}, the servers taking turns. Figures are medians; x is the median of the repeats' ratios, this project beside
+the other. Where repeats differ by a fifth, lowest and highest are shown: few connections to FastAPI may all come to one
+of its workers, the other being idle. wrk adds to its latencies those of requests that a slow one kept from being sent,
+which makes p99 of closed loops higher.
 
 A load of connections sends 28x28 PNGs, {pngs} different ones, each connection one after the other. In the mix one of
 {one_photo_in} pictures is a JPEG of 12 megapixels. A bulk request has {bulk} pictures.
@@ -182,7 +187,7 @@ def _usage_row(results: Results, name: str, loads: list[Load]) -> Iterator[str]:
         values = [results.median(name, load.name, value) for value in ("server_cores", "generator_cores")]
         yield " + ".join(_number(value, ".2f") for value in values)
     ready = [each.pss_mb for each in results.starts if each.contender == name]
-    yield _number(min(ready))
+    yield _number(median(ready))
     yield _number(results.peak_mb(name))
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.contenders import BARE, DEFAULTS, FASTAPI, LITSERVE, OURS, TITLES, Server, started
+from benchmarks.contenders import BARE, DEFAULTS, FASTAPI, LITSERVE, LOGS, OURS, TITLES, Server, started
 from benchmarks.drive import Measured, drive
 from benchmarks.loads import COSTS, FLOODS, LOADS, QUICK_LOADS, QUICK_WARM_UP, WARM_UP, Load, open_loop
 from benchmarks.machine import NO_WRK, machine
@@ -31,6 +31,8 @@ from serving.files import write_whole
 COMPARED = (OURS, FASTAPI, LITSERVE, DEFAULTS)
 REPEATS = 3
 KEPT = ROOT / "benchmarks" / "results" / "bench.json"
+MEASURED = LOGS / "measured.json"
+LEFT = f"what was measured, if anything, is in {MEASURED}; the documents are as they were"
 QUICK_KEPT = KEPT.with_name("bench-quick.json")
 REPORT = ROOT / "docs" / "performance" / "bench.md"
 
@@ -40,11 +42,22 @@ class Run:
 
     def __init__(self, quick: bool) -> None:
         self.warm_up = QUICK_WARM_UP if quick else WARM_UP
+        self.machine, self.archive_bytes = machine(), _archive_bytes()
+        self.limit: dict[str, Any] = {}
         self.starts: list[Start] = []
         self.measured: list[Measured] = []
         loads = len(QUICK_LOADS) if quick else REPEATS * len(LOADS)
         others = 1 if quick else 1 + len(COMPARED) + 1 + 2 * REPEATS
         self.bar = tqdm(total=len(COMPARED) * loads + others, unit="load", disable=None)
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        """However it ends, what was measured is kept."""
+        self.bar.close()
+        if self.measured:
+            self.results().write(MEASURED)
 
     def compare(self, loads: list[Load], repeats: int) -> None:
         """Every load on every contender; the repeats of one are as far apart as may be."""
@@ -67,47 +80,46 @@ class Run:
         self.tell(server.name, load.name)
         return drive(server.name, repeat, load, server.plan.port, server.process.pid, server.requests(load.kind))
 
-    def limit(self, rounds: int) -> dict[str, Any]:
+    def in_process(self, rounds: int) -> None:
         self.tell(OURS, "in process")
         command = [sys.executable, "-m", "benchmarks.in_process", "--rounds", str(rounds)]
         run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if run.returncode:
             raise ServingError(f"benchmarks.in_process failed: {run.stderr.strip()[-200:]}")
         self.bar.update()
-        told: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
-        return told
+        self.limit = json.loads(run.stdout.splitlines()[-1])
 
     def tell(self, name: str, doing: str) -> None:
         self.bar.set_description(f"{TITLES[name]}: {doing}")
 
-    def results(self, limit: dict[str, Any]) -> Results:
-        with tempfile.TemporaryDirectory() as store:
-            size = build_archive("1.0", Path(store)).stat().st_size
-        return Results(machine(), limit, size, self.starts, self.measured)
+    def results(self) -> Results:
+        return Results(self.machine, self.limit, self.archive_bytes, self.starts, self.measured)
+
+
+def _archive_bytes() -> int:
+    with tempfile.TemporaryDirectory() as store:
+        return build_archive("1.0", Path(store)).stat().st_size
 
 
 def quick() -> Results:
     """One repeat of the most telling loads."""
-    run = Run(quick=True)
-    with run.bar:
-        limit = run.limit(rounds=3)
+    with Run(quick=True) as run:
+        run.in_process(rounds=3)
         run.compare(QUICK_LOADS, repeats=1)
-        return run.results(limit)
+        return run.results()
 
 
 def whole() -> Results:
-    run = Run(quick=False)
-    with run.bar:
-        limit = run.limit(rounds=15)
+    with Run(quick=False) as run:
+        run.in_process(rounds=15)
         run.compare(LOADS, REPEATS)
-        so_far = run.results(limit)
         for name in COMPARED:
-            loads = [open_loop(peak(so_far, name)), *([FLOODS] if name == OURS else [])]
+            loads = [open_loop(peak(run.results(), name)), *([FLOODS] if name == OURS else [])]
             run.put(name, 0, loads)
         for repeat in range(REPEATS):
             for name in (OURS, BARE):
                 run.put(name, repeat, [COSTS])
-        return run.results(limit)
+        return run.results()
 
 
 def main() -> int:
@@ -118,10 +130,10 @@ def main() -> int:
     try:
         _run(given.quick)
     except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
+        print(f"\nstopped; {LEFT}", file=sys.stderr)
         return 130
-    except (ServingError, OSError, subprocess.TimeoutExpired) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ServingError, OSError) as error:
+        print(f"error: {error}; {LEFT}", file=sys.stderr)
         return 1
     return 0
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from benchmarks.contenders import LEFT_OUT, ours, running, without_logs
 from benchmarks.drive import drive
-from benchmarks.loads import WARM_UP, Load
+from benchmarks.loads import Load
 from benchmarks.machine import machine
 from benchmarks.usage import pss_bytes
 from serving.archive import cores
@@ -31,6 +31,7 @@ from serving.files import write_whole
 SHIPPED = "as shipped"
 KEPT = ROOT / "benchmarks" / "results" / "sweep.json"
 PAGE = ROOT / "docs" / "performance" / "sweep.md"
+WARM_UP = Load("warm-up", "png", 64, 10)  # Java goes on compiling for as long again, so p99 is higher than later
 LOADS = {load.name: load for load in (Load("64", "png", 64, 5), Load("8", "png", 8, 3), Load("1", "png", 1, 2))}
 FLOOD = Load("256", "png", 256, 3)
 GROUP_SIZE = 4  # changes between two runs of what ships
@@ -115,7 +116,7 @@ def changes(folder: Path) -> list[Change]:
 
 
 def _around(count: int) -> list[int]:
-    return [each for each in (count - 1, count + 1, 2 * count) if each > 0]
+    return sorted({count - 1, count + 1, 2 * count} - {0})
 
 
 def measured(change: Change) -> Point:
@@ -126,9 +127,9 @@ def measured(change: Change) -> Point:
             pss = pss_bytes(server.process.pid) / 1e6
             run = [
                 drive(change.name, 0, load, plan.port, server.process.pid, server.requests(load.kind))
-                for load in (*WARM_UP, *LOADS.values(), FLOOD)
+                for load in (WARM_UP, *LOADS.values(), FLOOD)
             ]
-        many, few, alone, flood = run[len(WARM_UP) :]
+        _, many, few, alone, flood = run
         return Point(
             change.name,
             many.pictures_per_second,
@@ -274,18 +275,20 @@ def main() -> int:
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers are ended however this is
     points: list[Point] = []
+    told = machine()
     try:
         sweep(given.only, points)
     except KeyboardInterrupt:
-        print(f"\n{table(points)}" if points else "")
-        print("stopped; what was measured is above, and in no file", file=sys.stderr)
+        print("\nstopped", file=sys.stderr)
         return 130
     except (ServingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(table(points))
+    finally:
+        if points:
+            print(table(points))
     if not given.only:
-        write(points, machine())
+        write(points, told)
     return 0
 
 

@@ -21,6 +21,7 @@ from handler.time_limit import TooLongError, limited
 PICTURE_SECONDS = 5.0  # of CPU, for reading one; the slowest of 50 million pixels that are no attack take 2
 # For reading a batch. Calls of many wait for the one before and for their own, clients for 10 s, TorchServe for 60.
 BULK_SECONDS, BATCH_SECONDS = 3.0, 30.0
+AHEAD_SECONDS = 0.25  # of reading; then what was read is framed, so that of many photos some are answered in time
 JSON = "application/json"
 
 
@@ -98,14 +99,16 @@ def _in_turn(sent: list[Sent]) -> Iterator[tuple[int, bytes | ImageError]]:
 def _framed_groups(
     sent: list[Sent], turns: list[tuple[int, bytes | ImageError]], examined: list[Framed | ImageError]
 ) -> Iterator[list[Framed]]:
-    """The pictures that can be answered, CALL of the turns at a time; adds every one, or why it is none, to examined.
+    """The pictures that can be answered, up to CALL of the turns at a time; adds each, or why it is none, to examined.
 
     First all of a group are read, then all are framed: code that is warm is fast.
     """
     started = time.monotonic()
-    for start in range(0, len(turns), CALL):
-        greys = [_read(picture, started, _limit(sent[row])) for row, picture in turns[start : start + CALL]]
-        examined += [grey if isinstance(grey, ImageError) else _framed(grey) for grey in greys]
+    timed = [(picture, started + _limit(sent[row])) for row, picture in turns]
+    while len(examined) < len(timed):
+        start = len(examined)
+        ahead = list(_read_ahead(timed[start : start + CALL]))
+        examined += [_framed(grey, until) for grey, until in ahead]
         yield [picture for picture in examined[start:] if isinstance(picture, Framed)]
 
 
@@ -113,9 +116,24 @@ def _limit(sent: Sent) -> float:
     return BULK_SECONDS if sent.kind == "digits" else BATCH_SECONDS
 
 
-def _read(picture: bytes | ImageError, started: float, limit: float) -> Grey | ImageError:
-    if time.monotonic() > started + limit:
-        return LateError(503, f"not read: {limit:.0f} s went into pictures before it; ask again, for fewer at a time")
+def _read_ahead(timed: list[tuple[bytes | ImageError, float]]) -> Iterator[tuple[Grey | ImageError, float]]:
+    """The first of the pictures, until AHEAD_SECONDS are over."""
+    begun = time.monotonic()
+    for picture, until in timed:
+        yield _read(picture, until), until
+        if time.monotonic() > begun + AHEAD_SECONDS:
+            return
+
+
+def _late(until: float) -> LateError | None:
+    if time.monotonic() <= until:
+        return None
+    return LateError(503, "not read: its batch's time went into pictures before it; ask again, for fewer at a time")
+
+
+def _read(picture: bytes | ImageError, until: float) -> Grey | ImageError:
+    if late := _late(until):
+        return late
     if isinstance(picture, ImageError):
         return picture
     try:
@@ -129,7 +147,11 @@ def _read(picture: bytes | ImageError, started: float, limit: float) -> Grey | I
         return _unforeseen(error)
 
 
-def _framed(grey: Grey) -> Framed | ImageError:
+def _framed(grey: Grey | ImageError, until: float) -> Framed | ImageError:
+    if isinstance(grey, ImageError):
+        return grey
+    if late := _late(until):
+        return late
     try:
         return examine_grey(grey)
     except ImageError as error:

@@ -185,7 +185,8 @@ def _smoke(members: ZipFile) -> Smoke:
 def _settings(members: ZipFile) -> dict[str, Any]:
     configured = yaml.safe_load(members.read("model-config.yaml"))
     settings = {key: int(configured.get(key, default)) for key, default in _DEFAULTS.items()}
-    if settings["maxWorkers"] < max(1, settings["minWorkers"]):  # TorchServe leaves it to who registers
+    settings["minWorkers"] = max(1, settings["minWorkers"])  # as TorchServe reads it
+    if settings["maxWorkers"] < settings["minWorkers"]:  # TorchServe leaves it to who registers
         settings |= dict.fromkeys(("minWorkers", "maxWorkers"), cores())
     return settings
 

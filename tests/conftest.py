@@ -1,6 +1,7 @@
 """Servers and models that tests share. TorchServe is real, the archives are real; no port is fixed."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from serving.client import DigitsClient
 from serving.config import ROOT, Config
 from serving.supervisor import running
 from tests.servers import with_archives
+
+os.environ["LOKY_MAX_CPU_COUNT"] = "2"  # tests know two workers, on a machine of more cores as well
 
 
 @pytest.fixture(scope="session")

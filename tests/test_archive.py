@@ -102,6 +102,8 @@ def test_an_archive_as_shipped_runs_with_a_worker_for_each_core(
         ({"batchSize": 1}, (1, 1)),
         ({"minWorkers": 3}, (cores(), cores())),  # fewer at most than at least: TorchServe takes neither
         ({"maxWorkers": 2}, (1, 2)),
+        ({"minWorkers": 0, "maxWorkers": 4}, (1, 4)),
+        ({"minWorkers": -1, "maxWorkers": 2}, (1, 2)),
     ],
 )
 def test_an_archive_may_say_how_many_workers_it_has(

@@ -141,8 +141,8 @@ def test_a_picture_that_takes_too_long_is_refused_alone(
 @pytest.mark.parametrize("name", ["truncated png", "blank white", "header bomb"])
 def test_a_refused_picture_is_not_kept_until_its_batch_is_done(name: str) -> None:
     """An error's frames would hold its pixels: 16 large ones would be gigabytes."""
-    read = _read(bad_pictures()[name].body, time.monotonic(), 1.0)
-    error = read if isinstance(read, ImageError) else _framed(read)
+    read = _read(bad_pictures()[name].body, math.inf)
+    error = read if isinstance(read, ImageError) else _framed(read, math.inf)
     assert isinstance(error, ImageError)
     assert (error.__traceback__, error.__cause__, error.__context__) == (None, None, None)
 
@@ -211,6 +211,24 @@ def test_bulk_pictures_that_come_too_late_are_refused_and_their_neighbours_are_n
     (status, late), (_, single) = answers
     assert (status, single["digit"]) == (200, 3)
     assert {(each["code"], each["type"]) for each in late["predictions"]} == {(503, "DeadlineExceeded")}
+
+
+def test_of_photos_that_take_long_to_read_those_within_the_time_are_answered(
+    handler: DigitHandler, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not all read first, and then none framed."""
+
+    def slow(picture: bytes) -> Grey | None:
+        time.sleep(0.06)
+        return plain_png(picture)
+
+    monkeypatch.setattr("handler.digit_handler.plain_png", slow)
+    monkeypatch.setattr("handler.digit_handler.BULK_SECONDS", 0.5)
+    monkeypatch.setattr("handler.digit_handler.AHEAD_SECONDS", 0.1)
+    [(_, answer)] = ask(handler, model_dir, [{"body": bulk(*[SMOKE[1]] * 20)}], [JSON])
+    answered = ["digit" in each for each in answer["predictions"]]
+    assert 2 <= sum(answered) <= 10
+    assert answered == sorted(answered, reverse=True)
 
 
 def test_few_pictures_do_not_wait_for_many(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, parallel_config
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -22,7 +22,7 @@ from training.styles import in_other_styles
 
 BATCH = 250  # pictures that are shown to a teacher at a time
 TASK = 100  # pictures that one process changes at a time: few enough for its caches
-DIGITS, OUTLIERS = 0, 1  # first number of a task's seed
+DIGITS, OUTLIERS, ROWS = 0, 1, 2  # first number of a seed: what it is for
 
 Frames = NDArray[np.uint8]  # [n,64,64]
 
@@ -61,7 +61,7 @@ class Rounds:
         """Frames uint8 [outlier_count,64,64] of the epoch's round that show no digit."""
         number = epoch % max(1, self.count)
         if number not in self._outliers:
-            random = np.random.default_rng((OUTLIERS, self.seed, number))
+            random = np.random.default_rng((ROWS, self.seed, number))
             tasks = [
                 delayed(_no_digits)(self.frames[rows], (OUTLIERS, self.seed, number, task))
                 for task, rows in enumerate(_split(random.integers(len(self.frames), size=self.outlier_count)))
@@ -71,7 +71,8 @@ class Rounds:
 
     def _made(self, tasks: list[tuple[Callable[..., Frames], object, object]], what: str) -> Tensor:
         """What the tasks return, in their order, as one tensor."""
-        made = Parallel(min(self.processes, len(tasks)), return_as="generator")(tasks)
+        with parallel_config("loky", inner_max_num_threads=1):
+            made = Parallel(min(self.processes, len(tasks)), return_as="generator")(tasks)
         return torch.from_numpy(np.concatenate(list(tqdm(made, what, len(tasks), leave=False, disable=None))))
 
     def logits(self, epoch: int, teacher: nn.Module) -> Tensor:

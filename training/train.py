@@ -28,6 +28,7 @@ from training.recipe import TEACHER, Config
 from training.rounds import Rounds
 from training.teacher import Teacher
 
+METHOD = 2  # of training: another number wherever the same options come to train other weights
 OUTLIER_WEIGHT = 0.06  # of the pictures of no digit in the loss; 0.5, as Hendrycks et al. have it, costs accuracy
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -45,8 +46,8 @@ def parts(config: Config, data: DataSet) -> tuple[Pictures, Pictures, str]:
 
 
 def run_id(config: Config, data: DataSet) -> str:
-    """Names the run by what determines it: configuration, data and torch's version."""
-    given = json.dumps([asdict(config), data.sha256, torch.__version__], sort_keys=True)
+    """Names the run by what determines it: method, configuration, data and torch's version."""
+    given = json.dumps([METHOD, asdict(config), data.sha256, torch.__version__], sort_keys=True)
     return hashlib.sha256(given.encode()).hexdigest()[:12]
 
 
@@ -62,7 +63,8 @@ class Material:
 def make_rounds(config: Config, pictures: Pictures, device: torch.device) -> Rounds:
     """The rounds of a recipe; a teacher and its pupil share them."""
     count = config.rounds if config.augment else 0
-    return Rounds(pictures, count, round(len(pictures) * config.outliers), config.seed, device, config.threads)
+    outliers = max(1, round(len(pictures) * config.outliers)) if config.outliers else 0
+    return Rounds(pictures, count, outliers, config.seed, device, config.threads)
 
 
 def _digit_network(config: Config) -> nn.Module:

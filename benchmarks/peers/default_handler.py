@@ -1,7 +1,6 @@
 """A handler for TorchServe as its documentation writes one, run with its defaults: no batching, no settings of ours.
 
-https://pytorch.org/serve/custom_service.html. Nor is there a limit on threads, so those of its workers fight for the
-cores: with OMP_NUM_THREADS=1 it answered 540 requests a second here, without some 90 (64 connections, two cores).
+https://pytorch.org/serve/custom_service.html
 """
 
 from pathlib import Path
