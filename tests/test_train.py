@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - as all of torch writes it
@@ -200,6 +201,23 @@ def test_a_killed_training_goes_on_to_the_same_files(tmp_path: Path) -> None:
     assert len(names) == 5
     for name in names:
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
+
+
+def test_a_stopped_training_says_how_to_go_on_and_leaves_no_process(tmp_path: Path) -> None:
+    """Ctrl-C reaches the processes that make pictures, too; all are in its group."""
+    command = [sys.executable, "-m", "training", "train", "--data", "mnist5k", "--out", str(tmp_path)]
+    with subprocess.Popen(
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline().startswith("Teacher, Epoch : 0 ")
+        children = psutil.Process(run.pid).children(recursive=True)
+        assert children
+        os.killpg(run.pid, signal.SIGINT)
+        _, errors = run.communicate(timeout=30)
+    assert run.returncode == 130
+    assert "stopped; --resume with the same options goes on" in errors
+    assert psutil.wait_procs(children, timeout=20)[1] == []
 
 
 def test_the_original_recipe_prints_test_figures(small: DataSet) -> None:

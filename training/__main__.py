@@ -8,6 +8,7 @@ python -m training predict handler/smoke/7.png
 import argparse
 import dataclasses
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Final, get_type_hints
@@ -224,6 +225,7 @@ _GO_ON: Final = {
 
 def main() -> int:
     given = parser().parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as by Ctrl-C, with the processes that make pictures
     try:
         return int(given.run(given))
     except KeyboardInterrupt:

@@ -22,6 +22,7 @@ from training.styles import in_other_styles
 
 BATCH = 250  # pictures that are shown to a teacher at a time
 TASK = 100  # pictures that one process changes at a time: few enough for its caches
+IDLE_SECONDS = 60  # until a process without a task ends, as one does whose run was killed
 DIGITS, OUTLIERS, ROWS = 0, 1, 2  # first number of a seed: what it is for
 
 Frames = NDArray[np.uint8]  # [n,64,64]
@@ -71,7 +72,7 @@ class Rounds:
 
     def _made(self, tasks: list[tuple[Callable[..., Frames], object, object]], what: str) -> Tensor:
         """What the tasks return, in their order, as one tensor."""
-        with parallel_config("loky", inner_max_num_threads=1):
+        with parallel_config("loky", inner_max_num_threads=1, idle_worker_timeout=IDLE_SECONDS):
             made = Parallel(min(self.processes, len(tasks)), return_as="generator")(tasks)
         return torch.from_numpy(np.concatenate(list(tqdm(made, what, len(tasks), leave=False, disable=None))))
 
