@@ -103,7 +103,6 @@ def predict(config: Config, given: Namespace) -> int:
             if done == 0 and not given.json:  # not before: a server that does not answer leaves an empty file
                 writer.writeheader()
             bar.update()
-            done += 1
             if row["error"]:
                 bad += 1
                 bar.write(
@@ -113,6 +112,7 @@ def predict(config: Config, given: Namespace) -> int:
                 print(json.dumps(row))
             else:
                 writer.writerow(row | {"warnings": " ".join(row.get("warnings", ()))})
+            done += 1  # once it is written: Ctrl-C counts what is there
     if bad:
         print(f"{bad} of {len(paths)} pictures were not read", file=sys.stderr)
     return 1 if bad else 0
