@@ -108,11 +108,12 @@ def predict(config: Config, given: Namespace) -> int:
                 bar.write(
                     row["error"] if row["path"] in row["error"] else f"{row['path']}: {row['error']}", file=sys.stderr
                 )
+            told = row | {"warnings": " ".join(row.get("warnings", ()))}
+            done += 1  # just before it is written: Ctrl-C, which mostly comes during that, counts what is there
             if given.json:
                 print(json.dumps(row))
             else:
-                writer.writerow(row | {"warnings": " ".join(row.get("warnings", ()))})
-            done += 1  # once it is written: Ctrl-C counts what is there
+                writer.writerow(told)
     if bad:
         print(f"{bad} of {len(paths)} pictures were not read", file=sys.stderr)
     return 1 if bad else 0
