@@ -91,14 +91,14 @@ predict: $(INSTALLED) ## read pictures without a server; IMAGES="a.png b.jpg"
 explain: $(INSTALLED) ## draw what of a picture spoke for its digit; IMAGE=a.png, ARGS="--target 3 -o why.png"
 	@$(PY) -m serving explain "$(call needed,IMAGE,a.png)" $(ARGS)
 
-bench: $(INSTALLED_BENCH) ## 30 minutes: serving beside FastAPI, LitServe and TorchServe's defaults, training beside the original's way
+bench: $(INSTALLED_BENCH) ## some 32 minutes: serving beside FastAPI, LitServe and TorchServe's defaults, training beside the original's way
 	@$(PY) -m benchmarks.serving
 	@$(PY) -m benchmarks.training_speed
 
 bench-quick: $(INSTALLED_BENCH) ## the same of serving in two minutes, for a first look
 	@$(PY) -m benchmarks.serving --quick
 
-sweep: $(INSTALLED_BENCH) ## 20 minutes: every setting of serving, and every part of the handler's speed, changed alone
+sweep: $(INSTALLED_BENCH) ## some 25 minutes: every setting of serving, and every part of the handler's speed, changed alone
 	@$(PY) -m benchmarks.sweep $(ARGS)
 	@$(PY) -m benchmarks.handler_sweep
 

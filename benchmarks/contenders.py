@@ -195,7 +195,7 @@ def _as_json(picture: bytes) -> Body:
 def _defaults(folder: Path) -> Plan:
     """TorchServe with no setting but addresses, store and folders of its own, so that it may run beside others.
 
-    And one thread a worker, as https://pytorch.org/serve/performance_guide.html recommends.
+    And one thread a worker, as https://pytorch.org/serve/performance_guide.html recommends for a CPU.
     """
     config = on_free_ports(folder)
     _default_archive(folder)

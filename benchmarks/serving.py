@@ -1,7 +1,7 @@
 """python -m benchmarks.serving [--quick]: this project beside FastAPI, LitServe and TorchServe's defaults, in one run.
 
 The same released model behind each, the same framing, the same number of workers, one server at a time, on this
-machine alone: docs/performance/bench.md has the figures, benchmarks/results/bench.json all that was measured. Some 28
+machine alone: docs/performance/bench.md has the figures, benchmarks/results/bench.json all that was measured. Some 31
 minutes; with --quick two, one short repeat of the most telling loads, which is printed and changes no document.
 """
 
