@@ -2,8 +2,9 @@
 
 The original's way: torchvision transforms for every picture in every epoch, in a DataLoader (num_workers=0),
 the plain forward pass, Adam, loss and torchmetrics accuracy of every batch. Same network, same batch of 50, same
-threads, same pictures (mnist5k). What a recipe takes to change and frame its pictures is counted in, as far as its
-epochs share it; its teacher is not, but learning from it is.
+threads, same pictures (mnist5k), each time in a new process: how fast a process is, differs by where its memory lies.
+What a recipe takes to change and frame its pictures is counted in, as far as its epochs share it; its teacher is not,
+but learning from it is. Only digits are counted; a recipe's pictures of no digit are work beside them.
 """
 
 import argparse
@@ -13,8 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
-from functools import cache
 from multiprocessing import get_context
 
 import torch
@@ -25,9 +24,10 @@ from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision import transforms
 from torchvision.datasets import MNIST, VisionDataset
+from tqdm import tqdm
 
 from handler.preprocessing import frame_grey
-from training.data import Pictures, load_data, raw_pictures
+from training.data import load_data, raw_pictures
 from training.measures import accuracy
 from training.model import CLASSES, DigitCNN
 from training.recipe import RECIPES, Config, configure
@@ -35,6 +35,7 @@ from training.teacher import Teacher
 from training.train import Run, make_rounds
 
 BATCH = 50
+WARM_UP = 60  # steps
 ORIGINAL = "original's way"
 
 
@@ -78,7 +79,6 @@ def our_way(run: Run) -> Iterator[None]:
         losses.mean().item(), accuracy(logits, labels)
 
 
-@cache
 def way(name: str) -> Iterator[None]:
     """The training of that name, ready to take a step."""
     if name == ORIGINAL:
@@ -88,9 +88,8 @@ def way(name: str) -> Iterator[None]:
     return our_way(Run(config, load_data("mnist5k"), torch.device("cpu"), teacher=teacher))
 
 
-def step_seconds(name: str, steps: int) -> float:
+def step_seconds(training: Iterator[None], steps: int) -> float:
     """Of one picture in a step."""
-    training = way(name)
     started = time.perf_counter()
     for _ in range(steps):
         next(training)
@@ -102,26 +101,21 @@ def making_seconds(name: str) -> float:
     config = RECIPES[name]
     if not config.augment:
         return 0
-    pictures = _pictures()
+    pictures = load_data("mnist5k").train
     rounds = make_rounds(config, pictures, torch.device("cpu"))
     started = time.perf_counter()
     rounds.digits(0), rounds.outliers(0)
     return (time.perf_counter() - started) / len(pictures) * config.rounds / (config.epochs + config.teacher)
 
 
-@cache
-def _pictures() -> Pictures:
-    return load_data("mnist5k").train
-
-
 def seconds(name: str, steps: int) -> tuple[float, float]:
-    """Of one picture: in a step, and in what is made ready before."""
-    return step_seconds(name, steps), making_seconds(name) if name in RECIPES else 0
-
-
-def end_processes() -> None:
-    """Of joblib's: idle ones would keep this one from ending for five minutes."""
-    get_reusable_executor().shutdown()
+    """Of one picture: in a step, and in what is made ready before; both once warm."""
+    training = way(name)
+    step_seconds(training, WARM_UP)
+    in_step = step_seconds(training, steps)
+    making = making_seconds(name) if name in RECIPES else 0
+    get_reusable_executor().shutdown()  # joblib's idle processes would keep this one from ending
+    return in_step, making
 
 
 def framing_seconds() -> float:
@@ -139,17 +133,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60, help="of 50 pictures, in a repeat (default: %(default)s)")
     given = parser.parse_args()
     names = [ORIGINAL, *RECIPES]
-    with ExitStack() as open_:
-        # A process each, as each would run by itself: they share no memory allocator. They take turns.
-        alone = {name: open_.enter_context(ProcessPoolExecutor(1, get_context("spawn"))) for name in names}
-
-        def measure(steps: int) -> dict[str, tuple[float, float]]:
-            return {name: pool.submit(seconds, name, steps).result() for name, pool in alone.items()}
-
-        for pool in alone.values():
-            open_.callback(pool.submit, end_processes)
-        measure(20)  # warm-up
-        times = [measure(given.steps) for _ in range(given.repeats)]
+    turns = tqdm(names * given.repeats, leave=False, disable=None)
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as processes:
+        measured = [processes.submit(seconds, name, given.steps).result() for name in turns]
+    times = [dict(zip(names, measured[first:], strict=False)) for first in range(0, len(measured), len(names))]
     print(f"pictures a second, median of {given.repeats}, {Config().threads} threads")
     for name in names:
         taken = statistics.median(sum(repeat[name]) for repeat in times)

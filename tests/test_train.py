@@ -127,7 +127,7 @@ def test_the_average_is_the_moving_one_of_all_weights_and_buffers(small: DataSet
     for step in range(40):
         for value in run.model.state_dict().values():
             value += step if value.is_floating_point() else 1
-        run.average.update_parameters(run.model)
+        run.average.update()
         share = 1.0 if step == 0 else max(1 - 0.9, 9 / (9 + step))
         for name, value in run.model.state_dict().items():
             counts = not value.is_floating_point()

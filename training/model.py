@@ -42,18 +42,15 @@ class DigitCNN(nn.Module):
     def forward_grey(self, grey: Tensor) -> Tensor:
         """The same for grey [N,1,64,64], faster: three equal channels are one, convolved with the summed weights."""
         weight = self.conv1.weight.sum(1, keepdim=True)
-        maps, seen = windows_with_ink(grey, weight)
         assert self.conv1.bias is not None
-        x = laid_out(F.relu(_shifted(pool(maps), self.conv1.bias)), seen, F.relu(self.conv1.bias), (len(grey), 30, 30))
-        x = F.relu(self.dropout(_shifted(pool(windows(x, self.conv2.weight)), self.conv2.bias)))  # [N,10,13,13]
+        assert self.conv2.bias is not None
+        maps, seen = windows_with_ink(grey, weight)
+        blank = F.relu(self.conv1.bias)  # behind the pooling, where there are fewer values
+        x = laid_out(F.relu(pool(maps) + self.conv1.bias), seen, blank, (len(grey), 30, 30))  # [N,40,15,15]
+        x = pool(windows(x, self.conv2.weight)) + self.conv2.bias  # [N,13,13,10]
+        x = F.relu(self.dropout(x.permute(0, 3, 1, 2)))  # [N,10,13,13]
         logits: Tensor = self.linear(x.flatten(1))
         return logits
-
-
-def _shifted(maps: Tensor, bias: Tensor | None) -> Tensor:
-    """Maps [n,c,h,w] plus a convolution's bias [c]: behind the pooling, where there are fewer values."""
-    assert bias is not None
-    return maps + bias[:, None, None]
 
 
 # All that a whole model's pickle may name; anything else in it is refused before it runs.

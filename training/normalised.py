@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from training.model import DigitCNN
-from training.pooling import laid_out, to_the_first_maximum, windows, windows_with_ink
+from training.pooling import laid_out, maximum, to_the_first_maximum, windows, windows_with_ink
 
 MOMENTUM = 0.01  # share of a batch's statistics in the running ones
 EPSILON = 1e-5
@@ -34,9 +34,10 @@ class NormalisedDigitCNN(nn.Module):
         shape = len(grey), 30, 30  # of the pooled first maps
         maps, seen = windows_with_ink(grey, net.conv1.weight.sum(1, keepdim=True))
         values, blank = first(maps, net.conv1.bias, math.prod(shape) - len(seen))
-        x = laid_out(values, seen, blank, shape)  # [n,10,30,30]
-        x, _ = second(windows(x, net.conv2.weight), net.conv2.bias)
-        x = net.dropout(x)  # [n,10,13,13]
+        x = laid_out(values, seen, blank, shape)  # [n,40,15,15]
+        maps = windows(x, net.conv2.weight)  # [n,13,13,4,10]
+        x, _ = second(maps.flatten(0, 2), net.conv2.bias)
+        x = net.dropout(x.view(*maps.shape[:3], -1).permute(0, 3, 1, 2))  # [n,10,13,13]
         logits: Tensor = net.linear(x.flatten(1))
         return logits
 
@@ -57,7 +58,7 @@ class NormalisedDigitCNN(nn.Module):
 
 
 class _Normalisation(nn.Module):
-    """Normalises maps [n,4,c,h,w] over batch and pixels, pools them and cuts off what is negative.
+    """Normalises the windows' maps [m,4,c] over batch and pixels, pools them and cuts off what is negative.
 
     The shift is the convolution's bias. `blank` windows more are 0 and not among the maps; what becomes of one, [c], is
     given as well.
@@ -87,21 +88,21 @@ class _Normalisation(nn.Module):
 
 
 class _NormalisedPool(torch.autograd.Function):
-    """ReLU of each window's normalised maximum [n,c,h,w], that of a blank window [c], batch's mean and variance [c].
+    """ReLU of each window's normalised maximum [m,c], that of a blank window [c], batch's mean and variance [c].
 
-    `blank` is how many windows are 0 and not among the maps [n,4,c,h,w]. One function, since step by step torch would
+    `blank` is how many windows are 0 and not among the maps [m,4,c]. One function, since step by step torch would
     fill a gradient of all maps for each of the steps; the statistics are for the running ones alone.
     """
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor, scale: Tensor, bias: Tensor, blank: int) -> tuple[Tensor, ...]:
-        pooled = maps.amax(1)
-        ctx.count = (pooled[:, 0].numel() + blank) * PLACES
+        pooled = maximum(maps)
+        ctx.count = (len(maps) + blank) * PLACES
         mean, variance = _statistics(maps[:, :PLACES], ctx.count)
         precision = torch.rsqrt(variance + EPSILON)
         factor = scale.abs() * precision
         shift = bias - mean * factor
-        result = torch.addcmul(_planes(shift), pooled, _planes(factor)).relu_()
+        result = torch.addcmul(shift, pooled, factor).relu_()
         of_blank = shift.relu()
         ctx.save_for_backward(maps, pooled, result, of_blank, scale, mean, precision)
         ctx.mark_non_differentiable(mean, variance)
@@ -111,35 +112,23 @@ class _NormalisedPool(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         maps, pooled, result, of_blank, scale, mean, precision = ctx.saved_tensors
         gradient = _behind_relu(gradients[0].contiguous(), result)
-        of_bias = gradient.sum((0, 2, 3)) + _behind_relu(gradients[1], of_blank)
-        of_factor = _dot(gradient, pooled).sum(0) - mean * of_bias
+        of_bias = gradient.sum(0) + _behind_relu(gradients[1], of_blank)
+        of_factor = torch.linalg.vecdot(gradient, pooled, dim=0) - mean * of_bias
         factor = scale.abs() * precision
         of_variance = -0.5 * precision * precision * factor * of_factor
         of_mean = -factor * of_bias - 2 * mean * of_variance  # variance is the mean square less the squared mean
-        share = _planes(of_mean / ctx.count), _planes(2 * of_variance / ctx.count)
-        of_statistics = torch.addcmul(share[0], maps[:, :PLACES], share[1])
-        of_maps = to_the_first_maximum(gradient.mul_(_planes(factor)), maps, pooled)
+        of_statistics = torch.addcmul(of_mean / ctx.count, maps[:, :PLACES], 2 * of_variance / ctx.count)
+        of_maps = to_the_first_maximum(gradient.mul_(factor), maps, pooled)
         of_maps[:, :PLACES] += of_statistics
         return of_maps, scale.sign() * precision * of_factor, of_bias, None
 
 
 def _statistics(maps: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance [c] of maps [n,places,c,h,w] and zeros, together `count` a channel."""
-    mean = maps.sum((0, 1, 3, 4)) / count
-    return mean, _dot(maps, maps).sum((0, 1)) / count - mean * mean
+    """Mean and variance [c] of maps [m,places,c] and zeros, together `count` a channel."""
+    mean = maps.sum((0, 1)) / count
+    return mean, torch.linalg.vecdot(maps, maps, dim=0).sum(0) / count - mean * mean
 
 
 def _behind_relu(gradient: Tensor, result: Tensor) -> Tensor:
     passed: Tensor = torch.ops.aten.threshold_backward(gradient, result, 0)
     return passed
-
-
-def _dot(first: Tensor, second: Tensor) -> Tensor:
-    """The planes' scalar products [...] of [...,h,w]."""
-    products: Tensor = torch.linalg.vecdot(first.flatten(-2), second.flatten(-2))
-    return products
-
-
-def _planes(channels: Tensor) -> Tensor:
-    """[c] -> [c,1,1], to be combined with maps [n,c,h,w]."""
-    return channels[:, None, None]

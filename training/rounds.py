@@ -21,7 +21,7 @@ from training.outliers import outliers
 from training.styles import in_other_styles
 
 BATCH = 250  # pictures that are shown to a teacher at a time
-TASK = 100  # pictures that one process changes at a time: few enough for its caches
+TASK = 75  # pictures that one process changes at a time: few enough for its caches
 IDLE_SECONDS = 60  # until a process without a task ends, as one does whose run was killed
 DIGITS, OUTLIERS, ROWS = 0, 1, 2  # first number of a seed: what it is for
 
