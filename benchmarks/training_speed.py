@@ -2,9 +2,10 @@
 
 The original's way: torchvision transforms for every picture in every epoch, in a DataLoader (num_workers=0),
 the plain forward pass, Adam, loss and torchmetrics accuracy of every batch. Same network, same batch of 50, same
-threads, same pictures (mnist5k), each time in a new process: how fast a process is, differs by where its memory lies.
-What a recipe takes to change and frame its pictures is counted in, as far as its epochs share it; its teacher is not,
-but learning from it is. Only digits are counted; a recipe's pictures of no digit are work beside them.
+threads, pictures of mnist5k, each time in a new process, since two starts of the same training differ more than two
+turns of one. What a recipe takes to change and frame its pictures is counted in, as far as its epochs share it, and so
+is learning from its teacher, but not what the teacher takes to learn and to answer. Only digits are counted; a recipe's
+pictures of no digit are work beside them.
 """
 
 import argparse
@@ -97,25 +98,37 @@ def step_seconds(training: Iterator[None], steps: int) -> float:
 
 
 def making_seconds(name: str) -> float:
-    """Of one picture's share in an epoch's pictures, a round of which serves several epochs, a teacher's among them."""
+    """Of a picture's share in an epoch's pictures; a round of digits serves several epochs, a teacher's among them."""
     config = RECIPES[name]
     if not config.augment:
         return 0
     pictures = load_data("mnist5k").train
     rounds = make_rounds(config, pictures, torch.device("cpu"))
+    digits, outliers = (_seconds_of(make) for make in (rounds.digits, rounds.outliers))
+    an_epoch = digits / (config.epochs + config.teacher) + outliers / config.epochs
+    return an_epoch * config.rounds / len(pictures)
+
+
+def _seconds_of(make: Callable[[int], Tensor]) -> float:
     started = time.perf_counter()
-    rounds.digits(0), rounds.outliers(0)
-    return (time.perf_counter() - started) / len(pictures) * config.rounds / (config.epochs + config.teacher)
+    make(0)
+    return time.perf_counter() - started
 
 
 def seconds(name: str, steps: int) -> tuple[float, float]:
     """Of one picture: in a step, and in what is made ready before; both once warm."""
     training = way(name)
     step_seconds(training, WARM_UP)
-    in_step = step_seconds(training, steps)
-    making = making_seconds(name) if name in RECIPES else 0
-    get_reusable_executor().shutdown()  # joblib's idle processes would keep this one from ending
-    return in_step, making
+    try:
+        return step_seconds(training, steps), making_seconds(name) if name in RECIPES else 0
+    finally:
+        get_reusable_executor().shutdown()  # joblib's idle processes would keep this one from ending
+
+
+def in_a_process(name: str, steps: int) -> tuple[float, float]:
+    """The same, in a process of its own."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        return process.submit(seconds, name, steps).result()
 
 
 def framing_seconds() -> float:
@@ -130,21 +143,19 @@ def framing_seconds() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.training_speed", description=__doc__)
     parser.add_argument("--repeats", type=int, default=7, help="interleaved; the medians count (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=60, help="of 50 pictures, in a repeat (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=200, help="of 50 pictures, in a turn (default: %(default)s)")
     given = parser.parse_args()
     names = [ORIGINAL, *RECIPES]
-    turns = tqdm(names * given.repeats, leave=False, disable=None)
-    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as processes:
-        measured = [processes.submit(seconds, name, given.steps).result() for name in turns]
-    times = [dict(zip(names, measured[first:], strict=False)) for first in range(0, len(measured), len(names))]
-    print(f"pictures a second, median of {given.repeats}, {Config().threads} threads")
+    turns = tqdm(range(given.repeats), leave=False, disable=None)
+    times = [{name: in_a_process(name, given.steps) for name in names} for _ in turns]
+    print(f"pictures a second, median of {given.repeats}, {Config().threads} threads, without what a teacher takes")
     for name in names:
         taken = statistics.median(sum(repeat[name]) for repeat in times)
-        making = statistics.median(repeat[name][1] for repeat in times)
+        step, making = (statistics.median(part) for part in zip(*(repeat[name] for repeat in times), strict=True))
         ratio = statistics.median(sum(repeat[ORIGINAL]) / sum(repeat[name]) for repeat in times)
         print(
             f"  {name if name == ORIGINAL else f'this project, recipe {name}':30} {1 / taken:6.0f}  {ratio:.2f} x"
-            f"  ({(taken - making) * 1e6:.0f} microseconds a picture, {making * 1e6:.0f} to change and frame it)"
+            f"  ({step * 1e6:.0f} microseconds a picture, {making * 1e6:.0f} to change and frame it)"
         )
     print(f"framing, once for the whole data set: {framing_seconds() * 1e6:.0f} microseconds a picture")
 

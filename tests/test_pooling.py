@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - as all of torch writes it
 from torch import Tensor
 
-from training.pooling import ROUND, laid_out, pool, windows, windows_with_ink
+from training.pooling import MULTIPLE, laid_out, pool, windows, windows_with_ink
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
@@ -80,7 +80,7 @@ def test_windows_with_ink_laid_out_are_all_windows(inked: float) -> None:
         )
         if sparse:
             maps, seen = windows_with_ink(grey, weight)
-            assert inked == 1 or len(seen) % ROUND == 0
+            assert inked == 1 or len(seen) % MULTIPLE == 0
             pooled = laid_out(pool(maps) + bias, seen, bias, (5, 30, 30))
         else:
             pooled = by_place(F.max_pool2d(F.conv2d(grey, weight, bias), 2))

@@ -163,7 +163,7 @@ def test_resume_without_a_checkpoint_starts(small: DataSet, tmp_path: Path) -> N
 
 def test_a_checkpoint_of_another_run_is_refused(small: DataSet, tmp_path: Path) -> None:
     fit(SMALL, small, tmp_path / "checkpoint.pt", report=silent)
-    with pytest.raises(ResumeError, match="its options or its data differ"):
+    with pytest.raises(ResumeError, match="its options, its data or the version of training differ"):
         fit(replace(SMALL, seed=1), small, tmp_path / "checkpoint.pt", resume=True, report=silent)
 
 

@@ -45,8 +45,8 @@ class DigitCNN(nn.Module):
         assert self.conv1.bias is not None
         assert self.conv2.bias is not None
         maps, seen = windows_with_ink(grey, weight)
-        blank = F.relu(self.conv1.bias)  # behind the pooling, where there are fewer values
-        x = laid_out(F.relu(pool(maps) + self.conv1.bias), seen, blank, (len(grey), 30, 30))  # [N,40,15,15]
+        values = F.relu(pool(maps) + self.conv1.bias)  # added behind the pooling, where there are fewer values
+        x = laid_out(values, seen, F.relu(self.conv1.bias), (len(grey), 30, 30))  # [N,40,15,15]
         x = pool(windows(x, self.conv2.weight)) + self.conv2.bias  # [N,13,13,10]
         x = F.relu(self.dropout(x.permute(0, 3, 1, 2)))  # [N,10,13,13]
         logits: Tensor = self.linear(x.flatten(1))

@@ -35,9 +35,9 @@ class NormalisedDigitCNN(nn.Module):
         maps, seen = windows_with_ink(grey, net.conv1.weight.sum(1, keepdim=True))
         values, blank = first(maps, net.conv1.bias, math.prod(shape) - len(seen))
         x = laid_out(values, seen, blank, shape)  # [n,40,15,15]
-        maps = windows(x, net.conv2.weight)  # [n,13,13,4,10]
-        x, _ = second(maps.flatten(0, 2), net.conv2.bias)
-        x = net.dropout(x.view(*maps.shape[:3], -1).permute(0, 3, 1, 2))  # [n,10,13,13]
+        of_second = windows(x, net.conv2.weight)  # [n,13,13,4,10]
+        x, _ = second(of_second.flatten(0, 2), net.conv2.bias)
+        x = net.dropout(x.view(*of_second.shape[:3], -1).permute(0, 3, 1, 2))  # [n,10,13,13]
         logits: Tensor = net.linear(x.flatten(1))
         return logits
 

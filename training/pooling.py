@@ -1,9 +1,13 @@
 """A 5x5 convolution with MaxPool2d(2) behind it, differentiable, for training on a CPU.
 
 The four values of a pooling window are four channels here: the 5x5 weights at the four places of a 6x6 kernel make a
-convolution of stride 2 that gives all of them, and four times the channels fill a processor's vectors. Such maps are
-then compared as a whole, without a branch, where torch's own pooling branches on every value. A window's channels lie
+convolution of stride 2 that gives all of them. Of squares of four pixels, each with four times the channels, the same
+is one of stride 1 and 3x3, which leaves less of a processor's vectors unused than 10 channels do. Such maps are then
+compared as a whole, without a branch, where torch's own pooling branches on every value. A window's channels lie
 together in memory, as oneDNN is fastest at. `python -m benchmarks.training_speed` measures what it gives.
+
+By place [n,4c,h,w] is [n,c,2h,2w] by squares: first the channels of all top left pixels, then bottom left, top right
+and bottom right ones. Both sides of what is laid out so are even.
 """
 
 from functools import cache
@@ -15,14 +19,11 @@ from torch import Tensor
 
 KERNEL = 5  # pixels a side of the convolution
 WIDE = KERNEL + 1  # pixels a side of what a window sees
-ROUND = 1024  # windows
+MULTIPLE = 1024  # of windows
 
 
 def windows(x: Tensor, weight: Tensor) -> Tensor:
-    """x [n,4i,h+2,w+2] by place, weight [o,i,5,5] -> conv2d of what x stands for, [n,i,2h+4,2w+4], as [n,h,w,4,o].
-
-    The places in a window are top left, bottom left, top right, bottom right.
-    """
+    """x [n,4i,h+2,w+2] by place, weight [o,i,5,5] -> conv2d of what x stands for, [n,i,2h+4,2w+4], as [n,h,w,4,o]."""
     outputs, inputs = weight.shape[:2]
     kernel = _at_four_places(weight).view(outputs, inputs, 4, 3, 2, 3, 2)
     kernel = kernel.permute(2, 0, 3, 5, 6, 4, 1).reshape(4 * outputs, 3, 3, 4 * inputs).permute(0, 3, 1, 2)
@@ -31,7 +32,7 @@ def windows(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def windows_with_ink(grey: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """The same of grey [n,1,2h+4,2w+4] in 0..1, for all windows that see more than zeros and a few others: [m,4,o].
+    """The same of plain grey [n,1,2h+4,2w+4] in 0..1, for windows that see more than zeros and a few others: [m,4,o].
 
     With them which they are, [m] in 0..nhw, counted by square of four, then by place in it; all other windows' values
     are 0. Half of a frame is blank.
@@ -56,7 +57,10 @@ def laid_out(values: Tensor, seen: Tensor, blank: Tensor, shape: tuple[int, int,
 
 
 def pool(maps: Tensor) -> Tensor:
-    """Maps [...,4,o] -> each window's maximum [...,o]; of equal ones the first gets the gradient, as in torch."""
+    """Maps [...,4,o] -> each window's maximum [...,o]; of equal ones the first gets the gradient, as in torch.
+
+    The way back uses the maps up.
+    """
     pooled: Tensor = _Pool.apply(maps)  # type: ignore[no-untyped-call]
     return pooled
 
@@ -98,12 +102,12 @@ def _any_ink(grey: Tensor) -> Tensor:
 
 
 def _rounded_up(ink: Tensor) -> Tensor:
-    """Numbers of all that is true in ink bool [k], and of others up to a multiple of ROUND, or k.
+    """Numbers of all that is true in ink bool [k] and of 1 to MULTIPLE others: a multiple of it together, or k.
 
     oneDNN takes longer to make itself ready for a number of windows that it has not met yet than to convolve them.
     """
     seen = ink.nonzero().flatten()
-    return torch.cat((seen, (~ink).nonzero().flatten()[: ROUND - len(seen) % ROUND]))
+    return torch.cat((seen, (~ink).nonzero().flatten()[: MULTIPLE - len(seen) % MULTIPLE]))
 
 
 def _corners(shape: torch.Size, width: int, device: torch.device) -> Tensor:
@@ -129,8 +133,9 @@ def _at_four_places(weight: Tensor) -> Tensor:
 @cache
 def _placing(dtype: torch.dtype, device: torch.device) -> Tensor:
     """[25,144] of 0 and 1 that puts a kernel [5,5] at four places of [6,6]: one product, and one for its gradient."""
-    kernels = torch.eye(KERNEL**2, dtype=dtype, device=device).unflatten(1, (KERNEL, KERNEL))
-    return torch.stack([F.pad(kernels, (x, 1 - x, y, 1 - y)) for x in (0, 1) for y in (0, 1)], 1).flatten(1)
+    with torch.inference_mode(False):  # it is kept for training, whoever asks first
+        kernels = torch.eye(KERNEL**2, dtype=dtype, device=device).unflatten(1, (KERNEL, KERNEL))
+        return torch.stack([F.pad(kernels, (x, 1 - x, y, 1 - y)) for x in (0, 1) for y in (0, 1)], 1).flatten(1)
 
 
 class _LaidOut(torch.autograd.Function):

@@ -7,6 +7,7 @@ resumed from it ends in the same weights, bit for bit, on the same machine with 
 import hashlib
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - as all of torch writes it
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
-from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from handler.preprocessing import to_input
@@ -178,7 +178,8 @@ class Run:
             raise ResumeError(f"{path}: no checkpoint of ours ({error}); remove it to start anew") from error
         if found != self.identity:
             raise ResumeError(
-                f"{path}: belongs to run {found}, this one is {self.identity}: its options or its data differ; "
+                f"{path}: belongs to run {found}, this one is {self.identity}: its options, its data or the version of "
+                "training differ; "
                 "repeat those of the run that was stopped, or leave out --resume"
             )
         self._restore(state)
@@ -214,14 +215,18 @@ def _scheduler(config: Config, optimizer: torch.optim.Optimizer, pictures: int) 
     return OneCycleLR(optimizer, max_lr=config.lr, total_steps=steps)
 
 
-class MovingAverage(AveragedModel):
+class MovingAverage(nn.Module):
     """EMA of a model's weights and buffers, whose decay grows with the steps taken, so that the first do not linger.
 
-    torch's own update sorts all tensors by their device anew at every step, which takes ten times as long as averaging.
+    torch's AveragedModel sorts all tensors by their device anew at every step: ten times as long as averaging takes.
     """
 
+    n_averaged: Tensor
+
     def __init__(self, model: nn.Module, decay: float) -> None:
-        super().__init__(model)
+        super().__init__()
+        self.module = deepcopy(model)
+        self.register_buffer("n_averaged", torch.tensor(0))
         self.decay = decay
         pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
         self._averaged, self._current = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
