@@ -130,6 +130,7 @@ VARIANTS: dict[str, Variant] = {
     "one buffer for all inputs": _buffer_kept,
     "a tensor a picture": _tensor_each,
     "calls of 16 pictures at most": calls_of(16),
+    "calls of 64 pictures at most": calls_of(64),
     "calls of 256 pictures at most": calls_of(256),
 }
 

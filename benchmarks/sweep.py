@@ -86,7 +86,7 @@ def changes(folder: Path) -> list[Change]:
     young = [("-Xmn16m", "16"), ("-Xmn256m", "256")]
     return [
         *(Change(f"workers: {count}", model={"minWorkers": count, "maxWorkers": count}) for count in _around(cores())),
-        *(Change(f"batch: {size}", model={"batchSize": size}) for size in (1, 4, 8, 12, 24, 32)),
+        *(Change(f"batch: {size}", model={"batchSize": size}) for size in (1, 4, 6, 12, 16, 32)),
         *(Change(f"delay: {delay} ms", model={"maxBatchDelay": delay}) for delay in (0, 2)),
         *(Change(f"queue: {size}", {"job_queue_size": str(size)}) for size in (100, 2000)),
         *(Change(f"netty threads: {count}", {"number_of_netty_threads": str(count)}) for count in (1, 2)),
@@ -107,9 +107,9 @@ def changes(folder: Path) -> list[Change]:
         Change("logs synchronous", {"async_logging": "false"}),
         Change("metrics off", {"metrics_mode": "log"}),
         Change("system metrics on", {"disable_system_metrics": "false"}),
-        Change(
-            "malloc's thresholds of 128 KiB",
-            environment={"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"},
+        *(
+            Change(f"malloc maps what is over {kib} KiB", environment={"MALLOC_MMAP_THRESHOLD_": str(kib * 1024)})
+            for kib in (128, 1024, 16384)
         ),
         Change("malloc with huge pages", environment={"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}),
     ]

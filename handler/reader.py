@@ -11,7 +11,7 @@ import torch
 from handler.confidence import read_calibration
 from handler.preprocessing import Framed, to_input
 
-CALL = 64  # pictures of one model call; more leave the cache and take longer each
+CALL = 32  # pictures of one model call; what more would take, malloc gives back each time (serving/torchserve.py)
 FEW = CALL // 2  # pictures that are not worth a thread's start
 
 
