@@ -179,8 +179,7 @@ class Run:
         if found != self.identity:
             raise ResumeError(
                 f"{path}: belongs to run {found}, this one is {self.identity}: its options, its data or the version of "
-                "training differ; "
-                "repeat those of the run that was stopped, or leave out --resume"
+                "training differ; repeat those of the run that was stopped, or leave out --resume"
             )
         self._restore(state)
 
