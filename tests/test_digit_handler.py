@@ -4,9 +4,12 @@ import importlib
 import inspect
 import json
 import math
+import socket
+import struct
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from ts.protocol import otf_message_handler
 
 from handler.confidence import read_calibration
 from handler.description import SCHEMAS
-from handler.digit_handler import DigitHandler, _framed, _read
+from handler.digit_handler import MESSAGE_BYTES, DigitHandler, _framed, _read
 from handler.explanation import attribution
 from handler.preprocessing import Framed, Grey, ImageError, examine, plain_png, read_grey, to_input
 from handler.reader import CALL
@@ -44,6 +48,48 @@ def test_module_defines_one_class() -> None:
     module = importlib.import_module("handler.digit_handler")
     classes = [value for _, value in inspect.getmembers(module, inspect.isclass) if value.__module__ == module.__name__]
     assert classes == [DigitHandler]
+
+
+def field(content: bytes) -> bytes:
+    """As TorchServe writes one to a worker: its length, then itself."""
+    return struct.pack("!i", len(content)) + content
+
+
+def message(bodies: list[bytes]) -> bytes:
+    """TorchServe's, for a batch: of each request its id, a header and the body."""
+    end = struct.pack("!i", -1)
+    header = field(b"host") + field(b"127.0.0.1") + end
+    rows = [field(b"id") + header + field(b"body") + field(b"image/png") + field(each) + end for each in bodies]
+    return b"I" + b"".join(rows) + end
+
+
+@pytest.mark.usefixtures("handler")
+def test_torchserves_messages_are_read_through_a_buffer_whole_and_in_order() -> None:
+    batches = [[SMOKE[1], b"", SMOKE[2]], [bytes(5_000_000)], [SMOKE[3]] * 8]  # the second is larger than any buffer
+    sent = b"".join(message(bodies) for bodies in batches)
+    pieces = [sent[start : start + 7_919] for start in range(0, len(sent), 7_919)]
+    ours, torchserves = socket.socketpair()
+    with ours, torchserves, ThreadPoolExecutor(1) as thread:
+        sending = thread.submit(lambda: list(map(torchserves.sendall, pieces)))
+        for bodies in batches:
+            command, rows = otf_message_handler.retrieve_msg(ours)
+            assert (command, [row["parameters"][0]["value"] for row in rows]) == (b"I", bodies)
+        sending.result()
+        torchserves.close()
+        with pytest.raises(SystemExit, match="0"):  # the server is gone
+            otf_message_handler.retrieve_msg(ours)
+
+
+@pytest.mark.usefixtures("handler")
+def test_a_batch_of_small_pictures_is_asked_of_the_system_at_once() -> None:
+    batch = message([SMOKE[7]] * 8)
+    ours, torchserves = socket.socketpair()
+    with ours, torchserves:
+        torchserves.sendall(batch)
+        assert otf_message_handler._retrieve_buffer(ours, 1) == b"I"
+        assert len(batch) < MESSAGE_BYTES
+        with pytest.raises(BlockingIOError):
+            ours.recv(1, socket.MSG_DONTWAIT)  # nothing is left
 
 
 def test_answer_has_the_fields_of_the_contract(handler: DigitHandler, model_dir: Path) -> None:
