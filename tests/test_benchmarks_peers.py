@@ -7,14 +7,17 @@ from pathlib import Path
 import psutil
 import pytest
 import requests as http
+import yaml
 
 from benchmarks import contenders, loads
-from benchmarks.contenders import DEFAULTS, FASTAPI, LITSERVE, started
+from benchmarks.contenders import DEFAULTS, FASTAPI, IDLE, LITSERVE, started
 from benchmarks.loads import JSON, PATH, as_sent, photos, write_requests
 from benchmarks.usage import family
 from handler.preprocessing import examine
 from handler.reader import Reader
-from serving.config import ROOT, ServingError
+from serving.archive import cores
+from serving.client import DigitsClient
+from serving.config import ROOT, ServingError, read_config
 from serving.pictures import instances
 from tests.pictures import SMOKE
 
@@ -35,6 +38,16 @@ def test_a_peer_answers_as_the_project_does(name: str, tmp_path: Path) -> None:
         assert [each["digit"] for each in told] == [7, 3]
         assert told[1].keys() == expected[1].keys()
     assert not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes)
+
+
+def test_the_idle_handler_is_served_as_the_projects_own(tmp_path: Path) -> None:
+    with started(IDLE, tmp_path) as server:
+        assert asked(server, *server.plan.wrap(SMOKE[7])) == {}
+        with DigitsClient(read_config(tmp_path / "config.properties")) as client:
+            [told] = client.models().values()
+    settings = yaml.safe_load((ROOT / "handler" / "model-config.yaml").read_text())
+    assert (told.batch_size, told.max_batch_delay) == (settings["batchSize"], settings["maxBatchDelay"])
+    assert len(told.workers) == cores()
 
 
 def asked(server: contenders.Server, body: bytes, content_type: str) -> dict[str, list[dict[str, object]]]:

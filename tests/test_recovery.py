@@ -38,7 +38,7 @@ from tests.servers import (
     workers,
 )
 
-BATCH = 8  # of model-config.yaml: what a worker has in hand at the most
+BATCH = 16  # of model-config.yaml: what a worker has in hand at the most
 
 
 def served(client: DigitsClient) -> tuple[str, dict[str, tuple[int, int, int]]]:

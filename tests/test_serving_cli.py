@@ -245,7 +245,7 @@ def test_ctrl_c_keeps_what_was_read(running_here: Config, tmp_path: Path) -> Non
 def test_roll_out_by_command(running_here: Config, folder: Path) -> None:
     registered = command(running_here, "register", "digits-1.1.mar")
     assert registered.returncode == 0, registered.stderr
-    assert registered.stdout.splitlines()[2].split() == ["1.1", "False", "digits-1.1.mar", "2", "2", "2", "8", "0"]
+    assert registered.stdout.splitlines()[2].split() == ["1.1", "False", "digits-1.1.mar", "2", "2", "2", "16", "0"]
     compared = command(running_here, "compare", "1.0", "1.1", str(folder))
     assert "4 of 5 pictures are read alike (80.00%); 1 refused by both" in compared.stdout
     assert compared.stdout.count("2 of 3 (66.67%)") == 2
