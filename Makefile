@@ -100,9 +100,9 @@ bench-quick: $(INSTALLED_BENCH) ## the same of serving in two minutes, for a fir
 
 sweep: $(INSTALLED_BENCH) ## some 25 minutes: every setting of serving, and every part of the handler's speed, changed alone
 	@$(PY) -m benchmarks.sweep $(ARGS)
-	@$(PY) -m benchmarks.handler_sweep
+	@$(if $(ARGS),,$(PY) -m benchmarks.handler_sweep)
 
-profile: $(INSTALLED_BENCH) ## where the time of a request goes, by py-spy and TorchServe's counters
+profile: $(INSTALLED_BENCH) ## where the time of a request goes, by py-spy and TorchServe's counters, and what an idle handler leaves
 	@$(PY) -m benchmarks.profile_served
 
 test: $(INSTALLED_DEV) ## all tests, real TorchServe included; ARGS=options of pytest

@@ -1,7 +1,8 @@
 """python -m benchmarks.profile_served: where the time of a request goes, at 64 connections and alone.
 
 py-spy looks into a worker 200 times a second, Linux tells what Java's threads used, TorchServe's counters how long
-requests waited and were worked on: docs/performance/profile.md. One minute; py-spy needs root, or the right to trace.
+requests waited and were worked on, an idle handler what would be left: docs/performance/profile.md. Two minutes; py-spy
+needs root, or the right to trace.
 """
 
 import subprocess
@@ -33,6 +34,7 @@ SPY_SECONDS = 60  # it may take for its last
 ELSEWHERE = "the rest"
 # What a sample is, by the first that is part of its stack, from file or function names.
 WORKER = {
+    "reading a message": ("_retrieve_inference_msg (",),  # first: its buffer is in a module of ours
     "reading the PNG": ("plain_png.py", "decoding.py", "time_limit.py"),
     "framing": ("examine_grey", "paper.py", "marks.py"),
     "the model's call": ("torch/nn/modules",),
@@ -53,6 +55,8 @@ Written by `make profile` on {cpu}, {cores} cores, commit {commit}, {date}; requ
 
 ## A worker, share of its CPU time, by py-spy
 
+Without the wait for a batch's first byte, which comes with what follows it into a buffer.
+
 {worker}
 
 ## Java, cores in use, by its threads
@@ -62,14 +66,15 @@ Written by `make profile` on {cpu}, {cores} cores, commit {commit}, {date}; requ
 ## A request, in milliseconds, and how many a second
 
 TorchServe's own counters, as means: how long a request waited in the queue, the batch's delay included, and how long it
-was worked on in all. What the client measures has HTTP and the operating system's wake-ups on top.
+was worked on in all. What the client measures has HTTP and the operating system's wake-ups on top; its mean is
+connections by requests a second.
 
 {request}
 
 ## The least
 
-TorchServe under the same settings, with a handler that does nothing: what no handler can go below. In milliseconds and
-requests a second, measured after the above, in the same run.
+TorchServe under the same settings, the batch's delay of a millisecond among them, with a handler that does nothing:
+what no handler can go below. In milliseconds and requests a second, measured after the above, in the same run.
 
 {least}
 """
@@ -91,7 +96,10 @@ def named(stack: str, names: dict[str, tuple[str, ...]]) -> str:
 
 
 def shares(raw: Iterable[str]) -> dict[str, float]:
-    """Of py-spy's raw lines, a stack with its number of samples each, without those that wait for a batch."""
+    """Of py-spy's raw lines, a stack with its number of samples each, without those that wait for a batch.
+
+    Such are all that read a message's first byte, though what follows it comes into the buffer with it.
+    """
     counted: Counter[str] = Counter()
     for line in raw:
         stack, _, samples = line.rpartition(" ")
@@ -101,17 +109,30 @@ def shares(raw: Iterable[str]) -> dict[str, float]:
 
 
 def profiled(server: Server, load: Load) -> Profile:
+    """The load twice: py-spy, at the second, costs some of the throughput."""
     java, worker = _processes(server)
+    threads, counters = _thread_seconds(java), _counters(server)
+    measured = _drive(server, load)
+    used = {name: seconds - threads[name] for name, seconds in _thread_seconds(java).items()}
+    told = {name: value - counters[name] for name, value in _counters(server).items()}
+    count = told["ts_inference_requests"]
+    return Profile(
+        measured,
+        _spied(server, load, worker),
+        {name: seconds / load.seconds for name, seconds in used.items()},
+        told["ts_queue_latency_microseconds"] / count / 1e3,
+        told["ts_inference_latency_microseconds"] / count / 1e3,
+    )
+
+
+def _spied(server: Server, load: Load, worker: psutil.Process) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "raw"
-        command = ["py-spy", "record", "--pid", str(worker.pid), "--duration", str(SAMPLED_SECONDS)]
-        command += ["--rate", str(SAMPLES_A_SECOND), "--format", "raw", "--nonblocking", "--output", str(raw)]
-        command[0] = str(Path(sys.executable).with_name("py-spy"))
+        command = [str(Path(sys.executable).with_name("py-spy")), "record", "--pid", str(worker.pid)]
+        command += ["--duration", str(SAMPLED_SECONDS), "--rate", str(SAMPLES_A_SECOND)]
+        command += ["--format", "raw", "--nonblocking", "--output", str(raw)]
         spy = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        threads, counters = _thread_seconds(java), _counters(server)
-        measured = _drive(server, load)
-        used = {name: seconds - threads[name] for name, seconds in _thread_seconds(java).items()}
-        told = {name: value - counters[name] for name, value in _counters(server).items()}
+        _drive(server, load)
         try:
             _, error = spy.communicate(timeout=SPY_SECONDS)
         except subprocess.TimeoutExpired as late:
@@ -119,15 +140,7 @@ def profiled(server: Server, load: Load) -> Profile:
             raise ServingError(f"py-spy has not ended {SPY_SECONDS} s after the load") from late
         if spy.returncode or not raw.is_file():
             raise ServingError(f"py-spy failed: {error.strip()[-200:]}")
-        seen = shares(raw.read_text().splitlines())
-    count = told["ts_inference_requests"]
-    return Profile(
-        measured,
-        seen,
-        {name: seconds / load.seconds for name, seconds in used.items()},
-        told["ts_queue_latency_microseconds"] / count / 1e3,
-        told["ts_inference_latency_microseconds"] / count / 1e3,
-    )
+        return shares(raw.read_text().splitlines())
 
 
 def _processes(server: Server) -> tuple[psutil.Process, psutil.Process]:
@@ -173,6 +186,8 @@ def _request(profiles: list[Profile]) -> Iterator[tuple[str, ...]]:
 
 
 def _client(measured: list[Measured]) -> Iterator[tuple[str, ...]]:
+    means = (1e3 * load.connections / each.pictures_per_second for load, each in zip(LOADS, measured, strict=True))
+    yield "as the client sees it, mean", *(f"{mean:.2f}" for mean in means)
     yield "as the client sees it, p50", *(f"{each.p50_ms:.2f}" for each in measured)
     yield "requests a second", *(f"{each.pictures_per_second:,.0f}" for each in measured)
 

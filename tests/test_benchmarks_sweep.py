@@ -67,7 +67,10 @@ def test_variants_are_beside_what_ships_turn_by_turn() -> None:
 def test_a_sample_is_what_its_innermost_known_part_says() -> None:
     handle = "handle_connection (ts/model_service_worker.py:1);handle (digit_handler.py:2)"
     raw = [f"{handle};examine_grey (handler/preprocessing.py:3) 3", f"{handle} 1", "other (x.py:1) 4"]
-    raw.append("handle_connection (ts/model_service_worker.py:1);retrieve_msg (ts/protocol/otf.py:1) 90")  # waits
+    waits = "handle_connection (ts/model_service_worker.py:1);retrieve_msg (ts/protocol/otf.py:1)"
+    reads = f"{waits};_retrieve_inference_msg (ts/protocol/otf.py:2)"
+    raw += [f"{stack};retrieve (digit_handler.py:5) {count}" for stack, count in ((waits, 90), (reads, 2))]
     told = shares(raw)
-    assert (told["framing"], told["rows of the batch"], told[ELSEWHERE]) == (3 / 8, 1 / 8, 4 / 8)
+    assert (told["framing"], told["rows of the batch"], told[ELSEWHERE]) == (3 / 10, 1 / 10, 4 / 10)
+    assert told["reading a message"] == 2 / 10
     assert named("C2 CompilerThre\n", JAVA) == "compilers"

@@ -82,14 +82,17 @@ def test_torchserves_messages_are_read_through_a_buffer_whole_and_in_order() -> 
 
 @pytest.mark.usefixtures("handler")
 def test_a_batch_of_small_pictures_is_asked_of_the_system_at_once() -> None:
-    batch = message([SMOKE[7]] * 8)
+    batches = [[SMOKE[7]] * 8, [SMOKE[3]]]
+    sent = b"".join(message(bodies) for bodies in batches)
+    assert len(sent) < MESSAGE_BYTES
     ours, torchserves = socket.socketpair()
     with ours, torchserves:
-        torchserves.sendall(batch)
-        assert otf_message_handler._retrieve_buffer(ours, 1) == b"I"
-        assert len(batch) < MESSAGE_BYTES
-        with pytest.raises(BlockingIOError):
-            ours.recv(1, socket.MSG_DONTWAIT)  # nothing is left
+        torchserves.sendall(sent)
+        for bodies in batches:
+            _, rows = otf_message_handler.retrieve_msg(ours)
+            assert [row["parameters"][0]["value"] for row in rows] == bodies
+            with pytest.raises(BlockingIOError):
+                ours.recv(1, socket.MSG_DONTWAIT)  # nothing is left since the first message was asked for
 
 
 def test_answer_has_the_fields_of_the_contract(handler: DigitHandler, model_dir: Path) -> None:

@@ -1,4 +1,4 @@
-"""A handler that starts as the project's and then does nothing: what is left is TorchServe itself."""
+"""A handler that starts as the project's and then does nothing: what is left is TorchServe under its settings."""
 
 from collections.abc import Sequence
 from typing import Any
