@@ -98,7 +98,7 @@ bench: $(INSTALLED_BENCH) ## some 34 minutes: serving beside FastAPI, LitServe a
 bench-quick: $(INSTALLED_BENCH) ## the same of serving in two minutes, for a first look
 	@$(PY) -m benchmarks.serving --quick
 
-sweep: $(INSTALLED_BENCH) ## some 25 minutes: every setting of serving, and every part of the handler's speed, changed alone
+sweep: $(INSTALLED_BENCH) ## some 21 minutes: every setting of serving, and every part of the handler's speed, changed alone
 	@$(PY) -m benchmarks.sweep $(ARGS)
 	@$(if $(ARGS),,$(PY) -m benchmarks.handler_sweep)
 

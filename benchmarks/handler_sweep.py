@@ -1,7 +1,7 @@
 """python -m benchmarks.handler_sweep: what each part of the handler's speed brings, in process, on one core.
 
-Each row takes one part away; turns are interleaved, figures are medians, ratios are the medians of the turns'. Three
-minutes; docs/performance/handler.md has the table.
+Each row takes one part away; turns are interleaved, figures are medians, ratios are the medians of the turns'. A
+minute; docs/performance/handler.md has the table.
 """
 
 import statistics

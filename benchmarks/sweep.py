@@ -1,7 +1,7 @@
 """python -m benchmarks.sweep: every setting of serving changed alone, beside the shipped ones, in one run.
 
 Each change is measured between two runs of what ships, and compared with their mean: docs/performance/sweep.md has the
-table, sweep.png the picture of alone against full load. Some 25 minutes.
+table, sweep.png the picture of alone against full load. Some 20 minutes.
 """
 
 import argparse
