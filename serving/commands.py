@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -95,6 +96,7 @@ def predict(config: Config, given: Namespace) -> int:
     done, bad = 0, 0
     with (
         _told_if_cut_short(lambda: f"stopped after {done} of {len(paths)} pictures" if done else ""),
+        _ctrl_c_waits() as come,
         DigitsClient(config) as client,
         tqdm(total=len(paths), unit=" pictures", leave=False, disable=_quiet(paths)) as bar,
     ):
@@ -108,12 +110,13 @@ def predict(config: Config, given: Namespace) -> int:
                 bar.write(
                     row["error"] if row["path"] in row["error"] else f"{row['path']}: {row['error']}", file=sys.stderr
                 )
-            told = row | {"warnings": " ".join(row.get("warnings", ()))}
-            done += 1  # just before it is written: Ctrl-C, which mostly comes during that, counts what is there
             if given.json:
                 print(json.dumps(row))
             else:
-                writer.writerow(told)
+                writer.writerow(row | {"warnings": " ".join(row.get("warnings", ()))})
+            done += 1
+            if come.is_set():
+                raise KeyboardInterrupt
     if bad:
         print(f"{bad} of {len(paths)} pictures were not read", file=sys.stderr)
     return 1 if bad else 0
@@ -285,6 +288,26 @@ def _told_if_cut_short(told: Callable[[], str]) -> Iterator[None]:
         if line := told():
             _tell(line)
         raise
+
+
+@contextmanager
+def _ctrl_c_waits() -> Iterator[threading.Event]:
+    """Set by the first Ctrl-C, for a loop to end between two rows; the second ends the command wherever it is.
+
+    Anywhere means in a lock of Python's thread pools too, which then stays held, and its threads wait for good.
+    """
+    come, before = threading.Event(), signal.getsignal(signal.SIGINT)
+
+    def note(*_: object) -> None:
+        come.set()
+        signal.signal(signal.SIGINT, before)
+
+    if before is signal.default_int_handler:  # not where Ctrl-C is ignored, as of a job in the background
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield come
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _quiet(pictures: list[Any]) -> bool | None:

@@ -25,7 +25,7 @@ from serving.config import ROOT, Config, ServingError, on_free_ports
 from serving.drawing import drawn
 from serving.files import write_named
 from serving.folders import find_pictures
-from serving.results import Explanation
+from serving.results import Answer, Explanation
 from tests.pictures import SEVENS, encode
 from tests.servers import command, output_until_curl, serving, started, with_archives
 from tests.test_supervisor import exchange_digits
@@ -240,6 +240,30 @@ def test_ctrl_c_keeps_what_was_read(running_here: Config, tmp_path: Path) -> Non
     assert said.read_text().strip() == f"stopped after {len(rows)} of 20000 pictures"
     assert [row["digit"] for row in rows] == [str(number % 10) for number in range(len(rows))]
     assert len(rows) < 20_000
+
+
+def test_ctrl_c_does_not_interrupt_the_handing_out_of_work(
+    own: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It comes in the midst of it, where a lock may be held, and the command ends after the next row."""
+    answer = Answer(7, 1.0, True, (0.0,) * 10, (), "1.0")
+    uninterrupted: list[int] = []
+
+    def answers(*_: object, **__: object) -> Iterator[Answer]:
+        yield answer
+        os.kill(os.getpid(), signal.SIGINT)
+        uninterrupted.append(1)
+        yield answer
+        pytest.fail("it goes on")
+
+    monkeypatch.setattr(DigitsClient, "predict_many", answers)
+    given = serving_main.parser().parse_args(["predict", "a.png", "b.png", "c.png"])
+    with pytest.raises(KeyboardInterrupt):
+        given.run(own, given)
+    assert uninterrupted == [1]
+    told = capsys.readouterr()
+    assert (len(told.out.splitlines()), told.err) == (1 + 2, "stopped after 2 of 3 pictures\n")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_roll_out_by_command(running_here: Config, folder: Path) -> None:
