@@ -19,7 +19,7 @@ from handler.description import description
 from handler.explanation import attribution
 from handler.preprocessing import Framed, Grey, ImageError, examine, examine_grey, plain_png, read_grey
 from handler.reader import CALL, Reader
-from handler.sent import Headers, InternalError, LateError, Row, Sent, read
+from handler.sent import CORRELATION, Headers, InternalError, LateError, Row, Sent, correlation, read
 from handler.time_limit import TooLongError, limited
 
 PICTURE_SECONDS = 5.0  # of CPU, for reading one; the slowest of 50 million pixels that are no attack take 2
@@ -50,7 +50,7 @@ class DigitHandler:
 
     def handle(self, rows: Sequence[Row], context: Any) -> list[bytes]:
         """One answer a row, in order; sets status and content type of each."""
-        sent = [_sent(row, context.get_all_request_header(index)) for index, row in enumerate(rows)]
+        sent = [_sent(row, _headers(context, index)) for index, row in enumerate(rows)]
         turns, examined = list(_in_turn(sent)), list[Framed | ImageError]()
         answers = iter(self.reader.answers(_framed_groups(sent, turns, examined)))
         pictures: list[list[tuple[Framed | ImageError, dict[str, Any]]]] = [[] for _ in sent]
@@ -95,6 +95,14 @@ def _buffered() -> Callable[[socket, int], bytes]:
         return data
 
     return retrieve
+
+
+def _headers(context: Any, index: int) -> Headers:
+    """Of a row, whose answer is given what the sender wants to know it by."""
+    headers: Headers = context.get_all_request_header(index)
+    if wanted := correlation(headers):
+        context.set_response_header(index, CORRELATION, wanted)
+    return headers
 
 
 def _sent(row: Row, headers: Headers) -> Sent:

@@ -7,12 +7,14 @@ import ssl
 import time
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ReadTimeoutError
 from urllib3.util import Retry
 
+from handler.sent import CORRELATION
 from serving.config import Config, ServingError, read_config
 
 TOKENS = ("inference", "management", "API")
@@ -165,13 +167,36 @@ def _is_key_refused(response: requests.Response) -> bool:
 def _failure(error: requests.RequestException) -> str:
     if isinstance(error, requests.exceptions.SSLError):
         return "shows another certificate than the configuration's certificate_file, or speaks no TLS"
+    if isinstance(error, AnothersError):
+        return "has answered another request"
     reason = getattr(error.args[0], "reason", None) if error.args else None  # of the last of several attempts
     if isinstance(error, requests.Timeout) or isinstance(reason, ReadTimeoutError):
         return "was reached, but has not answered in time"
     return f"does not answer ({type(error).__name__})"
 
 
-class _Pinned(HTTPAdapter):
+class AnothersError(requests.RequestException):
+    """The answers on every connection that was tried were other requests'."""
+
+
+class _Own(HTTPAdapter):
+    """Keeps to answers of its own: what answers another request is dropped with its connection, and asked again.
+
+    TorchServe 0.12.0 may answer a request twice when its worker is taken away, and the second answer is then read as
+    that of the next request on the connection. One without the header is TorchServe's own, or an older archive's.
+    """
+
+    def send(self, request: requests.PreparedRequest, *given: Any, **options: Any) -> requests.Response:
+        own = request.headers.setdefault(CORRELATION, uuid4().hex)
+        for _ in range(1 + (self.max_retries.total or 0)):
+            response = super().send(request, *given, **options)
+            if response.headers.get(CORRELATION, own) == own:
+                return response
+            response.close()
+        raise AnothersError
+
+
+class _Pinned(_Own):
     """Talks to the holder of one certificate alone, whoever has signed it and whatever the address is called."""
 
     def __init__(self, fingerprint: str, **options: Any) -> None:
@@ -208,5 +233,5 @@ def _session(config: Config, retries: int) -> requests.Session:
             session.mount(url, _Pinned(_fingerprint(config.certificate), **options))
             session.verify = False  # by authorities: the one certificate itself is compared
         else:
-            session.mount(url, HTTPAdapter(**options))
+            session.mount(url, _Own(**options))
     return session

@@ -1,0 +1,100 @@
+"""Whose answer it is: X-Correlation-ID through handler and TorchServe, and DigitsClient where answers are mixed up."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from handler.digit_handler import DigitHandler
+from handler.sent import CORRELATION
+from serving.client import DigitsClient
+from serving.config import Config
+from serving.connection import UnreachableError
+from tests.conftest import context_of
+from tests.pictures import SMOKE
+from tests.test_sent import EXPLAIN, JSON, bulk
+
+PREDICT = "/predictions/digits"
+
+
+def test_each_rows_answer_or_refusal_has_what_its_sender_gave(handler: DigitHandler, model_dir: Path) -> None:
+    rows = [{"body": SMOKE[1]}, {"body": b""}, {"body": bulk(SMOKE[2])}, {"body": b"{"}, {"body": SMOKE[3]}]
+    headers = [{CORRELATION: f"row-{row}_{row}.{row}"} | also for row, also in enumerate([{}, {}, JSON, JSON, EXPLAIN])]
+    context = context_of(model_dir, len(rows), headers)
+    handler.handle(rows, context)
+    assert [context.get_response_headers(row)[CORRELATION] for row in range(len(rows))] == [
+        each[CORRELATION] for each in headers
+    ]
+
+
+@pytest.mark.parametrize("given", ["", "a" * 65, "a b", "a\r\nSet-Cookie: b", "\u0663", {"content-type": ""}])
+def test_what_is_no_name_for_an_answer_does_not_come_back(given: Any, handler: DigitHandler, model_dir: Path) -> None:
+    context = context_of(model_dir, 1, [{CORRELATION: given}])
+    handler.handle([{"body": SMOKE[1]}], context)
+    assert CORRELATION not in context.get_response_headers(0)
+
+
+@pytest.mark.parametrize("picture", [SMOKE[1], b"none"])
+@pytest.mark.parametrize("name", [CORRELATION, CORRELATION.lower()])
+def test_it_comes_back_through_torchserve(name: str, picture: bytes, client: DigitsClient) -> None:
+    response = client.request("inference", "POST", PREDICT, data=picture, headers={name: "mine"})
+    assert response.headers[CORRELATION] == "mine"
+
+
+class Late(BaseHTTPRequestHandler):
+    """Gives each connection its first answer twice, so that all others come one request late."""
+
+    protocol_version = "HTTP/1.1"
+    server_url = ""
+
+    def setup(self) -> None:
+        super().setup()
+        self.answers: list[requests.Response] = []
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.answers.append(requests.post(self.server_url + self.path, body, headers=dict(self.headers), timeout=10))
+        answer = self.answers[0] if len(self.answers) == 1 else self.answers.pop(0)
+        self.send_response(answer.status_code)
+        for name in {"Content-Type", CORRELATION} & set(answer.headers):
+            self.send_header(name, answer.headers[name])
+        self.send_header("Content-Length", str(len(answer.content)))
+        self.end_headers()
+        self.wfile.write(answer.content)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing: a test's output is for what fails."""
+
+
+@contextmanager
+def late(server: Config) -> Iterator[Config]:
+    """The server's configuration, its inference address being that of a proxy that is Late."""
+    handler = type("LateOf", (Late,), {"server_url": server.url("inference")})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{proxy.server_address[1]}"
+        yield replace(server, properties=server.properties | {"inference_address": address})
+        proxy.shutdown()
+
+
+def test_answers_that_come_late_are_told_by_their_names(server: Config) -> None:
+    """As TorchServe 0.12.0 may give them when workers are taken away; a session that does not look believes them."""
+    with late(server) as config, DigitsClient(config) as client, requests.Session() as believing:
+        believing.headers["Authorization"] = f"Bearer {client.token('inference')}"
+        read = [believing.post(config.url("inference") + PREDICT, SMOKE[digit]).json()["digit"] for digit in range(4)]
+        assert read == [0, 0, 1, 2]
+        assert [client.predict(SMOKE[digit]).digit for digit in range(10)] == list(range(10))
+
+
+def test_a_client_that_asks_once_says_that_the_answer_was_anothers(server: Config) -> None:
+    with late(server) as config, DigitsClient(config, retries=0) as client:
+        assert client.predict(SMOKE[1]).digit == 1
+        with pytest.raises(UnreachableError, match="has answered another request"):
+            client.predict(SMOKE[2])
+        assert client.predict(SMOKE[3]).digit == 3
