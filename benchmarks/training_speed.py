@@ -5,10 +5,9 @@ the plain forward pass, Adam, loss and torchmetrics accuracy of every batch. Sam
 threads, pictures of mnist5k, each time in a new process, since two starts of the same training differ more than two
 turns of one. What a recipe takes to change and frame its pictures is counted in, as far as its epochs share it, and so
 is learning from its teacher, but not what the teacher takes to learn and to answer. Only digits are counted; a recipe's
-pictures of no digit are work beside them.
+pictures of no digit are work beside them. docs/performance/training.md has the table.
 """
 
-import argparse
 import itertools
 import statistics
 import sys
@@ -20,6 +19,7 @@ from multiprocessing import get_context
 import torch
 from joblib.externals.loky import get_reusable_executor
 from PIL import Image
+from tabulate import tabulate
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
@@ -27,7 +27,10 @@ from torchvision import transforms
 from torchvision.datasets import MNIST, VisionDataset
 from tqdm import tqdm
 
+from benchmarks.machine import machine
+from benchmarks.page import written
 from handler.preprocessing import frame_grey
+from serving.config import ROOT
 from training.data import load_data, raw_pictures
 from training.measures import accuracy
 from training.model import CLASSES, DigitCNN
@@ -35,9 +38,25 @@ from training.recipe import RECIPES, Config, configure
 from training.teacher import Teacher
 from training.train import Run, make_rounds
 
+PAGE = ROOT / "docs" / "performance" / "training.md"
 BATCH = 50
-WARM_UP = 60  # steps
+WARM_UP, STEPS = 60, 200  # of a turn
+TURNS = 7
 ORIGINAL = "original's way"
+
+TEXT = """# Training beside the original's way
+
+Written by `make bench` on {cpu}, {threads} threads, commit {commit}, {date}.
+
+The original's way resizes each picture in each epoch, by a `DataLoader` with `num_workers=0`, without augmentation.
+Ours is with all that the recipe has, framing included, but without what a teacher takes. Batches of {batch} from
+`mnist5k`; medians of {turns} interleaved turns of {steps} steps, each in a new process; x is beside the original's way,
+turn by turn.
+
+{table}
+
+Framing alone, once for the whole data set: {framing:.0f} microseconds a picture.
+"""
 
 
 class Mnist5k(MNIST):  # type: ignore[misc]  # torchvision has no type hints
@@ -140,29 +159,33 @@ def framing_seconds() -> float:
     return (time.perf_counter() - started) / len(greys)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser("python -m benchmarks.training_speed", description=__doc__)
-    parser.add_argument("--repeats", type=int, default=7, help="interleaved; the medians count (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=200, help="of 50 pictures, in a turn (default: %(default)s)")
-    given = parser.parse_args()
-    names = [ORIGINAL, *RECIPES]
-    turns = tqdm(range(given.repeats), leave=False, disable=None)
-    times = [{name: in_a_process(name, given.steps) for name in names} for _ in turns]
-    print(f"pictures a second, median of {given.repeats}, {Config().threads} threads, without what a teacher takes")
-    for name in names:
-        taken = statistics.median(sum(repeat[name]) for repeat in times)
-        step, making = (statistics.median(part) for part in zip(*(repeat[name] for repeat in times), strict=True))
-        ratio = statistics.median(sum(repeat[ORIGINAL]) / sum(repeat[name]) for repeat in times)
-        print(
-            f"  {name if name == ORIGINAL else f'this project, recipe {name}':30} {1 / taken:6.0f}  {ratio:.2f} x"
-            f"  ({step * 1e6:.0f} microseconds a picture, {making * 1e6:.0f} to change and frame it)"
-        )
-    print(f"framing, once for the whole data set: {framing_seconds() * 1e6:.0f} microseconds a picture")
+def measure() -> list[dict[str, tuple[float, float]]]:
+    """Turn by turn, of each way."""
+    turns = tqdm(range(TURNS), unit="turn", disable=None)
+    return [{name: in_a_process(name, STEPS) for name in (ORIGINAL, *RECIPES)} for _ in turns]
+
+
+def table(turns: list[dict[str, tuple[float, float]]]) -> str:
+    head = ("", "pictures a second", "x", "microseconds a picture in a step", "to change and frame it")
+    rows = [_row(name, turns) for name in turns[0]]
+    return tabulate(rows, head, tablefmt="github", disable_numparse=True, colalign=("left", *["right"] * 4))
+
+
+def _row(name: str, turns: list[dict[str, tuple[float, float]]]) -> tuple[str, ...]:
+    taken = statistics.median(sum(turn[name]) for turn in turns)
+    ratio = statistics.median(sum(turn[ORIGINAL]) / sum(turn[name]) for turn in turns)
+    parts = [statistics.median(part) for part in zip(*(turn[name] for turn in turns), strict=True)]
+    title = name if name == ORIGINAL else f"recipe `{name}`"
+    return title, f"{1 / taken:,.0f}", f"{ratio:.2f}", *(f"{part * 1e6:.0f}" for part in parts)
+
+
+def text() -> str:
+    told = machine()
+    measured = table(measure())
+    framing = 1e6 * framing_seconds()
+    own = {"threads": Config().threads, "batch": BATCH, "turns": TURNS, "steps": STEPS}
+    return TEXT.format(**told, **own, table=measured, framing=framing)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(written(PAGE, text))
