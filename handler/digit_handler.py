@@ -15,11 +15,12 @@ import cv2
 import torch
 from ts.protocol import otf_message_handler
 
+from handler.correlation import CORRELATION, correlation
 from handler.description import description
 from handler.explanation import attribution
 from handler.preprocessing import Framed, Grey, ImageError, examine, examine_grey, plain_png, read_grey
 from handler.reader import CALL, Reader
-from handler.sent import CORRELATION, Headers, InternalError, LateError, Row, Sent, correlation, read
+from handler.sent import Headers, InternalError, LateError, Row, Sent, read
 from handler.time_limit import TooLongError, limited
 
 PICTURE_SECONDS = 5.0  # of CPU, for reading one; the slowest of 50 million pixels that are no attack take 2

@@ -2,7 +2,6 @@
 
 import binascii
 import json
-import re
 from base64 import b64decode
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,8 +11,6 @@ from handler.decoding import ImageError
 MAX_ITEMS = 256  # pictures in one JSON body
 MAX_BRACKETS = 1_000  # of a JSON body, in strings too: neither deep nor wide bodies cost more than their bytes
 MAX_COMMAS = 10_000
-CORRELATION = "X-Correlation-ID"  # the header by which a sender knows the answer for its own
-CORRELATIONS = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"GIF8", b"BM", b"RIFF", b"II", b"MM")  # no JSON begins like a picture
 
 Row = dict[str, Any]  # field -> what was sent in it; a raw body is the field "body"
@@ -60,14 +57,6 @@ def read(row: Row, headers: Headers) -> Sent:
     if explain:
         return Sent("explanation", [_picture(row)], target=_target(row.get("target", named.get("x-target"))))
     return Sent("digit", [_picture(row)], plain=_media_type(named.get("accept", "")) == "text/plain")
-
-
-def correlation(headers: Headers) -> str | None:
-    """What the sender wants to know the row's answer by; None if nothing, or what is none of CORRELATIONS."""
-    for name, value in headers.items():
-        if name.lower() == CORRELATION.lower() and isinstance(value, str) and CORRELATIONS.fullmatch(value):
-            return value
-    return None
 
 
 def _media_type(header: str) -> str:

@@ -14,7 +14,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ReadTimeoutError
 from urllib3.util import Retry
 
-from handler.sent import CORRELATION
+from handler.correlation import CORRELATION
 from serving.config import Config, ServingError, read_config
 
 TOKENS = ("inference", "management", "API")

@@ -1,5 +1,7 @@
 """Whose answer it is: X-Correlation-ID through handler and TorchServe, and DigitsClient where answers are mixed up."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +13,10 @@ from typing import Any
 import pytest
 import requests
 
+from handler.correlation import CORRELATION
 from handler.digit_handler import DigitHandler
-from handler.sent import CORRELATION
 from serving.client import DigitsClient
-from serving.config import Config
+from serving.config import ROOT, Config
 from serving.connection import UnreachableError
 from tests.conftest import context_of
 from tests.pictures import SMOKE
@@ -98,3 +100,8 @@ def test_a_client_that_asks_once_says_that_the_answer_was_anothers(server: Confi
         with pytest.raises(UnreachableError, match="has answered another request"):
             client.predict(SMOKE[2])
         assert client.predict(SMOKE[3]).digit == 3
+
+
+def test_a_client_and_the_supervisor_need_no_decoder_for_it() -> None:
+    code = 'import sys, serving.client, serving.supervisor; assert "cv2" not in sys.modules'
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

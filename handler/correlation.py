@@ -1,0 +1,16 @@
+"""The header by which a sender knows an answer for its own. Clients import this: no picture's library comes with it."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+CORRELATION = "X-Correlation-ID"
+NAMES = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def correlation(headers: Mapping[str, Any]) -> str | None:
+    """What the sender wants to know the row's answer by; None if nothing, or what is none of NAMES."""
+    for name, value in headers.items():
+        if name.lower() == CORRELATION.lower() and isinstance(value, str) and NAMES.fullmatch(value):
+            return value
+    return None
