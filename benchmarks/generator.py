@@ -139,7 +139,8 @@ class Load:
             self._lose(connection, "read")
 
     def _answered(self, connection: Connection, status: int) -> None:
-        assert connection.due is not None
+        if connection.due is None:
+            raise ConnectionError("an answer to no request")
         now = time.monotonic()
         self.latencies.append(now - connection.due)
         self.statuses[status] += 1

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from benchmarks.in_process import Limit, keep_to_one_core
 from benchmarks.machine import machine
 from benchmarks.page import written
-from handler import digit_handler, marks, preprocessing, reader
+from handler import digit_handler, preprocessing, reader
 from handler.preprocessing import Framed, Grey, ImageError, to_input
 from serving.config import ROOT
 
@@ -123,7 +123,6 @@ VARIANTS: dict[str, Variant] = {
     SHIPPED: lambda _: nullcontext(),
     "Pillow for plain PNGs too": by_pillow,
     "one picture after the other": one_by_one,
-    "marks labelled by 32 bits": lambda _: patch.object(marks, "SHORT", 0),
     "three channels instead of one": with_network(three_channels),
     "three channels, neither frozen nor optimised": with_network(as_saved),
     "channels last": with_network(channels_last),

@@ -113,7 +113,8 @@ def profiled(server: Server, load: Load) -> Profile:
     java, worker = _processes(server)
     threads, counters = _thread_seconds(java), _counters(server)
     measured = _drive(server, load)
-    used = {name: seconds - threads[name] for name, seconds in _thread_seconds(java).items()}
+    # A compiler's thread that has ended took its seconds with it.
+    used = {name: max(0.0, seconds - threads[name]) for name, seconds in _thread_seconds(java).items()}
     told = {name: value - counters[name] for name, value in _counters(server).items()}
     count = told["ts_inference_requests"]
     return Profile(
@@ -132,12 +133,13 @@ def _spied(server: Server, load: Load, worker: psutil.Process) -> dict[str, floa
         command += ["--duration", str(SAMPLED_SECONDS), "--rate", str(SAMPLES_A_SECOND)]
         command += ["--format", "raw", "--nonblocking", "--output", str(raw)]
         spy = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        _drive(server, load)
         try:
+            _drive(server, load)
             _, error = spy.communicate(timeout=SPY_SECONDS)
         except subprocess.TimeoutExpired as late:
-            spy.kill()
             raise ServingError(f"py-spy has not ended {SPY_SECONDS} s after the load") from late
+        finally:
+            spy.kill()
         if spy.returncode or not raw.is_file():
             raise ServingError(f"py-spy failed: {error.strip()[-200:]}")
         return shares(raw.read_text().splitlines())
@@ -170,13 +172,13 @@ def _counters(server: Server) -> dict[str, float]:
     return dict(summed)
 
 
-def page(profiles: list[Profile], idle: list[Measured]) -> str:
+def page(told: dict[str, str | int], profiles: list[Profile], idle: list[Measured]) -> str:
     loads = [profile.measured.load for profile in profiles]
     worker = [(name, *(f"{profile.worker[name]:.0%}" for profile in profiles)) for name in (*WORKER, ELSEWHERE)]
     java = [(name, *(f"{profile.java[name]:.2f}" for profile in profiles)) for name in (*JAVA, ELSEWHERE)]
     java.append(("all of the server, workers included", *(f"{each.measured.server_cores:.2f}" for each in profiles)))
     tables = {"worker": worker, "java": java, "request": _request(profiles), "least": _client(idle)}
-    return TEXT.format(**machine(), **{name: _table(rows, loads) for name, rows in tables.items()})
+    return TEXT.format(**told, **{name: _table(rows, loads) for name, rows in tables.items()})
 
 
 def _request(profiles: list[Profile]) -> Iterator[tuple[str, ...]]:
@@ -198,12 +200,13 @@ def _table(rows: Iterable[tuple[str, ...]], loads: list[str]) -> str:
 
 
 def text() -> str:
+    told = machine()
     with tempfile.TemporaryDirectory(prefix="profile-") as folder, started(OURS, Path(folder)) as server:
         _drive(server, WARM_UP)
         profiles = [profiled(server, load) for load in LOADS]
     with tempfile.TemporaryDirectory(prefix="profile-") as folder, started(IDLE, Path(folder)) as server:
         _drive(server, WARM_UP)
-        return page(profiles, [_drive(server, load) for load in LOADS])
+        return page(told, profiles, [_drive(server, load) for load in LOADS])
 
 
 def _drive(server: Server, load: Load) -> Measured:

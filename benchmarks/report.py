@@ -13,7 +13,6 @@ from benchmarks.loads import (
     BULK,
     BULKS,
     COST,
-    FLOOD,
     LOADS,
     MANY,
     MIX,
@@ -29,7 +28,7 @@ from serving.files import write_whole
 DPI = 110
 UNSTEADY = 1.2  # times the lowest of repeats: a higher highest is shown with it
 COMPARED = (OURS, FASTAPI, LITSERVE, DEFAULTS)
-LOAD_TITLES = {MIX: "mix, 8 connections", BULKS: "bulk JSON, 4 connections", OPEN: "open loop", FLOOD: "flood"}
+LOAD_TITLES = {MIX: "mix, 8 connections", BULKS: "bulk JSON, 4 connections"}
 
 PAGE = """# Serving benchmark
 
@@ -44,11 +43,11 @@ The same released model, framing and answer behind each server, {workers} worker
 are its own, but for one thread a worker, which its performance guide recommends: without that they fight for the cores.
 A peer counts as ready when it answers its first picture, this project when all its workers do.
 
-One server runs at a time, on loopback, and shares the cores with the load generator. Each load comes after a warm-up,
-{repeats}, the servers taking turns. Figures are medians; x is the median of the repeats' ratios, this project beside
-the other. Where repeats differ by a fifth, lowest and highest are shown: few connections to FastAPI may all come to one
-of its workers, the other being idle. wrk adds to its latencies those of requests that a slow one kept from being sent,
-which makes p99 of closed loops higher.
+One server runs at a time, on loopback, and shares the cores with the load generator. Each server is warmed up when it
+has started. Loads run {repeats}, the servers taking turns, the open loop and 256 connections for 30 s once. Figures are
+medians; x is the median of the repeats' ratios, this project beside the other. Where repeats differ by a fifth, lowest
+and highest are shown: few connections to FastAPI may all come to one of its workers, the other being idle. wrk adds to
+its latencies those of requests that a slow one kept from being sent, which makes p99 of closed loops higher.
 
 A load of connections sends 28x28 PNGs, {pngs} different ones, each connection one after the other. In the mix one of
 {one_photo_in} pictures is a JPEG of 12 megapixels. A bulk request has {bulk} pictures.

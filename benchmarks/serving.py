@@ -11,24 +11,22 @@ import signal
 import subprocess
 import sys
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.contenders import BARE, DEFAULTS, FASTAPI, LITSERVE, LOGS, OURS, TITLES, Server, started
+from benchmarks.contenders import BARE, LOGS, OURS, TITLES, Server, started
 from benchmarks.drive import Measured, drive
 from benchmarks.loads import COSTS, FLOODS, LOADS, QUICK_LOADS, QUICK_WARM_UP, WARM_UP, Load, open_loop
 from benchmarks.machine import NO_WRK, machine
-from benchmarks.report import peak, plot, report
+from benchmarks.report import COMPARED, peak, plot, report
 from benchmarks.results import Results, Start
 from benchmarks.usage import pss_bytes
 from serving.archive import build_archive
 from serving.config import ROOT, ServingError
 from serving.files import write_whole
 
-COMPARED = (OURS, FASTAPI, LITSERVE, DEFAULTS)
 REPEATS = 3
 KEPT = ROOT / "benchmarks" / "results" / "bench.json"
 MEASURED = LOGS / "measured.json"
@@ -139,9 +137,6 @@ def main() -> int:
 
 
 def _run(is_quick: bool) -> None:
-    missing = [name for name in ("fastapi", "uvicorn", "litserve") if find_spec(name) is None]
-    if missing:
-        raise ServingError(f"{missing[0]} is not installed; `make bench` installs what is compared")
     results = quick() if is_quick else whole()
     results.write(QUICK_KEPT if is_quick else KEPT)
     print(text := report(results))

@@ -275,8 +275,8 @@ def main() -> int:
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers are ended however this is
     points: list[Point] = []
-    told = machine()
     try:
+        told = machine()
         sweep(given.only, points)
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)

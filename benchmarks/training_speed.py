@@ -49,9 +49,9 @@ TEXT = """# Training beside the original's way
 Written by `make bench` on {cpu}, {threads} threads, commit {commit}, {date}.
 
 The original's way resizes each picture in each epoch, by a `DataLoader` with `num_workers=0`, without augmentation.
-Ours is with all that the recipe has, framing included, but without what a teacher takes. Batches of {batch} from
-`mnist5k`; medians of {turns} interleaved turns of {steps} steps, each in a new process; x is beside the original's way,
-turn by turn.
+Ours is with all that the recipe has, framing included, but without what the teacher takes to learn and to answer.
+Batches of {batch} from `mnist5k`; medians of {turns} interleaved turns of {steps} steps, each in a new process; x is
+beside the original's way, turn by turn.
 
 {table}
 

@@ -17,10 +17,6 @@ class Usage:
     cpu_seconds: float = 0.0
     pss_bytes: list[int] = field(default_factory=list)  # a sample every SAMPLE_SECONDS
 
-    @property
-    def peak_bytes(self) -> int:
-        return max(self.pss_bytes)
-
 
 @contextmanager
 def watched(root: int) -> Iterator[Usage]:

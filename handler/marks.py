@@ -30,7 +30,6 @@ WEAKEST_UNEVEN = 0.3  # the same under uneven light, which leaves weak remains b
 SPECK = 0.04  # of the largest mark's ink; less is a speck
 LEAST_INSIDE = 0.1  # of the largest mark's ink: with so much clear of the picture's edge, the digit is that
 WEAK_MARK = 0.5  # of the digit's mean ink; a weaker mark under uneven light is no ink
-SHORT = 2**16 - 1  # pixels; of no more, labels fit 16 bits, which OpenCV counts faster
 MOST_SLANT = 1.0  # pixels a row that marks are sheared by at most
 LEAST_FACTOR = 0.75  # of size; what would have to shrink more when sheared is not slanted
 THINNEST = 2.5  # pixels in the frame; thinner strokes are thickened to about this
@@ -62,9 +61,7 @@ def find_marks(ink: Ink) -> Marks:
         raise ImageError(422, "nothing is drawn on the picture; expected one digit that stands out from its background")
     weakest = max((WEAKEST if ink.even else WEAKEST_UNEVEN) * contrast, (FLOOR + 1) * noise)
     mask = cv2.threshold(smooth, weakest, 255, cv2.THRESH_BINARY)[1]
-    count, labels, boxes, _ = cv2.connectedComponentsWithStats(
-        mask, ltype=cv2.CV_16U if mask.size <= SHORT else cv2.CV_32S
-    )
+    count, labels, boxes, _ = cv2.connectedComponentsWithStats(mask)
     if count == 2 and ink.even:
         return Marks(boxes[1:, :4], None, contrast)
     keep = _marks_of_the_digit(smooth, labels, boxes, ink.even)
@@ -72,7 +69,7 @@ def find_marks(ink: Ink) -> Marks:
 
 
 def _marks_of_the_digit(
-    ink: Grey, labels: NDArray[np.int32 | np.uint16], boxes: NDArray[np.int32], even: bool
+    ink: Grey, labels: NDArray[np.int32], boxes: NDArray[np.int32], even: bool
 ) -> NDArray[np.bool_]:
     """Which of the labels belong to what is drawn; the first, the paper, never does."""
     squared = np.square(ink.ravel(), dtype=np.float32)  # what is strong counts more than what is wide

@@ -64,7 +64,7 @@ def test_variants_are_beside_what_ships_turn_by_turn() -> None:
     assert "75 (0.50x)" in handler_table(speeds)
 
 
-def test_a_sample_is_what_its_innermost_known_part_says() -> None:
+def test_a_sample_is_what_the_first_name_that_is_part_of_it_says() -> None:
     handle = "handle_connection (ts/model_service_worker.py:1);handle (digit_handler.py:2)"
     raw = [f"{handle};examine_grey (handler/preprocessing.py:3) 3", f"{handle} 1", "other (x.py:1) 4"]
     waits = "handle_connection (ts/model_service_worker.py:1);retrieve_msg (ts/protocol/otf.py:1)"

@@ -81,8 +81,10 @@ def late(server: Config) -> Iterator[Config]:
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as proxy:
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{proxy.server_address[1]}"
-        yield replace(server, properties=server.properties | {"inference_address": address})
-        proxy.shutdown()
+        try:
+            yield replace(server, properties=server.properties | {"inference_address": address})
+        finally:
+            proxy.shutdown()
 
 
 def test_answers_that_come_late_are_told_by_their_names(server: Config) -> None:

@@ -1,8 +1,8 @@
 """python benchmarks/peers/litserve_app.py PORT WORKERS
 
 LitServe as its documentation tunes it for many requests a second: batching, several workers a device, several API
-servers, its fast queue (https://lightning.ai/docs/litserve). It takes no raw picture, but JSON or a form; with JSON it
-answered 1,020 requests a second here, with forms 840 (64 connections; without batching 760, without the queue 850).
+servers, its fast queue (https://lightning.ai/docs/litserve). It takes no raw picture, but JSON or a form; forms, no
+batching or another queue made it slower.
 """
 
 import sys
