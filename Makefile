@@ -32,7 +32,7 @@ serve: $(INSTALLED) $(if $(and $(wildcard $(ARCHIVE)),$(wildcard $(ARCHIVE).sha2
 stop: $(INSTALLED) ## drain and stop the server from another terminal
 	@$(PY) -m serving stop
 
-status: $(INSTALLED) ## is it ready, what does it serve, what has happened
+status: $(INSTALLED) ## is it ready, what does it serve, how often restarted
 	@$(PY) -m serving status $(ARGS)
 
 token: $(INSTALLED) ## print the token of the running server; KIND=inference or management

@@ -87,8 +87,8 @@ included. {cores} cores could thus do {ceiling:,.0f}, were there no HTTP, no que
 
 {limit}
 
-The archive has {archive_kb:,.0f} kB. From the command of `make serve` to ready: {start}. With metrics and logs
-{shipped}, without {bare} pictures a second at 64 connections, interleaved.
+The archive has {archive_kb:,.0f} kB. From the command of `make serve` to ready: {start}.
+{cost}
 """
 
 
@@ -115,8 +115,7 @@ def report(results: Results) -> str:
         limit=_limit(results),
         archive_kb=results.archive_bytes / 1e3,
         start=f"{min(starts):.1f} to {max(starts):.1f} s in {len(starts)} starts",
-        shipped=_number(results.median(OURS, COST)),
-        bare=_number(results.median(BARE, COST)),
+        cost=_cost(results),
     )
 
 
@@ -196,6 +195,13 @@ def _limit(results: Results) -> str:
         served = results.median(OURS, load.name) or 0.0
         rows.append((_title(load), f"{served:,.0f}", f"{ceiling(results):,.0f}", f"{served / ceiling(results):.0%}"))
     return _table(("", "served", "cores x in process", "share"), rows)
+
+
+def _cost(results: Results) -> str:
+    if results.median(BARE, COST) is None:
+        return "What metrics and logs cost was not measured."
+    shipped, bare = (_number(results.median(name, COST)) for name in (OURS, BARE))
+    return f"With metrics and logs {shipped}, without {bare} pictures a second at 64 connections, interleaved."
 
 
 def plot(results: Results, path: Path) -> None:

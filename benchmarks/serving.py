@@ -139,10 +139,11 @@ def main() -> int:
 def _run(is_quick: bool) -> None:
     results = quick() if is_quick else whole()
     results.write(QUICK_KEPT if is_quick else KEPT)
-    print(text := report(results))
+    text = report(results)
     if is_quick:
-        print("QUICK: one short repeat of some loads. No figure to quote; `make bench` measures them.")
-    else:
+        print("QUICK: one short repeat of some loads. No figure to quote; `make bench` measures them.\n")
+    print(text)
+    if not is_quick:
         REPORT.parent.mkdir(parents=True, exist_ok=True)
         write_whole(REPORT, text.encode())
         plot(results, REPORT.with_suffix(".png"))

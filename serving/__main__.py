@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     serve = command("serve", commands.serve, "serve in the foreground until Ctrl-C", json=False)
     serve.add_argument("--version", help="to make the default (default: what was served last, 1.0 at first)")
     command("stop", commands.stop, "drain and stop the server that runs", json=False)
-    command("status", commands.status, "is it ready, what does it serve, what has happened; exits 1 if it is not ready")
+    command("status", commands.status, "is it ready, what does it serve, how often restarted; exits 1 if not ready")
     predict = command(
         "predict",
         commands.predict,
