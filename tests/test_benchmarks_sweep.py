@@ -12,6 +12,8 @@ from benchmarks.handler_sweep import table as handler_table
 from benchmarks.in_process import Limit
 from benchmarks.profile_served import ELSEWHERE, JAVA, named, shares
 from benchmarks.sweep import SHIPPED, Point, changes, pareto, plot, table
+from benchmarks.training_speed import ORIGINAL, ratio
+from benchmarks.training_speed import table as training_table
 from serving.config import read_config
 from tests.pictures import SMOKE
 
@@ -62,6 +64,13 @@ def test_variants_are_beside_what_ships_turn_by_turn() -> None:
     rest = {size: [1.0, 1.0] for size in BATCHES}
     speeds = {SHIPPED: rest | {1: [100.0, 200.0]}, "slower": rest | {1: [50.0, 100.0]}}
     assert "75 (0.50x)" in handler_table(speeds)
+
+
+def test_training_is_beside_the_originals_way_turn_by_turn() -> None:
+    turns = [{ORIGINAL: (2e-4, 0.0), "default": (6e-5, 4e-5)}, {ORIGINAL: (4e-4, 0.0), "default": (9e-5, 1e-5)}]
+    assert ratio("default", turns) == pytest.approx(3)
+    cells = [cell.strip() for cell in training_table(turns).splitlines()[-1].strip("|").split("|")]
+    assert cells == ["recipe `default`", "10,000", "3.00", "75", "25"]
 
 
 def test_a_sample_is_what_the_first_name_that_is_part_of_it_says() -> None:
