@@ -19,7 +19,8 @@ from benchmarks.in_process import Limit, keep_to_one_core
 from benchmarks.machine import machine
 from benchmarks.page import written
 from handler import digit_handler, preprocessing, reader
-from handler.preprocessing import Framed, Grey, ImageError, to_input
+from handler.preprocessing import Grey, ImageError, to_input
+from handler.seen import Seen
 from serving.config import ROOT
 
 PAGE = ROOT / "docs" / "performance" / "handler.md"
@@ -54,10 +55,10 @@ def one_by_one(_: Limit) -> Iterator[None]:
     """Each picture is read and framed before the next is looked at."""
     read, framed = digit_handler._read, digit_handler._framed
 
-    def both(picture: bytes | ImageError, until: float) -> Framed | ImageError:
+    def both(picture: bytes | ImageError, until: float) -> Seen:
         return framed(read(picture, until), until)
 
-    with patch.object(digit_handler, "_read", both), patch.object(digit_handler, "_framed", lambda picture, _: picture):
+    with patch.object(digit_handler, "_read", both), patch.object(digit_handler, "_framed", lambda seen, _: seen):
         yield
 
 

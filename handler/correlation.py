@@ -1,10 +1,14 @@
-"""The header by which a sender knows an answer for its own. Clients import this: no picture's library comes with it."""
+"""Headers of requests: by which a sender knows an answer for its own, and by which a probe says that it is none.
+
+Clients import this: no picture's library comes with it.
+"""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
 CORRELATION = "X-Correlation-ID"
+PROBE = "X-Digits-Probe"  # whatever its value: a picture that is sent to see whether it is read, and not counted
 NAMES = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -14,3 +18,7 @@ def correlation(headers: Mapping[str, Any]) -> str | None:
         if name.lower() == CORRELATION.lower() and isinstance(value, str) and NAMES.fullmatch(value):
             return value
     return None
+
+
+def is_probe(headers: Mapping[str, Any]) -> bool:
+    return any(name.lower() == PROBE.lower() for name in headers)

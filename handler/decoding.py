@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -34,6 +35,14 @@ warnings.filterwarnings("ignore", module="PIL")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
+class Source(NamedTuple):
+    """What a picture was sent as: its format in Pillow's words, its sides in pixels."""
+
+    format: str
+    width: int
+    height: int
+
+
 class ImageError(Exception):
     """A picture that cannot be answered: `status` is the HTTP status, `message` is for its sender."""
 
@@ -43,6 +52,11 @@ class ImageError(Exception):
         super().__init__(status, message)
         self.status = status
         self.message = message
+
+    @property
+    def reason(self) -> str:
+        """What it is counted as."""
+        return {413: "too_large", 422: "blank"}.get(self.status, "unreadable")
 
 
 class _Counted(BytesIO):
@@ -59,6 +73,11 @@ class _Counted(BytesIO):
 
 def decode(picture: bytes) -> Grey:
     """The picture's first image, upright and opaque, as grey uint8 [height, width]; see `frame` for errors."""
+    return decoded(picture)[0]
+
+
+def decoded(picture: bytes) -> tuple[Grey, Source]:
+    """The same, and what it was sent as."""
     if not picture:
         raise ImageError(400, f"the picture is 0 bytes; expected {_known()}")
     if len(picture) > MAX_BYTES:
@@ -68,12 +87,13 @@ def decode(picture: bytes) -> Grey:
     image = _open(picture)
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(f"{image.width}x{image.height} pixels")
+    source = Source(str(image.format), *image.size)  # now: a JPEG may be decoded smaller
     try:
-        return _grey(_upright(image))
+        return _grey(_upright(image)), source
     except MemoryError:
         raise  # no fault of the picture's
     except Exception as error:  # decoders of damaged files raise whatever comes to them
-        raise ImageError(400, f"the {image.format} picture cannot be read: {_reason(error)}") from error
+        raise ImageError(400, f"the {source.format} picture cannot be read: {_reason(error)}") from error
 
 
 def _open(picture: bytes) -> Image.Image:

@@ -15,11 +15,24 @@ import cv2
 import torch
 from ts.protocol import otf_message_handler
 
-from handler.correlation import CORRELATION, correlation
+from handler.correlation import CORRELATION, correlation, is_probe
 from handler.description import description
 from handler.explanation import attribution
-from handler.preprocessing import Framed, Grey, ImageError, examine, examine_grey, plain_png, read_grey
+from handler.metrics import Metrics
+from handler.preprocessing import (
+    Framed,
+    Grey,
+    ImageError,
+    Source,
+    examine,
+    examine_grey,
+    plain_png,
+    plain_source,
+    read_picture,
+)
 from handler.reader import CALL, Reader
+from handler.request_log import RequestLog
+from handler.seen import Seen, Served
 from handler.sent import Headers, InternalError, LateError, Row, Sent, read
 from handler.time_limit import TooLongError, limited
 
@@ -46,43 +59,74 @@ class DigitHandler:
         self.description = description(self.reader.version, json.loads(record.read_text()))
         smoke = [examine(path.read_bytes()) for path in sorted((folder / "handler" / "smoke").glob("*.png"))]
         self.reader.warm_up(smoke, context.system_properties["batch_size"])
+        self.metrics, self.log = Metrics(self.reader.version), RequestLog.by_environment()  # last: it has loaded
         logging.getLogger().setLevel(logging.WARNING)  # TorchServe's worker logs a line for every batch
         otf_message_handler._retrieve_buffer = _buffered()
 
     def handle(self, rows: Sequence[Row], context: Any) -> list[bytes]:
         """One answer a row, in order; sets status and content type of each."""
-        sent = [_sent(row, _headers(context, index)) for index, row in enumerate(rows)]
-        turns, examined = list(_in_turn(sent)), list[Framed | ImageError]()
-        answers = iter(self.reader.answers(_framed_groups(sent, turns, examined)))
-        pictures: list[list[tuple[Framed | ImageError, dict[str, Any]]]] = [[] for _ in sent]
-        for (row, _), picture in zip(turns, examined, strict=True):
-            pictures[row].append((picture, next(answers) if isinstance(picture, Framed) else _refusal(picture)))
-        return [_respond(context, index, *self._response(sent[index], pictures[index])) for index in range(len(sent))]
+        begun = time.perf_counter()
+        headers = [_headers(context, index) for index in range(len(rows))]
+        sent = [_sent(row, each) for row, each in zip(rows, headers, strict=True)]
+        served = [self._served(*each) for each in zip(sent, self._seen(sent), strict=True)]
+        answers = [_respond(context, index, each) for index, each in enumerate(served)]
+        self._tell(served, headers, context, time.perf_counter() - begun)
+        return answers
 
-    def _response(self, sent: Sent, pictures: list[tuple[Framed | ImageError, dict[str, Any]]]) -> tuple[int, str, str]:
+    def _seen(self, sent: list[Sent]) -> list[list[Seen]]:
+        """The pictures of each row, read, framed and answered as far as they can be."""
+        turns, seen = list(_in_turn(sent)), list[Seen]()
+        answers = iter(self.reader.timed_answers(_framed_groups(sent, turns, seen)))
+        pictures: list[list[Seen]] = [[] for _ in sent]
+        for (row, _), each in zip(turns, seen, strict=True):
+            if isinstance(each.outcome, Framed):
+                each.told, each.inference = next(answers)
+            elif isinstance(each.outcome, ImageError):
+                each.told = _refusal(each.outcome)
+            pictures[row].append(each)
+        return pictures
+
+    def _served(self, sent: Sent, pictures: list[Seen]) -> Served:
+        size = sum(len(picture) for picture in sent.pictures if isinstance(picture, bytes))
+        return Served(sent.kind, pictures, *self._response(sent, pictures), size)
+
+    def _response(self, sent: Sent, pictures: list[Seen]) -> tuple[int, str, str]:
         """Status, content type and body, for a row's pictures and what is told of each."""
         if sent.kind == "description":
             return 200, JSON, json.dumps(self.description)
         if sent.kind == "digits":
-            return 200, JSON, json.dumps({"predictions": [told for _, told in pictures]})
-        [(picture, told)] = pictures
-        if isinstance(picture, ImageError):
-            return picture.status, JSON, json.dumps(told)
+            return 200, JSON, json.dumps({"predictions": [seen.told for seen in pictures]})
+        [seen] = pictures
+        if isinstance(seen.outcome, ImageError):
+            return seen.outcome.status, JSON, json.dumps(seen.told)
         if sent.plain:
-            return 200, "text/plain", str(told["digit"])
-        if sent.kind == "explanation":
-            return self._explained(picture, told["digit"], sent.target)
-        return 200, JSON, json.dumps(told)
+            return 200, "text/plain", str(seen.told["digit"])
+        if sent.kind == "explanation" and isinstance(seen.outcome, Framed):
+            return self._explained(seen, seen.outcome, sent.target)
+        return 200, JSON, json.dumps(seen.told)
 
-    def _explained(self, picture: Framed, digit: int, target: int | None) -> tuple[int, str, str]:
+    def _explained(self, seen: Seen, framed: Framed, target: int | None) -> tuple[int, str, str]:
+        digit = seen.told["digit"]
         asked = digit if target is None else target
         try:
-            values = attribution(self.scripted, self.reader.calibration, picture.frame, asked)
+            values = attribution(self.scripted, self.reader.calibration, framed.frame, asked)
         except Exception as error:
-            failed = _unforeseen(error)
+            seen.outcome = failed = _unforeseen(error)
             return failed.status, JSON, json.dumps(_refusal(failed))
-        told = {"digit": digit, "target": asked, "attribution": values.tolist(), "framed": picture.frame.tolist()}
+        told = {"digit": digit, "target": asked, "attribution": values.tolist(), "framed": framed.frame.tolist()}
         return 200, JSON, json.dumps(told)
+
+    def _tell(self, served: list[Served], headers: list[Headers], context: Any, seconds: float) -> None:
+        """Counts and logs the rows that are no probes."""
+        told = []
+        for index, (each, sent) in enumerate(zip(served, headers, strict=True)):
+            if is_probe(sent):
+                self.metrics.probes.inc()
+                continue
+            each.request_id, each.correlation = context.get_request_id(index), correlation(sent)
+            told.append(each)
+        self.metrics.record(told, seconds)
+        self.log.write(told, seconds, self.reader.version)
 
 
 def _buffered() -> Callable[[socket, int], bytes]:
@@ -125,26 +169,26 @@ def _in_turn(sent: list[Sent]) -> Iterator[tuple[int, bytes | ImageError]]:
 
 
 def _framed_groups(
-    sent: list[Sent], turns: list[tuple[int, bytes | ImageError]], examined: list[Framed | ImageError]
+    sent: list[Sent], turns: list[tuple[int, bytes | ImageError]], seen: list[Seen]
 ) -> Iterator[list[Framed]]:
-    """The pictures that can be answered, up to CALL of the turns at a time; adds each, or why it is none, to examined.
+    """The pictures that can be answered, up to CALL of the turns at a time; adds what became of each to seen.
 
     First all of a group are read, then all are framed: code that is warm is fast.
     """
     started = time.monotonic()
     timed = [(picture, started + _limit(sent[row])) for row, picture in turns]
-    while len(examined) < len(timed):
-        start = len(examined)
+    while len(seen) < len(timed):
+        start = len(seen)
         ahead = list(_read_ahead(timed[start : start + CALL]))
-        examined += [_framed(grey, until) for grey, until in ahead]
-        yield [picture for picture in examined[start:] if isinstance(picture, Framed)]
+        seen += [_framed(read, until) for read, until in ahead]
+        yield [each.outcome for each in seen[start:] if isinstance(each.outcome, Framed)]
 
 
 def _limit(sent: Sent) -> float:
     return BULK_SECONDS if sent.kind == "digits" else BATCH_SECONDS
 
 
-def _read_ahead(timed: list[tuple[bytes | ImageError, float]]) -> Iterator[tuple[Grey | ImageError, float]]:
+def _read_ahead(timed: list[tuple[bytes | ImageError, float]]) -> Iterator[tuple[Seen, float]]:
     """The first of the pictures, until AHEAD_SECONDS are over."""
     begun = time.monotonic()
     for picture, until in timed:
@@ -159,27 +203,45 @@ def _late(until: float) -> LateError | None:
     return LateError(503, "not read: its batch's time went into pictures before it; ask again, for fewer at a time")
 
 
-def _read(picture: bytes | ImageError, until: float) -> Grey | ImageError:
+def _read(picture: bytes | ImageError, until: float) -> Seen:
     if late := _late(until):
-        return late
+        return Seen(late)
     if isinstance(picture, ImageError):
-        return picture
+        return Seen(picture)
+    begun = time.perf_counter()
+    outcome, source = _decoded(picture)
+    return Seen(outcome, source, time.perf_counter() - begun)
+
+
+def _decoded(picture: bytes) -> tuple[Grey | ImageError, Source | None]:
     try:
         plain = plain_png(picture)  # quick, whatever is in it: the time limit would cost half as much again
-        return limited(PICTURE_SECONDS, read_grey, picture) if plain is None else plain
+        if plain is not None:
+            return plain, plain_source(plain)
+        return limited(PICTURE_SECONDS, read_picture, picture)
     except ImageError as error:
-        return _bare(error)
+        return _bare(error), None
     except TooLongError:
-        return ImageError(413, f"the picture takes over {PICTURE_SECONDS:g} s to read; send it smaller or as PNG")
+        return ImageError(413, f"the picture takes over {PICTURE_SECONDS:g} s to read; send it smaller or as PNG"), None
     except Exception as error:
-        return _unforeseen(error)
+        return _unforeseen(error), None
 
 
-def _framed(grey: Grey | ImageError, until: float) -> Framed | ImageError:
-    if isinstance(grey, ImageError):
-        return grey
+def _framed(seen: Seen, until: float) -> Seen:
+    """What was read, in its frame now or refused."""
+    grey = seen.outcome
+    if isinstance(grey, ImageError | Framed):
+        return seen
     if late := _late(until):
-        return late
+        seen.outcome = late
+        return seen
+    begun = time.perf_counter()
+    seen.outcome = _frame(grey)
+    seen.framing = time.perf_counter() - begun
+    return seen
+
+
+def _frame(grey: Grey) -> Framed | ImageError:
     try:
         return examine_grey(grey)
     except ImageError as error:
@@ -204,8 +266,8 @@ def _refusal(error: ImageError) -> dict[str, Any]:
     return {"code": error.status, "type": error.type, "message": error.message}
 
 
-def _respond(context: Any, index: int, status: int, content_type: str, body: str) -> bytes:
+def _respond(context: Any, index: int, served: Served) -> bytes:
     """Sets the row's status and content type; bytes, because TorchServe would indent a dict."""
-    context.set_response_status(status, HTTPStatus(status).phrase, index)
-    context.set_response_content_type(index, content_type)
-    return body.encode()
+    context.set_response_status(served.status, HTTPStatus(served.status).phrase, index)
+    context.set_response_content_type(index, served.content_type)
+    return served.body.encode()

@@ -149,14 +149,23 @@ def _sheared_box(cut: Grey, slant: float) -> tuple[float, int, int, int]:
 
 def _thickened(cut: Grey, least: float) -> Grey:
     """Strokes thinner than `least` pixels widened to about that, lest they fade when the picture is reduced."""
-    edges = cv2.norm(cut[1:], cut[:-1], cv2.NORM_L1) + cv2.norm(cut[:, 1:], cut[:, :-1], cv2.NORM_L1)
-    width = 2.5 * float(cut.sum()) / max(edges, 1)  # area over half the outline, whose steps count 5/4 of its length
-    missing = round(least - width)
+    missing = round(least - stroke_width(cut))
     if missing < 1:
         return cut
     pen = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (missing + 1, missing + 1))
     thicker: Grey = cv2.dilate(cut, pen)
     return thicker
+
+
+def ink_ratio(levels: Grey) -> float:
+    """Mean of levels uint8 [height,width], 0..1."""
+    return cv2.norm(levels, cv2.NORM_L1) / (255 * levels.size)
+
+
+def stroke_width(levels: Grey) -> float:
+    """Of the ink on levels uint8 [height,width], in pixels: area over half the outline; more where ink is blurred."""
+    edges = cv2.norm(levels[1:], levels[:-1], cv2.NORM_L1) + cv2.norm(levels[:, 1:], levels[:, :-1], cv2.NORM_L1)
+    return 2.5 * cv2.norm(levels, cv2.NORM_L1) / max(edges, 1)  # the outline's steps count 5/4 of its length
 
 
 def place(cut: Grey) -> Grey:

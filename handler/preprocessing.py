@@ -1,8 +1,8 @@
 """From the bytes of a picture to the model's input: the only definition there is, for training and serving.
 
-bytes -> `plain_png`, or `decode` and `reduced` -> grey (`read_grey`) -> `sheet` -> `background` -> `separate`
--> `find_marks` -> `cut_out` -> `upright` -> `place` -> 64x64 uint8, ink bright on 0, in MNIST's geometry (`frame`)
--> float32 [N,3,64,64] (`to_input`)
+bytes -> `plain_png`, or `decoded` and `reduced` -> grey (`read_picture`, `read_grey`) -> `sheet` -> `background`
+-> `separate` -> `find_marks` -> `cut_out` -> `upright` -> `place` -> 64x64 uint8, ink bright on 0, in MNIST's geometry
+(`frame`) -> float32 [N,3,64,64] (`to_input`)
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from handler.decoding import Grey, ImageError, decode
+from handler.decoding import Grey, ImageError, Source, decode, decoded
 from handler.marks import SIZE, Marks, cut_out, find_marks, place, upright
 from handler.paper import background, reduced, separate, sheet
 from handler.plain_png import plain_png
@@ -25,6 +25,7 @@ __all__ = [
     "Framed",
     "Grey",
     "ImageError",
+    "Source",
     "decode",
     "examine",
     "examine_grey",
@@ -32,7 +33,9 @@ __all__ = [
     "frame",
     "frame_grey",
     "plain_png",
+    "plain_source",
     "read_grey",
+    "read_picture",
     "to_input",
 ]
 
@@ -64,8 +67,22 @@ def examine(picture: bytes) -> Framed:
 
 def read_grey(picture: bytes) -> Grey:
     """The picture as upright, opaque grey uint8 of at most LARGE pixels a side; raises as `frame` does, but for 422."""
+    return read_picture(picture)[0]
+
+
+def read_picture(picture: bytes) -> tuple[Grey, Source]:
+    """The same, and what it was sent as."""
     plain = plain_png(picture)
-    return reduced(decode(picture)) if plain is None else plain
+    if plain is not None:
+        return plain, plain_source(plain)
+    grey, source = decoded(picture)
+    return reduced(grey), source
+
+
+def plain_source(plain: Grey) -> Source:
+    """Of what `plain_png` has read."""
+    height, width = plain.shape
+    return Source("PNG", width, height)
 
 
 def frame_grey(grey: Grey) -> Grey:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import cycle, islice
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -25,7 +26,11 @@ class Reader:
         self.aside = ThreadPoolExecutor(1)
 
     def answers(self, groups: Iterable[Sequence[Framed]]) -> list[dict[str, Any]]:
-        """One answer a picture, in order; a model call for every group, of CALL pictures at most.
+        """One answer a picture, in order; a model call for every group, of CALL pictures at most."""
+        return [answer for answer, _ in self.timed_answers(groups)]
+
+    def timed_answers(self, groups: Iterable[Sequence[Framed]]) -> list[tuple[dict[str, Any], float]]:
+        """The same, each with the seconds that its model call took.
 
         Large groups are answered in a thread while the next one is made, if they are made as they are taken: torch
         leaves Python to others meanwhile.
@@ -38,15 +43,18 @@ class Reader:
         for size in (1, 1, 1, *range(1, batch + 1), batch, CALL, CALL):
             self.answers([list(islice(cycle(pictures), size))])
 
-    def _call(self, pictures: Sequence[Framed]) -> list[dict[str, Any]]:
+    def _call(self, pictures: Sequence[Framed]) -> list[tuple[dict[str, Any], float]]:
         if not pictures:
             return []
+        begun = perf_counter()
         with torch.inference_mode():
             logits = self.network(to_input([picture.frame for picture in pictures])[:, :1])
             probabilities = self.calibration.probabilities(logits)  # [N,10]
             accepted = self.calibration.accepted(logits)  # [N]
         columns = (pictures, probabilities.tolist(), accepted.tolist())
-        return [self._answer(*row) for row in zip(*columns, strict=True)]
+        answers = [self._answer(*row) for row in zip(*columns, strict=True)]
+        seconds = perf_counter() - begun
+        return [(answer, seconds) for answer in answers]
 
     def _answer(self, picture: Framed, probabilities: list[float], accepted: bool) -> dict[str, Any]:
         confidence = max(probabilities)

@@ -21,18 +21,21 @@ class RequestError(ImageError):
     """A request that cannot be answered whatever its pictures are."""
 
     type = "InvalidRequest"
+    reason = "invalid_request"
 
 
 class LateError(ImageError):
     """A picture that was not looked at, because those before it took all the time there is."""
 
     type = "DeadlineExceeded"
+    reason = "late"
 
 
 class InternalError(ImageError):
     """A picture that was not answered, through no fault of its sender's."""
 
     type = "InternalServerException"  # as TorchServe calls it
+    reason = "internal_error"
 
 
 class Sent(NamedTuple):

@@ -24,7 +24,7 @@ from handler.confidence import read_calibration
 from handler.description import SCHEMAS
 from handler.digit_handler import MESSAGE_BYTES, DigitHandler, _framed, _read
 from handler.explanation import attribution
-from handler.preprocessing import Framed, Grey, ImageError, examine, plain_png, read_grey, to_input
+from handler.preprocessing import Framed, Grey, ImageError, Source, examine, plain_png, read_picture, to_input
 from handler.reader import CALL
 from handler.sent import MAX_ITEMS
 from serving.config import ROOT
@@ -159,12 +159,12 @@ def test_bad_rows_fail_alone_beside_good_ones(handler: DigitHandler, model_dir: 
 def test_an_unforeseen_failure_stays_in_its_row(
     handler: DigitHandler, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def out_of_memory(picture: bytes) -> Grey:
+    def out_of_memory(picture: bytes) -> tuple[Grey, Source]:
         if picture == b"huge":
             raise MemoryError
-        return read_grey(picture)
+        return read_picture(picture)
 
-    monkeypatch.setattr("handler.digit_handler.read_grey", out_of_memory)
+    monkeypatch.setattr("handler.digit_handler.read_picture", out_of_memory)
     answers = ask(handler, model_dir, [{"body": SMOKE[1]}, {"body": b"huge"}, {"body": SMOKE[2]}])
     assert [status for status, _ in answers] == [200, 500, 200]
     assert answers[1][1] == {
@@ -191,7 +191,7 @@ def test_a_picture_that_takes_too_long_is_refused_alone(
 def test_a_refused_picture_is_not_kept_until_its_batch_is_done(name: str) -> None:
     """An error's frames would hold its pixels: 16 large ones would be gigabytes."""
     read = _read(bad_pictures()[name].body, math.inf)
-    error = read if isinstance(read, ImageError) else _framed(read, math.inf)
+    error = _framed(read, math.inf).outcome
     assert isinstance(error, ImageError)
     assert (error.__traceback__, error.__cause__, error.__context__) == (None, None, None)
 
