@@ -44,13 +44,16 @@ def answers(pictures: list[bytes], name: str) -> NDArray[np.float64]:
 
 def train(source: str) -> DigitCNN:
     """Trains by the original recipe on plainly resized pictures of `source`, see `load_data`; raises DataError."""
-    parts = [
-        Pictures(_resized(greys), labels) for greys, labels in (raw_pictures(source, "training"), raw_pictures(source))
-    ]
+    parts = [_plain(*raw_pictures(source, part)) for part in ("training", "test")]
     data = replace(load_data(source), all_training=parts[0], test=parts[1])
     model = fit(configure("original"), data).best
     assert isinstance(model, DigitCNN)
     return model
+
+
+def _plain(greys: NDArray[np.uint8], labels: NDArray[np.int64]) -> Pictures:
+    sides = np.full(len(labels), max(greys.shape[1:]))
+    return Pictures(_resized(greys), labels, np.zeros(len(labels), np.bool_), sides)
 
 
 def _resized(greys: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -12,13 +12,13 @@ from typing import Any
 
 import orjson
 
+from handler.environment import LOG_LEVEL, LOG_PATH
 from handler.preprocessing import ImageError
 from handler.seen import Seen, Served
 
 LINES = (
     16  # written at once: fewer bytes than the 8 KiB that a file passes on in one piece, so that no two workers' mix
 )
-PATH, LEVEL = "DIGITS_REQUEST_LOG", "DIGITS_REQUEST_LOG_LEVEL"  # of the environment
 
 
 class _File(WatchedFileHandler):
@@ -37,7 +37,7 @@ class RequestLog:
 
     @classmethod
     def by_environment(cls) -> "RequestLog":
-        return cls(os.environ.get(PATH), os.environ.get(LEVEL, "info"))
+        return cls(os.environ.get(LOG_PATH), os.environ.get(LOG_LEVEL, "info"))
 
     def write(self, served: Sequence[Served], seconds: float, version: str) -> None:
         """Lines for a batch's requests, which took the handler so long together."""

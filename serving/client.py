@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from handler.correlation import PROBE
 from serving.archive import Smoke, by_number, check_archive, read_smoke
 from serving.config import MODEL, ServingError
 from serving.connection import Connection, RefusedError, refused
@@ -46,12 +47,13 @@ class DigitsClient(Connection):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def predict(self, picture: Picture, version: str = "") -> Answer:
-        """The digit on a picture, by the default version unless one is named.
+    def predict(self, picture: Picture, version: str = "", probe: bool = False) -> Answer:
+        """The digit on a picture, by the default version unless one is named; a probe is counted as nothing else.
 
         A path, a file's bytes, a PIL image, or an array: uint8 [H,W], [H,W,3] or [H,W,4], uint16 or bool [H,W].
         """
-        return answer_of(self._inferred("predictions", version, data=read_picture(picture)))
+        headers = {PROBE: "1"} if probe else {}
+        return answer_of(self._inferred("predictions", version, data=read_picture(picture), headers=headers))
 
     def predict_many(
         self, pictures: Iterable[Picture], connections: int = CALLS, version: str = "", bulk: int = BULK
@@ -257,7 +259,7 @@ def smoke_problem(client: DigitsClient, version: str, smoke: Smoke) -> str | Non
     """
     for name, picture in smoke.pictures.items():
         try:
-            answer = client.predict(picture, version)
+            answer = client.predict(picture, version, probe=True)
         except RefusedError as error:
             return f"smoke picture {name}.png: {error}"
         if str(answer.digit) != name:

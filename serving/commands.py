@@ -66,13 +66,13 @@ def status(config: Config, given: Namespace) -> int:
         raise ServingError("no server is running here; `make serve` starts one")
     with DigitsClient(config, retries=0) as client:
         ready = client.ready()
-        counts = {each.name: int(each.value) for each in client.metrics(["supervisor"])}
+        counts = {each.name: each.value for each in client.metrics(["supervisor"]) if not each.labels}
         told = {
             "ready": ready.ready,
             "reason": ready.reason,
             "process": process,
-            "restarts": counts["digits_server_restarts_total"],
-            "token_rotations": counts["digits_token_rotations_total"],
+            "restarts": int(counts["digits_server_restarts_total"]),
+            "token_rotations": int(counts["digits_token_rotations_total"]),
             "rollback_to": read_state(config).previous,
         }
         try:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "digits"
 DEFAULT = ROOT / "config.properties"
+LOG_LEVELS = ("info", "warning", "error", "off")
 _ADDRESSES = ("inference", "management", "metrics", "supervisor")
 _WITH_TOKENS = ("inference", "management")
 _TLS = ("certificate_file", "private_key_file")
@@ -48,6 +49,20 @@ class Config:
     @property
     def logs(self) -> Path:
         return self.folder / "logs"
+
+    @property
+    def worker_metrics(self) -> Path:
+        """Folder of the files in which workers count."""
+        return self.logs / "metrics"
+
+    @property
+    def request_log(self) -> Path:
+        return self.logs / "requests.log"
+
+    @property
+    def request_log_level(self) -> str:
+        """What is logged of requests: one of LOG_LEVELS."""
+        return self.properties.get("request_log_level", LOG_LEVELS[0])
 
     @property
     def token_seconds(self) -> float:
@@ -98,6 +113,8 @@ def read_config(path: Path = DEFAULT) -> Config:
     config = Config(path, properties)
     _check_ports(config)
     _check_numbers(config)
+    if config.request_log_level not in LOG_LEVELS:
+        raise ServingError(f"{path}: request_log_level is {config.request_log_level}; expected {', '.join(LOG_LEVELS)}")
     given = [key for key in _TLS if key in properties]
     if len(given) == 1:
         raise ServingError(f"{path}: {given[0]} alone; expected {' and '.join(_TLS)}, as `make certs` prints them")

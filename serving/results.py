@@ -45,7 +45,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class Version:
-    """A registered version; `pending` are the requests in its queue, `max_batch_delay` is in milliseconds."""
+    """A registered version; of its `queue`'s places so many are taken as requests are `pending`; delay in ms."""
 
     version: str
     archive: str
@@ -55,6 +55,7 @@ class Version:
     batch_size: int
     max_batch_delay: int
     pending: int
+    queue: int
 
     @property
     def ready(self) -> int:
@@ -107,4 +108,5 @@ def version_of(listed: dict[str, Any]) -> Version:
         batch_size=listed["batchSize"],
         max_batch_delay=listed["maxBatchDelay"],
         pending=listed["jobQueueStatus"]["pendingRequests"],
+        queue=listed["jobQueueStatus"]["pendingRequests"] + listed["jobQueueStatus"]["remainingCapacity"],
     )

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
 
+from handler.environment import LOG_LEVEL, LOG_PATH
 from serving.archive import archive_path, by_number, check_archive
 from serving.client import DigitsClient
 from serving.config import MODEL, Config, ServingError
@@ -18,8 +19,11 @@ from serving.drain import wait_idle
 from serving.foreground import Orders, orders_by_signals, own_terminal
 from serving.lock import Lock, locked
 from serving.readiness import Readiness
+from serving.rotation import Rotation
 from serving.state import State, discard_snapshots, keep_up, read_state, write_state
 from serving.torchserve import TorchServe, check_ports
+from serving.watch import Watch, build_info
+from serving.worker_metrics import WorkerMetrics
 
 FIRST = "1.0"  # served where nothing has been before
 READY_SECONDS = 120.0  # until a start is given up
@@ -40,14 +44,27 @@ class Supervisor:
         self.is_ready = False  # since the last start
         self.died: deque[float] = deque()  # when, lately
         self.rotate_at = 0.0  # by the clock, as tokens expire
+        self.expires_at = 0.0  # the same
         self.told: set[str] = set()
         self.readiness = Readiness(config, lambda: self.server)
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second line for each counter, of use to nobody here
         self.registry = CollectorRegistry()
-        ready = Gauge("digits_ready", "1 while the default version answers, else 0", registry=self.registry)
-        ready.set_function(lambda: float(self.readiness.problem() is None))
+        self.workers = WorkerMetrics(config.worker_metrics)
+        self.registry.register(self.workers)
+        self.watch = Watch(config, lambda: self.server, self.workers, self.registry)
+        self.rotation = Rotation(config.request_log)
+        self._gauge("digits_ready", "1 while the default version answers, else 0", self._ready)
+        self._gauge("digits_key_lifetime_seconds", "that tokens last", lambda: config.token_seconds)
+        self._gauge("digits_key_expires_in_seconds", "until the tokens expire", lambda: self.expires_at - time.time())
+        build_info(self.registry)
         self.restarts = Counter("digits_server_restarts", "restarts of a TorchServe that died", registry=self.registry)
         self.rotations = Counter("digits_token_rotations", "changes of the tokens", registry=self.registry)
+
+    def _gauge(self, name: str, told: str, value: Callable[[], float]) -> None:
+        Gauge(name, told, registry=self.registry).set_function(value)
+
+    def _ready(self) -> float:
+        return float(self.readiness.problem() is None)
 
     def run(self, orders: Orders, welcome: Callable[[], None] = lambda: None) -> None:
         """Serves until it is ordered to stop; calls `welcome` when all workers answer for the first time.
@@ -59,7 +76,8 @@ class Supervisor:
             self.state = keep_up(self.config, read_state(self.config))  # what a killed server has left
             discard_snapshots(self.config)  # and did not write to its end
             wanted = self._wanted()
-            with door(self.config, self.registry, self.readiness.problem):
+            self.workers.begin()
+            with door(self.config, self.registry, self.readiness.problem), self.watch.looking():
                 try:
                     self._start(lock, wanted)
                     if self._wait_ready(orders):
@@ -90,9 +108,12 @@ class Supervisor:
 
     def _start(self, lock: Lock, state: State) -> None:
         _tell(f"starting TorchServe with {MODEL} {', '.join(sorted(state.versions, key=by_number))}")
-        self.server = TorchServe(self.config, state)
+        self.server = TorchServe(self.config, state, self.workers.environment() | self._log_environment())
         lock.name(self.server)
-        self.rotate_at = time.time() + self.config.token_seconds / 2
+        self._new_keys_at(time.time())
+
+    def _log_environment(self) -> dict[str, str]:
+        return {LOG_PATH: str(self.config.request_log), LOG_LEVEL: self.config.request_log_level}
 
     def _wait_ready(self, orders: Orders) -> bool:
         """Waits until all workers answer, or as many as do in READY_SECONDS; False if it is to stop before that."""
@@ -128,6 +149,7 @@ class Supervisor:
             _tell("READY again")
         self._publish()
         self._keep_up()
+        self._rotate_log()
         if orders.rotate.is_set() or time.time() > self.rotate_at:
             orders.rotate.clear()
             self._rotate()
@@ -162,6 +184,12 @@ class Supervisor:
         except OSError as error:
             self._tell_once(f"changes are not kept: {error}")
 
+    def _rotate_log(self) -> None:
+        try:
+            self.rotation.look()
+        except OSError as error:
+            self._tell_once(f"the log of requests is not renamed: {error}")
+
     def _publish(self) -> None:
         try:
             if self.server is not None:
@@ -171,6 +199,7 @@ class Supervisor:
 
     def _rotate(self) -> None:
         """Changes both tokens; callers that read the key file again go on."""
+        begun = time.time()
         try:
             with self.readiness.lock:  # it reads TorchServe's own file of keys, which is not written whole
                 for kind in ("inference", "management"):
@@ -180,8 +209,12 @@ class Supervisor:
             _tell(f"the tokens are not changed: {error}")
             self.rotate_at = time.time() + ROTATE_AGAIN_SECONDS
             return
-        self.rotate_at = time.time() + self.config.token_seconds / 2
+        self._new_keys_at(begun)
         self.rotations.inc()
+
+    def _new_keys_at(self, when: float) -> None:
+        """Tokens are changed after half of their life, so that there is time to try again."""
+        self.rotate_at, self.expires_at = when + self.config.token_seconds / 2, when + self.config.token_seconds
 
     def _new_key(self, kind: str) -> None:
         """Has TorchServe write a new key; the one before is dead from then on."""

@@ -57,10 +57,10 @@ class TorchServe:
     """TorchServe's Java process and its workers, in a process group and a temporary folder of their own.
 
     Java's working directory is that folder, so that the keys it writes, and does not write whole, are the supervisor's
-    to publish. It ends with the thread that has made it, however that ends.
+    to publish. It ends with the thread that has made it, however that ends. `environment` is for its workers.
     """
 
-    def __init__(self, config: Config, state: State) -> None:
+    def __init__(self, config: Config, state: State, environment: dict[str, str]) -> None:
         java = _java()
         _check_files(config)
         self.config = config
@@ -70,7 +70,7 @@ class TorchServe:
         self.process = subprocess.Popen(
             [str(java), *_arguments(config, _configuration(config, state, self.temporary), self.temporary)],
             cwd=self.temporary,
-            env=_environment(self.temporary),
+            env=_environment(self.temporary) | environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # banners; warnings come on standard error
             start_new_session=True,  # Ctrl-C reaches the supervisor alone, which then stops this in order

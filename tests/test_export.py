@@ -38,13 +38,14 @@ def test_the_three_models_are_one(tmp_path: Path) -> None:
 def test_record_names_all_that_determines_the_run() -> None:
     data = load_data("mnist5k")
     run = Run(configure("default", seed=7), data, torch.device("cpu"))
-    written = json.loads(json.dumps(record(run, data, {}, Calibration(1.5, 0.7))))
+    written = json.loads(json.dumps(record(run, data, {}, Calibration(1.5, 0.7), {"pictures": 1})))
     assert written["run_id"] == run.identity
     assert (written["parameters"], written["seed"], written["recipe"]["lr"]) == (20_180, 7, run.config.lr)
     assert written["data"]["sha256"] == data.sha256
     assert written["libraries"]["torch"] == torch.__version__
     assert written["calibration"] == {"temperature": 1.5, "threshold": 0.7}
-    assert "calibration" not in record(run, data, {}, None)
+    assert written["reference"] == {"pictures": 1}
+    assert not {"calibration", "reference"} & record(run, data, {}, None, None).keys()
     assert [len(written["smoke"][str(digit)]) for digit in range(10)] == [10] * 10
     assert {"version", "architecture", "epochs", "metrics"} <= set(written)
 

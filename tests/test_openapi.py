@@ -19,7 +19,7 @@ from hypothesis import strategies
 from PIL import Image
 from schemathesis.checks import CHECKS, load_all_checks
 
-import training
+import handler
 from handler.decoding import MAX_BYTES
 from handler.description import SCHEMAS
 from serving.archive import build_archive
@@ -165,7 +165,7 @@ def test_schemas_are_those_that_an_archive_tells() -> None:
 
 def test_addresses_and_version_are_the_projects() -> None:
     assert {server["url"] for item in DOCUMENT["paths"].values() for server in item["servers"]} == set(ADDRESSES)
-    assert DOCUMENT["info"]["version"] == training.__version__
+    assert DOCUMENT["info"]["version"] == handler.__version__
 
 
 def media(of: Any) -> Iterator[dict[str, Any]]:

@@ -11,8 +11,6 @@ from typing import Final
 
 import torch
 
-__version__: Final = "0.1.0"
-
 _OPERATORS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",

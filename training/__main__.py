@@ -1,4 +1,4 @@
-"""python -m training train | tune | evaluate | predict
+"""python -m training train | tune | evaluate | reference | predict
 
 python -m training train --data mnist5k      about a minute, Val_acc 97%
 python -m training evaluate --data mnist     accuracy of the released model on MNIST's test pictures
@@ -7,6 +7,7 @@ python -m training predict handler/smoke/7.png
 
 import argparse
 import dataclasses
+import json
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from typing import Final, get_type_hints
 
 from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_recall
 
+from handler.confidence import read_calibration
 from handler.preprocessing import ImageError
 from training import export, plots, tune
 from training.calibration import calibrate
@@ -23,9 +25,11 @@ from training.measures import Measures, evaluate
 from training.model import CLASSES, DigitCNN, ModelError, load_model
 from training.predict import RELEASED, MakePrediction
 from training.recipe import RECIPES, Config, ConfigError, configure
+from training.reference import reference
 from training.train import ResumeError, checkpoint_of_teacher, fit
 
 _DATA = "mnist (found in data/ or downloaded there), mnist5k (needs no download), or a folder"
+_DEFAULT = "(default: %(default)s)"
 _HELP = {
     "epochs": "passes over the training pictures",
     "batch": "pictures a step",
@@ -58,6 +62,11 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--model", type=Path, default=RELEASED, help="whole model, state dict or scripted model")
     command.add_argument("--plot", type=Path, default=Path("confusion_matrix.png"), help="(default: %(default)s)")
     command.set_defaults(run=_evaluate)
+    command = commands.add_parser("reference", help="what drift is measured from", description=_reference.__doc__)
+    _data_options(command)
+    command.add_argument("--part", choices=("test", "validation", "all"), default="validation", help=_DEFAULT)
+    command.add_argument("--out", type=Path, default=Path(), help="folder that has model/model.json")
+    command.set_defaults(run=_reference)
     command = commands.add_parser("predict", help="read pictures", description=_predict.__doc__)
     command.add_argument("images", nargs="+", metavar="IMAGE")
     command.add_argument("--model", type=Path, default=RELEASED, help="whole model, state dict or scripted model")
@@ -140,7 +149,8 @@ def _train(given: argparse.Namespace) -> int:
     assert isinstance(model, DigitCNN)
     measures = {part: evaluate(model, pictures) for part, pictures in held.items()}
     calibration = calibrate(measures["validation"]) if run.held_out == "validation" else None
-    export.export(model, export.record(run, data, measures, calibration), given.out)
+    seen = reference(run.held, measures["validation"], calibration) if calibration else None
+    export.export(model, export.record(run, data, measures, calibration, seen), given.out)
     plots.curves(run.history, run.held_out, given.out / "model" / "curves.png")
     checkpoint.unlink()
     checkpoint_of_teacher(checkpoint).unlink(missing_ok=True)
@@ -181,6 +191,18 @@ def _evaluate(given: argparse.Namespace) -> int:
     _print_measures(measures)
     plots.confusion_matrix(measures, f"{data.name}, {part}: accuracy {measures.accuracy:.2%}", given.plot)
     print(given.plot)
+    return 0
+
+
+def _reference(given: argparse.Namespace) -> int:
+    """Write what the released model sees on pictures into its model.json, for drift of traffic to be measured from."""
+    record_path = given.out / export.RECORD
+    record = json.loads(record_path.read_text())
+    model, calibration = load_model(given.out / export.PARAMETERS), read_calibration(record_path)
+    part, pictures = _part(_load(given), given.part)
+    record["reference"] = reference(pictures, evaluate(model, pictures), calibration)
+    export.write_record(record, given.out)
+    print(f"{record_path}: {len(pictures)} pictures, {part}")
     return 0
 
 

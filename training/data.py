@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torchvision.datasets import MNIST
 from tqdm import tqdm
 
-from handler.preprocessing import SIZE, Grey, ImageError, frame, frame_grey
+from handler.preprocessing import SIZE, Framed, ImageError, examine_grey, read_picture
 from training.model import CLASSES
 
 DOWNLOADS = Path("data")  # torchvision's root, below the working directory
@@ -27,16 +27,18 @@ class DataError(Exception):
 
 @dataclass(frozen=True)
 class Pictures:
-    """Frames uint8 [N,64,64], ink bright on 0, and their labels int64 [N]."""
+    """Frames uint8 [N,64,64], ink bright on 0, their labels int64 [N], and what they were before they were framed."""
 
     frames: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    inverted: NDArray[np.bool_]  # [N], dark on light
+    sides: NDArray[np.int64]  # [N], the longer one in pixels
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def at(self, rows: NDArray[np.int64]) -> "Pictures":
-        return Pictures(self.frames[rows], self.labels[rows])
+        return Pictures(self.frames[rows], self.labels[rows], self.inverted[rows], self.sides[rows])
 
 
 @dataclass(frozen=True)
@@ -138,13 +140,14 @@ def _mnist5k_arrays() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 def _framed(greys: NDArray[np.uint8], labels: NDArray[np.int64]) -> Pictures:
-    frames = np.empty((len(labels), SIZE, SIZE), np.uint8)
+    frames, inverted = np.empty((len(labels), SIZE, SIZE), np.uint8), np.empty(len(labels), np.bool_)
     for row, grey in enumerate(tqdm(greys, "framing", leave=False, disable=None)):
         try:
-            frames[row] = frame_grey(grey)
+            framed = examine_grey(grey)
         except ImageError as error:
             raise DataError(f"MNIST picture {row}: {error.message}") from error
-    return Pictures(frames, labels)
+        frames[row], inverted[row] = framed.frame, "inverted" in framed.warnings
+    return Pictures(frames, labels, inverted, np.full(len(labels), max(greys.shape[1:])))
 
 
 def _folder(root: Path, skip_unreadable: bool) -> DataSet:
@@ -166,18 +169,23 @@ def _folder(root: Path, skip_unreadable: bool) -> DataSet:
 
 def _read_classes(root: Path, skipped: list[str], digest: "hashlib._Hash") -> Pictures:
     """The pictures of the subfolders 0 ... 9; what cannot be read is noted in `skipped`, what is read in `digest`."""
-    frames: list[Grey] = []
+    framed: list[Framed] = []
+    sides: list[int] = []
     labels: list[int] = []
     for path, label in tqdm(_listing(root), "reading", leave=False, disable=None):
         try:
             content = path.read_bytes()
-            frames.append(frame(content))
+            grey, source = read_picture(content)
+            framed.append(examine_grey(grey))
         except (ImageError, OSError) as error:
             skipped.append(f"{path}: {error.message if isinstance(error, ImageError) else error.strerror}")
             continue
         labels.append(label)
+        sides.append(max(source.width, source.height))
         digest.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode() + content)
-    return Pictures(np.asarray(frames, np.uint8).reshape(-1, SIZE, SIZE), np.asarray(labels, np.int64))
+    frames = np.asarray([each.frame for each in framed], np.uint8).reshape(-1, SIZE, SIZE)
+    inverted = np.asarray(["inverted" in each.warnings for each in framed], np.bool_)
+    return Pictures(frames, np.asarray(labels, np.int64), inverted, np.asarray(sides, np.int64))
 
 
 def _check_classes(root: Path, pictures: Pictures, least: int) -> None:

@@ -13,9 +13,9 @@ from typing import IO, TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from handler import __version__
 from handler.confidence import Calibration
 from handler.preprocessing import frame, to_input
-from training import __version__
 from training.model import ARCHITECTURE, DigitCNN
 
 if TYPE_CHECKING:
@@ -53,12 +53,21 @@ def export(model: DigitCNN, record: dict[str, Any], folder: Path) -> None:
     write_whole(folder / MODEL, lambda file: torch.save(model, file))
     write_whole(folder / PARAMETERS, lambda file: torch.save(model.state_dict(), file))
     write_whole(folder / SCRIPTED, lambda file: torch.jit.save(scripted, file))
+    write_record(record, folder)
+
+
+def write_record(record: dict[str, Any], folder: Path) -> None:
+    """Writes model.json below `folder`."""
     text = json.dumps(record, indent=2) + "\n"
     write_whole(folder / RECORD, lambda file: file.write(text.encode()))
 
 
 def record(
-    run: "Run", data: "DataSet", measures: dict[str, "Measures"], calibration: Calibration | None
+    run: "Run",
+    data: "DataSet",
+    measures: dict[str, "Measures"],
+    calibration: Calibration | None,
+    seen: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """model.json: what determines the run, and what it measured. No date: a repeated run writes the same."""
     return {
@@ -78,6 +87,7 @@ def record(
         "libraries": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
         "device": run.device.type,
         **({"calibration": asdict(calibration)} if calibration else {}),
+        **({"reference": seen} if seen else {}),
         "smoke": smoke(run.best, calibration or Calibration()),
         "metrics": {
             part: {"pictures": len(each.labels), "accuracy": each.accuracy, "loss": each.loss}

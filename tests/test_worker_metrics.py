@@ -1,0 +1,76 @@
+"""serving/worker_metrics.py: what real worker processes count is added up, also when they have ended."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from serving.config import ROOT
+from serving.worker_metrics import KINDS, WorkerMetrics
+
+COUNTING = """
+import sys
+from handler.metrics import Metrics
+from handler.seen import Served
+metrics = Metrics("1.0")
+metrics.record([Served("digit", [], 200, "", "")] * int(sys.argv[1]), 0.3)
+print("counted", flush=True)
+sys.stdin.read()
+"""
+
+
+def worker(metrics: WorkerMetrics, requests: int) -> "subprocess.Popen[str]":
+    process = subprocess.Popen(
+        [sys.executable, "-c", COUNTING, str(requests)],
+        cwd=ROOT,
+        env=os.environ | metrics.environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "counted\n"
+    return process
+
+
+def told(metrics: WorkerMetrics) -> dict[str, float]:
+    samples = [sample for metric in metrics.collect() for sample in metric.samples]
+    names = {sample.name + sample.labels.get("le", "") + sample.labels.get("kind", ""): sample for sample in samples}
+    wanted = ("digits_requests_totaldigit", "digits_handler_seconds_bucket0.5", "digits_handler_seconds_count")
+    return {name: names[name].value for name in wanted}
+
+
+@pytest.fixture
+def metrics(tmp_path: Path) -> WorkerMetrics:
+    made = WorkerMetrics(tmp_path / "logs" / "metrics")
+    made.begin()
+    return made
+
+
+def test_workers_that_end_are_still_counted_in_one_file_of_each_kind(metrics: WorkerMetrics) -> None:
+    workers = [worker(metrics, requests) for requests in (3, 4, 5)]
+    expected = {
+        "digits_requests_totaldigit": 12,
+        "digits_handler_seconds_bucket0.5": 12,
+        "digits_handler_seconds_count": 12,
+    }
+    assert told(metrics) == expected
+    for left, process in zip((4, 4, 2), workers, strict=True):
+        process.kill()
+        process.communicate()
+        assert told(metrics) == expected
+        assert len(list(metrics.folder.glob("*.db"))) <= left + len(KINDS)
+    assert sorted(path.name for path in metrics.folder.iterdir()) == ["counter_0.db", "histogram_0.db"]
+    metrics.begin()
+    assert list(metrics.collect()) == []
+
+
+def test_a_file_that_is_only_just_made_is_waited_for(metrics: WorkerMetrics) -> None:
+    process = worker(metrics, 1)
+    (metrics.folder / f"counter_{os.getpid()}.db").touch()
+    assert list(metrics.collect()) == []
+    (metrics.folder / f"counter_{os.getpid()}.db").unlink()
+    assert told(metrics)["digits_requests_totaldigit"] == 1
+    process.communicate("")
