@@ -151,12 +151,16 @@ def ours(
     properties: Mapping[str, str] | None = None,
     model: Mapping[str, int] | None = None,
     environment: Mapping[str, str] | None = None,
+    root: Path = ROOT,
 ) -> Plan:
-    """This project as it ships, but for what is changed in config.properties, model-config.yaml and environment."""
+    """This project as it ships, but for what is changed in config.properties, model-config.yaml and environment.
+
+    `root` has what its archive is made of.
+    """
     config = on_free_ports(folder, folder / "model_store")
     changed = config.properties | dict(properties or {})
     config.path.write_text("".join(f"{key}={value}\n" for key, value in changed.items() if value != LEFT_OUT))
-    archive = check_archive(config.model_store, build_archive("1.0", config.model_store).name)
+    archive = check_archive(config.model_store, build_archive("1.0", config.model_store, root).name)
     if model:
         write_state(config, State({}).with_default(replace(archive, settings=archive.settings | dict(model))))
     command = [sys.executable, "-m", "serving", "--config", str(config.path), "serve"]
@@ -172,9 +176,30 @@ def without_logs(folder: Path, vmargs: str) -> str:
 
 
 def _bare(folder: Path) -> Plan:
-    """Keeps no metrics and logs nothing, in so far as the configuration can."""
+    """Keeps no metrics and logs nothing: neither TorchServe, nor the handler, nor the supervisor."""
     silent = without_logs(folder, read_config().properties["vmargs"])
-    return ours(folder, {"metrics_mode": "log", "vmargs": silent})  # metrics to a log that is off
+    settings = {"metrics_mode": "log", "vmargs": silent, "request_log_level": "off"}  # metrics to a log that is off
+    plan = ours(folder, settings, root=_unobserved(folder / "unobserved"))
+    words = plan.command[plan.command.index("--config") :]
+    return replace(
+        plan,
+        command=[sys.executable, str(PEERS / "unwatched.py"), *words],
+        environment={"PYTHONPATH": str(ROOT)},
+    )
+
+
+def _unobserved(root: Path) -> Path:
+    """What an archive is made of, with a handler that neither counts nor logs."""
+    for name in ("handler", "model"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy2(ROOT / "scripted_model.pt", root)
+    entry = root / "handler" / "digit_handler.py"
+    counting = "        self._tell(served, headers, context, time.perf_counter() - begun)\n"
+    text = entry.read_text()
+    if counting not in text:
+        raise ServingError(f"{entry.name} has no line {counting.strip()}: it counts elsewhere")
+    entry.write_text(text.replace(counting, ""))
+    return root
 
 
 def _fastapi(folder: Path) -> Plan:

@@ -149,7 +149,8 @@ def _sheared_box(cut: Grey, slant: float) -> tuple[float, int, int, int]:
 
 def _thickened(cut: Grey, least: float) -> Grey:
     """Strokes thinner than `least` pixels widened to about that, lest they fade when the picture is reduced."""
-    missing = round(least - stroke_width(cut))
+    [width] = stroke_widths(cut[np.newaxis])
+    missing = round(least - width)
     if missing < 1:
         return cut
     pen = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (missing + 1, missing + 1))
@@ -157,15 +158,31 @@ def _thickened(cut: Grey, least: float) -> Grey:
     return thicker
 
 
-def ink_ratio(levels: Grey) -> float:
-    """Mean of levels uint8 [height,width], 0..1."""
-    return cv2.norm(levels, cv2.NORM_L1) / (255 * levels.size)
+def ink_ratios(frames: NDArray[np.uint8]) -> list[float]:
+    """Means of frames uint8 [N,height,width], 0..1."""
+    size = frames[0].size
+    return [each / (255 * size) for each in _sums(frames)]
 
 
-def stroke_width(levels: Grey) -> float:
-    """Of the ink on levels uint8 [height,width], in pixels: area over half the outline; more where ink is blurred."""
-    edges = cv2.norm(levels[1:], levels[:-1], cv2.NORM_L1) + cv2.norm(levels[:, 1:], levels[:, :-1], cv2.NORM_L1)
-    return 2.5 * cv2.norm(levels, cv2.NORM_L1) / max(edges, 1)  # the outline's steps count 5/4 of its length
+def stroke_widths(frames: NDArray[np.uint8]) -> list[float]:
+    """Of the ink on frames uint8 [N,height,width], in pixels: area over half the outline; more where it is blurred."""
+    count, _, width = frames.shape
+    rows, whole = frames.reshape(-1, width), frames.reshape(count, -1)
+    across = _steps(rows[:, :-1], rows[:, 1:], count)
+    down = _steps(whole[:, :-width], whole[:, width:], count)
+    columns = zip(_sums(frames), across, down, strict=True)
+    return [2.5 * area / max(one + other, 1) for area, one, other in columns]  # its steps count 5/4 of its length
+
+
+def _steps(before: NDArray[np.uint8], after: NDArray[np.uint8], count: int) -> list[int]:
+    """Summed differences of neighbours, for each of so many frames; 0 where they are one pixel wide or high."""
+    return _sums(cv2.absdiff(before, after).reshape(count, -1)) if before.size else [0] * count
+
+
+def _sums(frames: NDArray[np.uint8]) -> list[int]:
+    rows = frames.reshape(len(frames), -1)
+    sums: list[int] = cv2.reduce(rows, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel().tolist()
+    return sums
 
 
 def place(cut: Grey) -> Grey:

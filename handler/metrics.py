@@ -8,9 +8,10 @@ from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Sequence
 
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from handler.marks import ink_ratio, stroke_width
+from handler.marks import ink_ratios, stroke_widths
 from handler.preprocessing import WARNINGS, Framed, ImageError
 from handler.seen import Seen, Served
 
@@ -101,6 +102,8 @@ class Metrics:
             self.rejections.inc(rejected)
         self.confidence.observe_all([each["confidence"] for each in told])
         self.inference.observe_all([seen.inference or 0.0 for seen, _ in read])
-        self.ink.observe_all([ink_ratio(framed.frame) for _, framed in read])
-        self.width.observe_all([stroke_width(framed.frame) for _, framed in read])
+        if read:
+            frames = np.asarray([framed.frame for _, framed in read])
+            self.ink.observe_all(ink_ratios(frames))
+            self.width.observe_all(stroke_widths(frames))
         self.size.observe_all([max(seen.source[1:]) for seen, _ in read if seen.source])

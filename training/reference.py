@@ -9,7 +9,7 @@ from prometheus_client.utils import floatToGoString
 
 from handler import metrics
 from handler.confidence import Calibration
-from handler.marks import ink_ratio, stroke_width
+from handler.marks import ink_ratios, stroke_widths
 from training.data import Pictures
 from training.measures import Measures
 
@@ -23,8 +23,8 @@ def reference(pictures: Pictures, measures: Measures, calibration: Calibration) 
         "pictures": len(pictures),
         "shares": {
             "confidence": _shares(probabilities.max(1), metrics.CONFIDENCE),
-            "ink": _shares([ink_ratio(frame) for frame in pictures.frames], metrics.INK),
-            "stroke_width": _shares([stroke_width(frame) for frame in pictures.frames], metrics.WIDTH),
+            "ink": _shares(ink_ratios(pictures.frames), metrics.INK),
+            "stroke_width": _shares(stroke_widths(pictures.frames), metrics.WIDTH),
             "picture_size": _shares(pictures.sides, metrics.SIZE),
             "polarity": {"inverted": inverted, "as_mnist": 1 - inverted},
             "digit": {str(digit): float(share) for digit, share in enumerate(digits)},
