@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import psutil
@@ -44,12 +44,13 @@ counts nor logs, a supervisor that does not watch, TorchServe without metrics an
 | on | {on:,.0f} |
 | off | {off:,.0f} |
 
-The median of the rounds' ratios is {ratio:.3f}, their quartiles {low:.3f} and {high:.3f}: metrics and log cost {cost:.1f}%.
+The median of the rounds' ratios is {ratio:.3f}, their quartiles {low:.3f} and {high:.3f}: metrics and log cost
+{cost:.1f}%.
 
 Of whole requests, the mean by TorchServe's counters (`ts_inference_latency_microseconds` over
 `ts_inference_requests_total`) was {theirs:.2f} ms, by the load generator (connections over requests a second)
-{ours:.2f} ms: {apart:.1f}% apart. What a request spends between the generator and TorchServe's network threads, no counter
-of TorchServe's has.
+{ours:.2f} ms: {apart:.1f}% apart. What a request spends between the generator and TorchServe's network threads, no
+counter of TorchServe's has.
 """
 
 
@@ -99,9 +100,13 @@ def counted(config: Config) -> tuple[float, float]:
 def measured() -> str:
     """The page's text."""
     told = machine()
-    with tempfile.TemporaryDirectory(prefix="bench-") as first, tempfile.TemporaryDirectory(prefix="bench-") as second:
-        with started(OURS, Path(first)) as on, started(BARE, Path(second)) as off:
-            return _page(told, on, off)
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-") as first,
+        tempfile.TemporaryDirectory(prefix="bench-") as second,
+        started(OURS, Path(first)) as on,
+        started(BARE, Path(second)) as off,
+    ):
+        return _page(told, on, off)
 
 
 def _page(told: dict[str, str | int], on: Server, off: Server) -> str:
@@ -115,7 +120,7 @@ def _page(told: dict[str, str | int], on: Server, off: Server) -> str:
         seconds, served = counted(config)
         for turn in range(ROUNDS):
             for asked, other in ((on, off), (off, on))[:: 1 if turn % 2 else -1]:
-                with suspended(other), scraped(config) if asked is on else suppress():
+                with suspended(other), scraped(config) if asked is on else nullcontext():
                     speeds[asked.name].append(_drive(asked, LOAD).pictures_per_second)
                 bar.update()
         seconds, served = (now - then for now, then in zip(counted(config), (seconds, served), strict=True))

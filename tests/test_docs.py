@@ -14,9 +14,12 @@ import pytest
 from evaluation import __main__ as evaluation_cli
 from handler.preprocessing import WARNINGS
 from serving import __main__ as serving_cli
+from serving.client import DigitsClient
 from serving.config import ROOT, on_free_ports, read_config
 from serving.config import Config as ServingConfig
 from serving.lock import stop
+from tests.pictures import SMOKE
+from tests.servers import wait_for
 from training import __main__ as training_cli
 from training.recipe import RECIPES, Config
 
@@ -101,6 +104,25 @@ def test_every_link_in_the_docs_leads_somewhere() -> None:
 def test_every_warning_is_explained() -> None:
     explained = re.findall(r"^\| `([a-z_]+)` \| (?!`)", (ROOT / "docs" / "framing.md").read_text(), re.MULTILINE)
     assert tuple(explained) == WARNINGS
+
+
+def test_every_metric_is_in_the_reference_with_its_labels_and_no_other(client: DigitsClient) -> None:
+    for picture in (SMOKE[7], SMOKE[3]):
+        client.predict(picture)
+    wait_for(lambda: any(each.name == "digits_workers_ready" for each in client.metrics(["supervisor"])))
+    served = {
+        re.sub("_(bucket|sum|count)$", "", each.name): frozenset(each.labels) - {"le"}
+        for each in client.metrics(["supervisor"])
+    }
+    listed = re.findall(r"^\| (`digits_.*?) \| (?:counter|gauge|histogram) \| (.*?) \|", REFERENCE, re.MULTILINE)
+    documented = {
+        name: frozenset(re.findall(r"`([a-z0-9_]+)`", labels))
+        for names, labels in listed
+        for name in re.findall(r"`(digits_[a-z_]+)`", names)
+    }
+    assert documented.pop("digits_drift_psi") == {"version", "feature"}  # not served until 500 pictures are read
+    served.pop("digits_drift_psi", None)
+    assert documented == served
 
 
 @pytest.fixture
