@@ -51,9 +51,8 @@ class Supervisor:
         self.registry = CollectorRegistry()
         self.workers = WorkerMetrics(config.worker_metrics)
         self.registry.register(self.workers)
-        self.watch = Watch(config, lambda: self.server, self.workers, self.registry)
+        self.watch = Watch(config, lambda: self.server, self.readiness.problem, self.workers, self.registry)
         self.rotation = Rotation(config.request_log)
-        self._gauge("digits_ready", "1 while the default version answers, else 0", self._ready)
         self._gauge("digits_key_lifetime_seconds", "that tokens last", lambda: config.token_seconds)
         self._gauge("digits_key_expires_in_seconds", "until the tokens expire", lambda: self.expires_at - time.time())
         build_info(self.registry)
@@ -62,9 +61,6 @@ class Supervisor:
 
     def _gauge(self, name: str, told: str, value: Callable[[], float]) -> None:
         Gauge(name, told, registry=self.registry).set_function(value)
-
-    def _ready(self) -> float:
-        return float(self.readiness.problem() is None)
 
     def run(self, orders: Orders, welcome: Callable[[], None] = lambda: None) -> None:
         """Serves until it is ordered to stop; calls `welcome` when all workers answer for the first time.

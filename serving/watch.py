@@ -30,16 +30,21 @@ INFO = ("run_id", "accuracy", "data_sha256", "archive_sha256")  # accuracy 0..1 
 
 
 class Watch:
-    """Of the TorchServe that `server` returns. Keeps what it last saw while TorchServe does not answer."""
+    """Of the TorchServe that `server` returns, and of what `problem` it has to answer.
+
+    Keeps what it last saw while TorchServe does not answer.
+    """
 
     def __init__(
         self,
         config: Config,
         server: Callable[[], TorchServe | None],
+        problem: Callable[[], str | None],
         workers: WorkerMetrics,
         registry: CollectorRegistry,
     ) -> None:
-        self.config, self.server, self.workers = config, server, workers
+        self.config, self.server, self.problem, self.workers = config, server, problem, workers
+        self.ready = False
         self.seen: TorchServe | None = None  # whose processes are known
         self.versions: dict[str, Version] = {}
         self.default = ""
@@ -66,6 +71,7 @@ class Watch:
     def _look_until(self, ended: threading.Event) -> None:
         with DigitsClient(self.config, ASK_SECONDS, retries=0, key_file=self.config.key_file) as client:
             while not ended.wait(LOOK_SECONDS):
+                self.ready = self.problem() is None  # here, not by who scrapes: it may take seconds to tell
                 self.look(client)
 
     def look(self, client: DigitsClient) -> None:
@@ -99,6 +105,7 @@ class Watch:
     def collect(self) -> Iterator[Metric]:
         """Every value but the restarts, as prometheus_client's registry asks for them."""
         versions = list(self.versions.values())
+        yield _gauge("ready", "1 while the default version answers, else 0", [], [([], self.ready)])
 
         def by_version(name: str, told: str, value: Callable[[Version], float]) -> Metric:
             return _gauge(name, told, ["version"], [([each.version], value(each)) for each in versions])
