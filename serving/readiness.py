@@ -31,6 +31,7 @@ class Readiness:
     def __init__(self, config: Config, server: Callable[[], TorchServe | None]) -> None:
         self.config, self.server = config, server
         self.draining = False
+        self.is_ready = False  # when it was last asked
         self.lock = threading.Lock()  # held while it asks, and by whoever changes the tokens
         self.proven_at = 0.0
         self.proven: set[str] = set()  # workers that were READY when the smoke pictures were last answered right
@@ -38,6 +39,12 @@ class Readiness:
 
     def problem(self, all_workers: bool = False) -> str | None:
         """Why the default version cannot answer now, None if it can; with `all_workers`, if all of them can."""
+        problem = self._found(all_workers)
+        if problem is None or not all_workers:
+            self.is_ready = problem is None
+        return problem
+
+    def _found(self, all_workers: bool) -> str | None:
         if self.draining:
             return "draining: this server stops"
         server = self.server()

@@ -20,6 +20,7 @@ from serving.archive import archive_path, sha256
 from serving.client import DigitsClient
 from serving.config import Config, ServingError
 from serving.drift import Window, counts
+from serving.readiness import Readiness
 from serving.results import Version
 from serving.torchserve import TorchServe
 from serving.worker_metrics import WorkerMetrics
@@ -30,7 +31,7 @@ INFO = ("run_id", "accuracy", "data_sha256", "archive_sha256")  # accuracy 0..1 
 
 
 class Watch:
-    """Of the TorchServe that `server` returns, and of what `problem` it has to answer.
+    """Of the TorchServe that `server` returns, and of whether it is ready.
 
     Keeps what it last saw while TorchServe does not answer.
     """
@@ -39,12 +40,11 @@ class Watch:
         self,
         config: Config,
         server: Callable[[], TorchServe | None],
-        problem: Callable[[], str | None],
+        readiness: Readiness,
         workers: WorkerMetrics,
         registry: CollectorRegistry,
     ) -> None:
-        self.config, self.server, self.problem, self.workers = config, server, problem, workers
-        self.ready = False
+        self.config, self.server, self.readiness, self.workers = config, server, readiness, workers
         self.seen: TorchServe | None = None  # whose processes are known
         self.versions: dict[str, Version] = {}
         self.default = ""
@@ -71,7 +71,7 @@ class Watch:
     def _look_until(self, ended: threading.Event) -> None:
         with DigitsClient(self.config, ASK_SECONDS, retries=0, key_file=self.config.key_file) as client:
             while not ended.wait(LOOK_SECONDS):
-                self.ready = self.problem() is None  # here, not by who scrapes: it may take seconds to tell
+                self.readiness.problem()  # here, not by who scrapes: it may take seconds to tell
                 self.look(client)
 
     def look(self, client: DigitsClient) -> None:
@@ -105,7 +105,7 @@ class Watch:
     def collect(self) -> Iterator[Metric]:
         """Every value but the restarts, as prometheus_client's registry asks for them."""
         versions = list(self.versions.values())
-        yield _gauge("ready", "1 while the default version answers, else 0", [], [([], self.ready)])
+        yield _gauge("ready", "1 while the default version answers, else 0", [], [([], self.readiness.is_ready)])
 
         def by_version(name: str, told: str, value: Callable[[Version], float]) -> Metric:
             return _gauge(name, told, ["version"], [([each.version], value(each)) for each in versions])

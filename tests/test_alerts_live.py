@@ -1,0 +1,289 @@
+"""monitoring/rules with a real Prometheus: silent on healthy servers, in time on sick ones, whose causes are real.
+
+Three servers are scraped at once: one that is healthy while it is asked and rolls a version out, one that is sick in
+all ways a few callers and a kill can make it, and one whose Java stands still.
+"""
+
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+import yaml
+
+from evaluation.sets import png
+from serving.client import DigitsClient
+from serving.config import ROOT, Config, ServingError, on_free_ports
+from serving.connection import read_key
+from tests.pictures import large_picture
+from tests.servers import java, output_until_curl, serving_client, started, wait_for, with_archives, workers
+from tests.test_sent import JSON, bulk
+from training.data import raw_pictures
+
+MONITORING = ROOT / "monitoring"
+RULES = yaml.safe_load((MONITORING / "rules" / "alerts.yml").read_text())
+HEALTHY, SICK, STUCK = "healthy", "sick", "stuck"
+SLOW = bulk(*[large_picture()] * 10)  # that a worker reads in over 0.2 s
+FLOOD = 700  # connections; 512 may wait
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("prometheus") is None, reason="prometheus is not installed (Debian: prometheus)"
+)
+
+
+def stated() -> dict[tuple[str, str], float]:
+    """Alert, and what tells its rules apart -> the seconds within which it says it fires."""
+    told: dict[tuple[str, str], float] = {}
+    for rule in (rule for group in RULES["groups"] for rule in group["rules"]):
+        which = rule["labels"].get("window", rule["labels"].get("sign", ""))
+        number, unit = re.fullmatch(r"(\d+)([sm])", rule["annotations"]["fires_within"]).groups()  # type: ignore[union-attr]
+        told[rule["alert"], which] = int(number) * {"s": 1, "m": 60}[unit]
+    return told
+
+
+class Prometheus:
+    """A real one that scrapes the servers by monitoring's own configuration."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def firing(self) -> set[tuple[str, str, str]]:
+        """Alert, what tells its rules apart, and server, right now."""
+        return {self._named(each["labels"]) for each in self._alerts() if each["state"] == "firing"}
+
+    def _alerts(self) -> list[dict[str, Any]]:
+        return list(requests.get(f"{self.url}/api/v1/alerts", timeout=5).json()["data"]["alerts"])
+
+    @staticmethod
+    def _named(labels: dict[str, str]) -> tuple[str, str, str]:
+        return labels["alertname"], labels.get("window", labels.get("sign", "")), labels["server"]
+
+    def have_fired(self, server: str) -> set[tuple[str, str, str]]:
+        """All that fired since the start."""
+        query = f'max_over_time(ALERTS{{alertstate="firing",server="{server}"}}[1h])'
+        told = requests.get(f"{self.url}/api/v1/query", params={"query": query}, timeout=5).json()
+        return {self._named(each["metric"]) for each in told["data"]["result"]}
+
+    def value(self, query: str) -> list[float]:
+        told = requests.get(f"{self.url}/api/v1/query", params={"query": query}, timeout=5).json()
+        return [float(each["value"][1]) for each in told["data"]["result"]]
+
+
+@contextmanager
+def prometheus(folder: Path, servers: dict[str, Config]) -> Iterator[Prometheus]:
+    configured = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
+    configured["rule_files"] = [str(MONITORING / name) for name in configured["rule_files"]]
+    for job, api in zip(configured["scrape_configs"], ("supervisor", "metrics"), strict=True):
+        job["static_configs"] = [
+            {"targets": ["{}:{}".format(*config.ports()[api])], "labels": {"server": name}}
+            for name, config in servers.items()
+        ]
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(configured))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    options = [f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
+    with (folder / "prometheus.log").open("w") as log:
+        process = subprocess.Popen(["prometheus", *options, f"--web.listen-address={address}"], stderr=log)
+    try:
+        wait_for(lambda: _answers(f"http://{address}/-/ready"))
+        yield Prometheus(f"http://{address}")
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _answers(url: str) -> bool:
+    with suppress(requests.RequestException):
+        return requests.get(url, timeout=5).ok
+    return False
+
+
+@contextmanager
+def doing(what: Callable[[], object], pause: float = 0.0) -> Iterator[None]:
+    """Again and again in a thread while the block runs, whatever comes of it."""
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.wait(pause):
+            with suppress(ServingError, requests.RequestException, psutil.NoSuchProcess):
+                what()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def fires(found: Prometheus, since: float, server: str, *alerts: tuple[str, str]) -> None:
+    """Waits until the alerts fire, each within the time that its rule states."""
+    limits = stated()
+    left = set(alerts)
+    while left:
+        now = time.monotonic()
+        left = {each for each in left if (*each, server) not in found.firing()}
+        late = {each for each in left if now > since + limits[each]}
+        assert not late, f"not in time: {late}; firing: {found.firing()}"
+        time.sleep(1)
+
+
+def digits() -> list[bytes]:
+    """Real ones, all different."""
+    greys, _ = raw_pictures("mnist5k")
+    return [png(grey) for grey in greys]
+
+
+class Healthy:
+    """A server that is asked by several callers while a second version is rolled out."""
+
+    def __init__(self, config: Config, client: DigitsClient) -> None:
+        self.config, self.client = config, client
+        self.pictures = digits()
+        self.asked = 0
+
+    def ask(self) -> None:
+        self.asked += 1
+        self.client.predict(self.pictures[7919 * self.asked % len(self.pictures)])
+
+    def roll_out(self) -> None:
+        self.client.register("digits-1.1.mar")
+        self.client.promote("1.1")
+
+
+def _healthy(found: Prometheus, healthy: Healthy, seconds: float) -> None:
+    begun = time.monotonic()
+    with ExitStack() as callers:
+        for _ in range(4):
+            callers.enter_context(doing(healthy.ask, pause=0.005))
+        time.sleep(seconds / 3)
+        healthy.roll_out()
+        time.sleep(max(0.0, begun + seconds - time.monotonic()))
+        assert found.have_fired(HEALTHY) == set()
+        assert found.value(f'count(count by (version) (digits_requests_total{{server="{HEALTHY}"}}))') == [2]
+        [rate] = found.value(f'server:digits_calls:rate1m{{server="{HEALTHY}"}}')
+        assert rate > 20
+        assert len(found.value(f'digits_drift_psi{{server="{HEALTHY}"}}')) >= 6
+
+
+def _sick(found: Prometheus, config: Config, process: "subprocess.Popen[str]", client: DigitsClient) -> None:
+    """Drifting and slow, with workers that die: all at once, as what is sick is."""
+    inverted = [png(255 - grey) for grey in raw_pictures("mnist5k")[0][::25]]
+    url = config.url("inference") + "/predictions/digits"
+    headers = JSON | {"Authorization": f"Bearer {read_key(config.key_file, 'inference')}"}
+    begun = time.monotonic()
+
+    def kill_one() -> None:
+        first = min(workers(process), key=lambda each: each.pid, default=None)
+        if first is not None and len(workers(process)) > 1:
+            first.kill()
+
+    with (
+        doing(lambda: list(client.predict_many(inverted, bulk=1)), pause=2),
+        doing(lambda: requests.post(url, SLOW, headers=headers, timeout=20)),
+        doing(kill_one, pause=4),
+    ):
+        burning = [("DigitsLatencyBudgetBurn", window) for window in ("1h", "6h", "1d", "3d")]
+        fires(found, begun, SICK, ("DigitsDrift", ""), *burning)
+        fires(found, begun + 20, SICK, ("DigitsWorkerRestarts", ""))  # two have to die
+        fires(found, begun, SICK, ("DigitsWorkersMissing", ""))
+
+
+def _flooded(found: Prometheus, config: Config, process: "subprocess.Popen[str]") -> None:
+    """No worker takes what comes, and more comes than may wait; then they go on, and find what has waited."""
+    request = config.folder / "request"
+    picture = png(raw_pictures("mnist5k")[0][0])
+    token = read_key(config.key_file, "inference")
+    head = f"POST /predictions/digits HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
+    request.write_bytes(f"{head}Content-Length: {len(picture)}\r\n\r\n".encode() + picture)
+    (config.folder / "list").write_text(f"{request}\n")
+    stopped = workers(process)
+    for each in stopped:
+        each.suspend()
+    begun = time.monotonic()
+    words = [sys.executable, str(ROOT / "benchmarks" / "generator.py"), str(config.ports()["inference"][1])]
+    words += [str(config.folder / "list"), "--seconds", "150", "--connections", str(FLOOD)]
+    flood = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    try:
+        fires(found, begun, SICK, ("DigitsErrorRatio", ""), ("DigitsQueueGrowing", "backlog"), ("DigitsNotReady", ""))
+        for each in stopped:
+            with suppress(psutil.NoSuchProcess):
+                each.resume()
+        fires(found, time.monotonic(), SICK, ("DigitsQueueGrowing", "wait"))
+    finally:
+        flood.terminate()
+        flood.wait()
+
+
+@contextmanager
+def three(folder: Path) -> Iterator[dict[str, Config]]:
+    archives = with_archives(folder, "1.0", "1.1")
+    configs = {}
+    for name in (HEALTHY, SICK, STUCK):
+        (folder / name).mkdir()
+        configs[name] = on_free_ports(folder / name, archives.model_store)
+    text = configs[STUCK].path.read_text()
+    configs[STUCK].path.write_text(re.sub("token_expiration_min=.*", "token_expiration_min=1", text))
+    yield configs
+
+
+@pytest.mark.timeout(600)
+def test_alerts_fire_in_time_on_their_causes_and_none_in_three_healthy_minutes(tmp_path: Path) -> None:
+    with (
+        three(tmp_path) as configs,
+        prometheus(tmp_path, {name: config for name, config in configs.items() if name != STUCK}) as found,
+    ):
+        with serving_client(configs[HEALTHY]) as (_, client):
+            _healthy(found, Healthy(configs[HEALTHY], client), seconds=180)
+        gone = time.monotonic()
+        fires(found, gone, HEALTHY, ("DigitsDown", ""))
+        with started(configs[SICK]) as process, DigitsClient(configs[SICK], retries=0) as client:
+            output_until_curl(process)
+            _sick(found, configs[SICK], process, client)
+            _flooded(found, configs[SICK], process)
+            begun = time.monotonic()
+            java(process).send_signal(signal.SIGKILL)
+            fires(found, begun, SICK, ("DigitsServerRestarts", ""))
+
+
+@pytest.mark.timeout(300)
+def test_an_alert_fires_when_tokens_cannot_be_changed(tmp_path: Path) -> None:
+    with (
+        three(tmp_path) as configs,
+        prometheus(tmp_path, {STUCK: configs[STUCK]}) as found,
+        started(configs[STUCK]) as process,
+    ):
+        output_until_curl(process)
+        wait_for(lambda: bool(found.value("digits_key_lifetime_seconds")))
+        stands = java(process)
+        stands.suspend()
+        try:
+            begun = time.monotonic()
+            fires(found, begun + 36, STUCK, ("DigitsKeyExpiring", ""))  # until 0.4 of a minute are left
+            assert ("DigitsNotReady", "", STUCK) in found.firing()
+        finally:
+            stands.resume()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_no_alert_fires_in_ten_healthy_minutes(tmp_path: Path) -> None:
+    with (
+        three(tmp_path) as configs,
+        prometheus(tmp_path, {HEALTHY: configs[HEALTHY]}) as found,
+        serving_client(configs[HEALTHY]) as (_, client),
+    ):
+        _healthy(found, Healthy(configs[HEALTHY], client), seconds=600)
