@@ -16,7 +16,7 @@ BUNDLED := scripted_model.pt model/model.json handler/model-config.yaml $(wildca
 needed = $(or $($(1)),$(error no $(1); make $@ $(1)=$(2)))
 
 .DEFAULT_GOAL := help
-.PHONY: help serve stop status token certs archive register compare promote rollback scale unregister models metrics \
+.PHONY: help serve stop status token certs archive register compare promote rollback scale unregister models metrics monitor \
   train tune evaluate evaluate-served report predict explain bench bench-quick sweep profile test soak lint audit licences clean
 
 help: ## these targets
@@ -70,6 +70,9 @@ models: $(INSTALLED) ## list the registered versions
 metrics: $(INSTALLED) ## print the metrics of TorchServe and the supervisor
 	@$(PY) -m serving metrics $(ARGS)
 
+monitor: $(INSTALLED) ## Prometheus beside the running server, with rules and alerts, where it is installed; ARGS=options
+	@exec $(PY) -m monitoring start $(ARGS)
+
 train: $(INSTALLED) ## train and write the model files; DATA=mnist, mnist5k or a folder, ARGS=options
 	@$(PY) -m training train --data "$(DATA)" $(ARGS)
 
@@ -91,8 +94,9 @@ predict: $(INSTALLED) ## read pictures without a server; IMAGES="a.png b.jpg"
 explain: $(INSTALLED) ## draw what of a picture spoke for its digit; IMAGE=a.png, ARGS="--target 3 -o why.png"
 	@$(PY) -m serving explain "$(call needed,IMAGE,a.png)" $(ARGS)
 
-bench: $(INSTALLED_BENCH) ## some 34 minutes: serving beside FastAPI, LitServe and TorchServe's defaults, training beside the original's way
+bench: $(INSTALLED_BENCH) ## some 37 minutes: serving beside FastAPI, LitServe and TorchServe's defaults, training beside the original's way
 	@$(PY) -m benchmarks.serving
+	@$(PY) -m benchmarks.observed
 	@$(PY) -m benchmarks.training_speed
 
 bench-quick: $(INSTALLED_BENCH) ## the same of serving in two minutes, for a first look
@@ -108,7 +112,7 @@ profile: $(INSTALLED_BENCH) ## where the time of a request goes, by py-spy and T
 test: $(INSTALLED_DEV) ## all tests, real TorchServe included; ARGS=options of pytest
 	@$(PY) -m pytest $(ARGS)
 
-soak: $(INSTALLED_DEV) ## some 25 minutes: load amid promotions and kills, memory, mutated requests; ARGS=options of pytest
+soak: $(INSTALLED_DEV) ## some 35 minutes: load amid promotions and kills, memory, mutated requests; ARGS=options of pytest
 	@$(PY) -m pytest -m soak $(ARGS)
 
 lint: $(INSTALLED_DEV) ## ruff and mypy

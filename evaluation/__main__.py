@@ -1,4 +1,4 @@
-"""python -m evaluation report | scores | original
+"""python -m evaluation report | drift | scores | original
 
 python -m evaluation report --data mnist    docs/report.md; MNIST test 99.4%, about four minutes
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from evaluation import original
+from evaluation.drift import drift
 from evaluation.report import report
 from evaluation.scores import compare
 from serving.config import ROOT
@@ -31,6 +32,10 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--outliers", type=int, default=1000, help="pictures of a drawn set (default: %(default)s)")
     command.add_argument("--out", type=Path, default=ROOT / "docs", help="folder that gets report.md (default: docs)")
     command.set_defaults(run=_report)
+    command = commands.add_parser("drift", help="write docs/drift.md", description=_drift.__doc__)
+    command.add_argument("--data", default="mnist", help=_DATA)
+    command.add_argument("--out", type=Path, default=ROOT / "docs", help="folder that gets drift.md (default: docs)")
+    command.set_defaults(run=_drift)
     command = commands.add_parser("scores", help="compare scores for rejection", description=_scores.__doc__)
     command.add_argument("--data", default="mnist", help=_DATA)
     command.set_defaults(run=_scores)
@@ -43,6 +48,11 @@ def parser() -> argparse.ArgumentParser:
 def _report(given: argparse.Namespace) -> None:
     """Ask the released model, through the handler, about digits in many forms and about what is none."""
     print(report(given.data, given.out, given.photos, given.outliers, given.part))
+
+
+def _drift(given: argparse.Namespace) -> None:
+    """Have the released model read every set, and tell how far each is from its reference."""
+    print(drift(given.data, given.out))
 
 
 def _scores(given: argparse.Namespace) -> None:
