@@ -6,6 +6,7 @@ The supervisor names file and level by the environment, and renames the file whe
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from logging.handlers import WatchedFileHandler
 from typing import Any
@@ -24,8 +25,13 @@ LINES = (
 class _File(WatchedFileHandler):
     """Of a file that is begun anew when it was renamed."""
 
+    def emit(self, record: logging.LogRecord) -> None:
+        """A full disk costs the lines, not the answers."""
+        with suppress(OSError):
+            super().emit(record)
+
     def handleError(self, _: logging.LogRecord) -> None:  # noqa: N802 - logging calls it so
-        """A full disk costs the line, not the answer; no traceback for each batch."""
+        """No traceback for each batch."""
 
 
 class RequestLog:

@@ -51,7 +51,7 @@ class Supervisor:
         self.registry = CollectorRegistry()
         self.workers = WorkerMetrics(config.worker_metrics)
         self.registry.register(self.workers)
-        self.watch = Watch(config, lambda: self.server, self.readiness, self.workers, self.registry)
+        self.watch = Watch(config, lambda: self.server, self.readiness, self.workers, self.registry, self._tell_once)
         self.rotation = Rotation(config.request_log)
         self._gauge("digits_key_lifetime_seconds", "that tokens last", lambda: config.token_seconds)
         self._gauge("digits_key_expires_in_seconds", "until the tokens expire", lambda: self.expires_at - time.time())

@@ -43,7 +43,9 @@ class Watch:
         readiness: Readiness,
         workers: WorkerMetrics,
         registry: CollectorRegistry,
+        tell: Callable[[str], None],
     ) -> None:
+        self.tell = tell
         self.config, self.server, self.readiness, self.workers = config, server, readiness, workers
         self.seen: TorchServe | None = None  # whose processes are known
         self.versions: dict[str, Version] = {}
@@ -72,7 +74,10 @@ class Watch:
         with DigitsClient(self.config, ASK_SECONDS, retries=0, key_file=self.config.key_file) as client:
             while not ended.wait(LOOK_SECONDS):
                 self.readiness.problem()  # here, not by who scrapes: it may take seconds to tell
-                self.look(client)
+                try:
+                    self.look(client)
+                except Exception as error:  # a handler, or files of workers, that are not ours
+                    self.tell(f"metrics are not up to date: {type(error).__name__}: {error}")
 
     def look(self, client: DigitsClient) -> None:
         """Asks TorchServe, and the workers' counters, once."""

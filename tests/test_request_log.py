@@ -1,0 +1,87 @@
+"""handler/request_log.py and serving/rotation.py: levels, a file that is renamed, a disk that is full."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from handler.request_log import LINES, RequestLog
+from handler.seen import Served
+from serving.config import Config, ServingError, read_config
+from serving.rotation import KEPT, Rotation
+
+STATUSES = (200, 404, 503)
+
+
+def served(*statuses: int) -> list[Served]:
+    return [Served("description", [], status, "", "", request_id=str(number)) for number, status in enumerate(statuses)]
+
+
+def statuses(path: Path) -> list[int]:
+    return [json.loads(line)["status"] for line in path.read_text().splitlines()]
+
+
+def written(path: Path, level: str, batches: list[list[Served]]) -> None:
+    log = RequestLog(str(path), level)
+    for batch in batches:
+        log.write(batch, 0.1, "1.0")
+    if log.file is not None:
+        log.file.close()
+
+
+@pytest.mark.parametrize(("level", "told"), [("info", [200, 404, 503]), ("warning", [404, 503]), ("error", [503])])
+def test_a_level_leaves_out_what_is_below_it(level: str, told: list[int], tmp_path: Path) -> None:
+    written(tmp_path / "log", level, [served(*STATUSES)])
+    assert statuses(tmp_path / "log") == told
+
+
+def test_off_makes_no_file_and_neither_does_a_worker_that_is_told_none(tmp_path: Path) -> None:
+    written(tmp_path / "log", "off", [served(*STATUSES)])
+    assert not (tmp_path / "log").exists()
+    RequestLog(None, "info").write(served(*STATUSES), 0.1, "1.0")
+
+
+def test_all_of_a_large_batch_is_written(tmp_path: Path) -> None:
+    written(tmp_path / "log", "info", [served(*[200] * (2 * LINES + 1))])
+    assert len(statuses(tmp_path / "log")) == 2 * LINES + 1
+
+
+def test_a_file_that_has_grown_is_renamed_and_its_writers_begin_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.rotation.BYTES", 1000)
+    path = tmp_path / "requests.log"
+    rotation, logs = Rotation(path), [RequestLog(str(path), "info") for _ in range(2)]
+    rotation.look()  # nothing yet
+    for number in range(200, 240):
+        logs[number % 2].write(served(number, number, number), 0.1, "1.0")
+        rotation.look()
+    files = sorted(tmp_path.iterdir())
+    assert [each.name for each in files] == ["requests.log", *(f"requests.log.{each}" for each in range(1, KEPT + 1))]
+    told = [status for each in files[::-1] if each != path for status in statuses(each)] + statuses(path)
+    assert told == sorted(told)  # none out of order, and none lost but with the oldest files
+    assert told[-1] == 239
+    assert len(told) == 3 * len(set(told))
+    for log in logs:
+        assert log.file is not None
+        log.file.close()
+
+
+def test_a_line_that_cannot_be_written_costs_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
+    log = RequestLog("/dev/full", "info")
+    for _ in range(100):
+        log.write(served(200), 0.1, "1.0")
+    assert capfd.readouterr().err == ""
+    assert log.file is not None
+    raw = log.file.stream.buffer.raw  # type: ignore[union-attr]
+    with suppress(OSError):  # it tries once more
+        log.file.close()
+    raw.close()
+
+
+def test_a_level_that_does_not_exist_is_told(config: Config, tmp_path: Path) -> None:
+    path = tmp_path / "config.properties"
+    path.write_text(config.path.read_text().replace("request_log_level=info", "request_log_level=loud"))
+    with pytest.raises(ServingError, match="request_log_level is loud; expected info, warning, error, off"):
+        read_config(path)
