@@ -188,20 +188,41 @@ def _sick(found: Prometheus, config: Config, process: "subprocess.Popen[str]") -
     headers = JSON | {"Authorization": f"Bearer {read_key(config.key_file, 'inference')}"}
     begun = time.monotonic()
 
-    def kill_one() -> None:
-        first = min(workers(process), key=lambda each: each.pid, default=None)
-        if first is not None and len(workers(process)) > 1:
-            first.kill()
-
     with (
         doing(lambda: requests.post(url, slow, headers=headers, timeout=20)),
         doing(lambda: requests.post(url, slow, headers=headers, timeout=20)),
-        doing(kill_one, pause=4),
     ):
         burning = [("DigitsLatencyBudgetBurn", window) for window in ("1h", "6h", "1d", "3d")]
-        causes = dict.fromkeys([("DigitsDrift", ""), ("DigitsWorkersMissing", ""), *burning], begun)
-        wait_for(lambda: sum(found.value(f'digits_worker_restarts_total{{server="{SICK}"}}')) >= 2)
-        fires(found, SICK, causes | {("DigitsWorkerRestarts", ""): time.monotonic()})
+        causes = dict.fromkeys([("DigitsDrift", ""), *burning], begun)
+        survivor = min(workers(process), key=lambda each: each.pid)
+        for count in (1, 2):
+            wait_for(lambda: len(workers(process)) == 2)
+            _kill_others(process, survivor)
+            wait_for(lambda: restarts(config) == count)  # noqa: B023 - asked for at once
+        causes["DigitsWorkerRestarts", ""] = causes["DigitsWorkersMissing", ""] = time.monotonic()
+        with doing(lambda: _suspend_others(process, survivor), pause=0.2):
+            fires(found, SICK, causes)
+        _kill_others(process, survivor)
+
+
+def restarts(config: Config) -> float:
+    with DigitsClient(config) as client:
+        return sum(each.value for each in client.metrics(["supervisor"]) if each.name == "digits_worker_restarts_total")
+
+
+def _others(process: "subprocess.Popen[str]", survivor: psutil.Process) -> list[psutil.Process]:
+    return [each for each in workers(process) if each != survivor]
+
+
+def _kill_others(process: "subprocess.Popen[str]", survivor: psutil.Process) -> None:
+    for each in _others(process, survivor):
+        each.kill()
+
+
+def _suspend_others(process: "subprocess.Popen[str]", survivor: psutil.Process) -> None:
+    """Before they are READY: TorchServe waits two minutes for them."""
+    for each in _others(process, survivor):
+        each.suspend()
 
 
 def _flooded(found: Prometheus, config: Config, process: "subprocess.Popen[str]") -> None:

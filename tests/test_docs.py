@@ -13,6 +13,7 @@ import pytest
 
 from evaluation import __main__ as evaluation_cli
 from handler.preprocessing import WARNINGS
+from monitoring import __main__ as monitoring_cli
 from serving import __main__ as serving_cli
 from serving.client import DigitsClient
 from serving.config import ROOT, on_free_ports, read_config
@@ -25,7 +26,7 @@ from training.recipe import RECIPES, Config
 
 README = (ROOT / "README.md").read_text()
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
-PARSERS = [training_cli.parser(), serving_cli.parser(), evaluation_cli.parser()]
+PARSERS = [training_cli.parser(), serving_cli.parser(), evaluation_cli.parser(), monitoring_cli.parser()]
 
 
 def subparsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -91,7 +92,7 @@ def test_every_command_is_in_the_reference() -> None:
 
 def test_every_address_in_the_readme_is_the_configurations() -> None:
     config = read_config()
-    ports = {str(port) for _, port in config.ports().values()}
+    ports = {str(port) for _, port in config.ports().values()} | {monitoring_cli.ADDRESS.partition(":")[2]}
     assert set(re.findall(r"127\.0\.0\.1:(\d+)", README + REFERENCE)) <= ports
 
 

@@ -19,8 +19,9 @@ import requests
 from evaluation.outliers import texture
 from evaluation.sets import png
 from handler.metrics import CONFIDENCE, SECONDS
+from serving.archive import archive_path, sha256
 from serving.client import DigitsClient
-from serving.config import Config
+from serving.config import ROOT, Config
 from serving.connection import read_key
 from tests.pictures import SMOKE, bad_pictures
 from tests.servers import Load, serving_client, under_load, wait_for, with_archives
@@ -207,3 +208,18 @@ def _check_kill(config: Config, client: DigitsClient) -> None:
     answered = len(load.sent) - len(load.failed)
     counted = served(config, "1.1")["requests_total digit 200"] - before
     assert answered <= counted <= answered + BATCH
+    wait_for(lambda: gauges(client, "digits_worker_restarts_total") == {"1.0": 0, "1.1": 1})
+    wait_for(lambda: gauges(client, "digits_workers_ready") == {"1.0": 2, "1.1": 2})
+    assert gauges(client, "digits_workers_wanted") == {"1.0": 2, "1.1": 2}
+    assert gauges(client, "digits_model_default") == {"1.0": 0, "1.1": 1}
+    assert gauges(client, "digits_queue_capacity_requests") == {"1.0": 512, "1.1": 512}
+    record = json.loads((ROOT / "model" / "model.json").read_text())
+    for info in [each for each in client.metrics(["supervisor"]) if each.name == "digits_model_info"]:
+        assert info.labels["run_id"] == record["run_id"]
+        assert float(info.labels["accuracy"]) == record["metrics"]["test"]["accuracy"]
+        assert info.labels["archive_sha256"] == sha256(archive_path(config.model_store, info.labels["version"]))
+
+
+def gauges(client: DigitsClient, name: str) -> dict[str, float]:
+    """Version -> value."""
+    return {each.labels["version"]: each.value for each in client.metrics(["supervisor"]) if each.name == name}
