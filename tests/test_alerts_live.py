@@ -183,7 +183,7 @@ def _healthy(found: Prometheus, healthy: Healthy, seconds: float) -> None:
 def _sick(found: Prometheus, config: Config, process: "subprocess.Popen[str]") -> None:
     """Drifting and slow, with workers that die: all at once, as what is sick is."""
     inverted = [png(255 - grey) for grey in raw_pictures("mnist5k")[0][::250]]
-    slow = bulk(*[large_picture()] * 6, *inverted)  # over 0.2 s of a worker's
+    slow = bulk(*[large_picture()] * 15, *inverted)  # over 0.2 s of a worker's
     url = config.url("inference") + "/predictions/digits"
     headers = JSON | {"Authorization": f"Bearer {read_key(config.key_file, 'inference')}"}
     begun = time.monotonic()
@@ -200,6 +200,7 @@ def _sick(found: Prometheus, config: Config, process: "subprocess.Popen[str]") -
             _kill_others(process, survivor)
             wait_for(lambda: restarts(config) == count)  # noqa: B023 - asked for at once
         causes["DigitsWorkerRestarts", ""] = causes["DigitsWorkersMissing", ""] = time.monotonic()
+        _kill_others(process, survivor)
         with doing(lambda: _suspend_others(process, survivor), pause=0.2):
             fires(found, SICK, causes)
         _kill_others(process, survivor)
