@@ -28,10 +28,12 @@ class Prometheus:
 
     def __init__(self, address: str) -> None:
         self.url = f"http://{address}"
+        self.session = requests.Session()
+        self.session.trust_env = False  # a proxy of the user's is not for a Prometheus on loopback
 
     def is_ready(self) -> bool:
         try:
-            return requests.get(f"{self.url}/-/ready", timeout=TIMEOUT).ok
+            return self.session.get(f"{self.url}/-/ready", timeout=TIMEOUT).ok
         except requests.RequestException:
             return False
 
@@ -50,7 +52,7 @@ class Prometheus:
 
     def _ask(self, kind: str, asked: dict[str, Any]) -> list[dict[str, Any]]:
         try:
-            told = requests.post(f"{self.url}/api/v1/{kind}", data=asked, timeout=TIMEOUT).json()
+            told = self.session.post(f"{self.url}/api/v1/{kind}", data=asked, timeout=TIMEOUT).json()
             if told["status"] == "success":
                 return list(told["data"]["result"])
             problem = str(told["error"])

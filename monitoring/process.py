@@ -15,6 +15,7 @@ import yaml
 from monitoring.api import Prometheus
 from serving.config import Config, ServingError
 from serving.foreground import Orders
+from serving.torchserve import end_with_parent
 
 TEMPLATE = Path(__file__).with_name("prometheus.yml")
 SERVER = "local"  # what the template calls the server of this machine
@@ -31,16 +32,20 @@ def targets(config: Config) -> dict[str, str]:
 
 
 def effective(template: dict[str, Any], config: Config) -> dict[str, Any]:
-    """The template with this server's addresses for those of `local` and with absolute paths of rules."""
+    """The template with this server's addresses for those of `local` in JOBS and with absolute paths of rules."""
     addresses = targets(config)
-    jobs = [_with_target(job, addresses[job["job_name"]]) for job in template["scrape_configs"]]
+    jobs = [
+        _with_target(job, addresses[job["job_name"]]) if job["job_name"] in addresses else job
+        for job in template["scrape_configs"]
+    ]
     rules = [str(TEMPLATE.parent / each) for each in template["rule_files"]]
     return template | {"rule_files": rules, "scrape_configs": jobs}
 
 
 def _with_target(job: dict[str, Any], address: str) -> dict[str, Any]:
     listed = [
-        each | {"targets": [address]} if each["labels"]["server"] == SERVER else each for each in job["static_configs"]
+        each | {"targets": [address]} if each.get("labels", {}).get("server") == SERVER else each
+        for each in job["static_configs"]
     ]
     return job | {"static_configs": listed}
 
@@ -65,6 +70,7 @@ def running(config: Config, address: str) -> Iterator["subprocess.Popen[bytes]"]
         ],
         stdin=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C reaches us alone, who then end it in order
+        preexec_fn=end_with_parent(),
     )
     try:
         yield process

@@ -74,7 +74,7 @@ class TorchServe:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # banners; warnings come on standard error
             start_new_session=True,  # Ctrl-C reaches the supervisor alone, which then stops this in order
-            preexec_fn=_end_with_parent(),
+            preexec_fn=end_with_parent(),
         )
 
     def exit_code(self) -> int | None:
@@ -125,8 +125,8 @@ def _group(java: int, temporary: Path) -> list[psutil.Process]:
     return processes
 
 
-def _end_with_parent() -> Callable[[], None] | None:
-    """What Java's process does before it becomes Java: asks Linux for SIGTERM when its parent is gone."""
+def end_with_parent() -> Callable[[], None] | None:
+    """What a new process does before it becomes its program: asks Linux for SIGTERM when its parent is gone."""
     if not sys.platform.startswith("linux"):
         return None
     prctl, parent = ctypes.CDLL(None).prctl, os.getpid()

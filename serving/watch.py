@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import platform
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -152,9 +153,9 @@ def _record(path: Path, _: int) -> Record:
     with ZipFile(path) as members:
         record: dict[str, Any] = json.loads(members.read("model.json"))
     measured = record["metrics"]
-    accuracy = measured.get("test", measured.get("validation", {})).get("accuracy", "")
+    accuracy = measured.get("test", measured.get("validation", {})).get("accuracy", math.nan)
     data = hashlib.sha256(json.dumps(record["data"]["sha256"], sort_keys=True).encode()).hexdigest()
-    info = [str(each) for each in (record["run_id"], accuracy, data, sha256(path))]
+    info = [str(each) for each in (record["run_id"], f"{accuracy:.4f}", data, sha256(path))]
     return info, record.get("reference", {}).get("shares", {})
 
 

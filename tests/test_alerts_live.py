@@ -234,6 +234,7 @@ def _flooded(found: Prometheus, config: Config, process: "subprocess.Popen[str]"
     head = f"POST /predictions/digits HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
     request.write_bytes(f"{head}Content-Length: {len(picture)}\r\n\r\n".encode() + picture)
     (config.folder / "list").write_text(f"{request}\n")
+    wait_for(lambda: ("DigitsErrorRatio", "", SICK) not in found.firing())  # as it may when workers die
     stopped = workers(process)
     for each in stopped:
         each.suspend()

@@ -216,7 +216,7 @@ def _check_kill(config: Config, client: DigitsClient) -> None:
     record = json.loads((ROOT / "model" / "model.json").read_text())
     for info in [each for each in client.metrics(["supervisor"]) if each.name == "digits_model_info"]:
         assert info.labels["run_id"] == record["run_id"]
-        assert float(info.labels["accuracy"]) == record["metrics"]["test"]["accuracy"]
+        assert info.labels["accuracy"] == f"{record['metrics']['test']['accuracy']:.4f}"
         assert info.labels["archive_sha256"] == sha256(archive_path(config.model_store, info.labels["version"]))
 
 

@@ -114,12 +114,15 @@ def test_targets_come_from_the_configuration_and_all_else_from_the_template(tmp_
     config = on_free_ports(tmp_path)
     template = yaml.safe_load(TEMPLATE.read_text())
     other = {"targets": ["other:8083"], "labels": {"server": "other"}}
-    template["scrape_configs"][0]["static_configs"].append(other)
+    template["scrape_configs"][0]["static_configs"] += [other, {"targets": ["nameless:8083"]}]
+    node = {"job_name": "node", "static_configs": [{"targets": ["127.0.0.1:9100"], "labels": {"server": "local"}}]}
+    template["scrape_configs"].append(node)
     made = effective(template, config)
     jobs = {job["job_name"]: job["static_configs"] for job in made["scrape_configs"]}
     assert [f"http://{jobs['digits'][0]['targets'][0]}"] == [config.url("supervisor")]
     assert [f"http://{jobs['torchserve'][0]['targets'][0]}"] == [config.url("metrics")]
-    assert jobs["digits"][1] == other
+    assert jobs["digits"][1:] == [other, {"targets": ["nameless:8083"]}]
+    assert made["scrape_configs"][-1] == node
     assert all(Path(path).is_absolute() and Path(path).is_file() for path in made["rule_files"])
     assert made["global"] == template["global"]
 
@@ -206,6 +209,13 @@ def test_without_a_server_the_line_says_what_to_start(command: str) -> None:
 @pytest.mark.parametrize("minutes", ["0", "-1", "inf", "nan", "ten"])
 def test_minutes_are_a_positive_number(minutes: str) -> None:
     assert monitoring("draw", f"--minutes={minutes}").returncode == 2
+
+
+def test_a_proxy_of_the_users_is_not_asked(own_http: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", f"http://{free_address()}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    assert "does not answer as Prometheus does" in monitoring("check", "--address", own_http).stderr
 
 
 def test_what_is_no_prometheus_is_told(own_http: str) -> None:
