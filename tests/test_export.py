@@ -45,7 +45,7 @@ def test_record_names_all_that_determines_the_run() -> None:
     assert written["libraries"]["torch"] == torch.__version__
     assert written["calibration"] == {"temperature": 1.5, "threshold": 0.7}
     assert written["reference"] == {"pictures": 1}
-    assert not {"calibration", "reference"} & record(run, data, {}, None, None).keys()
+    assert not {"calibration", "reference"} & record(run, data, {}, None).keys()
     assert [len(written["smoke"][str(digit)]) for digit in range(10)] == [10] * 10
     assert {"version", "architecture", "epochs", "metrics"} <= set(written)
 

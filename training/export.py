@@ -67,9 +67,12 @@ def record(
     data: "DataSet",
     measures: dict[str, "Measures"],
     calibration: Calibration | None,
-    seen: dict[str, Any] | None,
+    seen: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """model.json: what determines the run, and what it measured. No date: a repeated run writes the same."""
+    """model.json: what determines the run, and what it measured. No date: a repeated run writes the same.
+
+    `seen` is what `training.reference` gives; without it a server tells no drift of the version.
+    """
     return {
         "version": __version__,
         "run_id": run.identity,
