@@ -21,4 +21,5 @@ def correlation(headers: Mapping[str, Any]) -> str | None:
 
 
 def is_probe(headers: Mapping[str, Any]) -> bool:
-    return any(name.lower() == PROBE.lower() for name in headers)
+    """Whether its sender says so in a header; fields of forms, which are dicts, do not count."""
+    return any(name.lower() == PROBE.lower() and isinstance(value, str) for name, value in headers.items())

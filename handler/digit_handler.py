@@ -125,8 +125,11 @@ class DigitHandler:
                 continue
             each.request_id, each.correlation = context.get_request_id(index), correlation(sent)
             told.append(each)
-        self.metrics.record(told, seconds)
-        self.log.write(told, seconds, self.reader.version)
+        try:
+            self.metrics.record(told, seconds)
+            self.log.write(told, seconds, self.reader.version)
+        except Exception:  # whatever it is, memory for instance, the answers are there
+            logging.exception("a batch is not counted or logged")
 
 
 def _buffered() -> Callable[[socket, int], bytes]:

@@ -4,26 +4,40 @@ The values lie in files of the folder PROMETHEUS_MULTIPROC_DIR, which prometheus
 multiprocess mode); the supervisor adds up those of all workers. Without that folder they stay with the worker.
 """
 
+import logging
+import os
 from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, values
 
 from handler.marks import ink_ratios, stroke_widths
 from handler.preprocessing import WARNINGS, Framed, ImageError
+from handler.room import take_room
 from handler.seen import Seen, Served
 
 SECONDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 REQUESTS = (1, 2, 4, 8, 16)
 REASONS = ("unreadable", "too_large", "blank", "invalid_request", "late", "internal_error")
 KINDS = ("digit", "digits", "explanation", "description")
-# Of what is compared with the reference in model.json (handler/reference.py): fine where MNIST's pictures are.
+# Of what is compared with the reference in model.json (training/reference.py): fine where MNIST's pictures are.
 CONFIDENCE = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999, 1.0)
 INK = (0.05, 0.07, 0.08, 0.09, 0.1, 0.11, 0.12, 0.13, 0.14, 0.16, 0.18, 0.2, 0.25, 0.3)
 WIDTH = (2.0, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 6.5, 7.0, 8.0, 9.0, 10.0, 12.0, 16.0)
 SIZE = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192)
+
+
+def _prepare() -> None:
+    """Room on the disk, or values that stay with the worker: it serves all the same."""
+    if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        try:
+            take_room(Path(folder), os.getpid())
+        except OSError as error:
+            logging.warning("what this worker counts is not shown: %s", error)
+            values.ValueClass = values.MutexValue
 
 
 class _Histogram(Histogram):
@@ -40,6 +54,7 @@ class Metrics:
     """Of the worker's version. All values are there, at 0, from the start: a rate sees the first event too."""
 
     def __init__(self, version: str) -> None:
+        _prepare()
         self.version = version
         self.registry = registry = CollectorRegistry()
 

@@ -52,9 +52,9 @@ class Readiness:
             return "TorchServe has ended"
         if not self.lock.acquire(timeout=PROBE_SECONDS):
             return "TorchServe is still being asked"
-        client = DigitsClient(self.config, PROBE_SECONDS, retries=0, key_file=server.key_file)
         try:
-            return self._problem(client, all_workers)
+            with DigitsClient(self.config, PROBE_SECONDS, retries=0, key_file=server.key_file) as client:
+                return self._problem(client, all_workers)
         except UnreachableError:
             return "TorchServe does not answer yet"
         except ServingError as error:
@@ -62,7 +62,6 @@ class Readiness:
         except Exception as error:  # an archive or a handler that is not ours: the supervisor must outlive it
             return f"the answer is not understood: {type(error).__name__}: {error}"
         finally:
-            client.close()
             self.lock.release()
 
     def _problem(self, client: DigitsClient, all_workers: bool) -> str | None:

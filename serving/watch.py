@@ -72,13 +72,13 @@ class Watch:
             thread.join(2 * ASK_SECONDS)
 
     def _look_until(self, ended: threading.Event) -> None:
-        with DigitsClient(self.config, ASK_SECONDS, retries=0, key_file=self.config.key_file) as client:
-            while not ended.wait(LOOK_SECONDS):
+        while not ended.wait(LOOK_SECONDS):
+            try:
                 self.readiness.problem()  # here, not by who scrapes: it may take seconds to tell
-                try:
+                with DigitsClient(self.config, ASK_SECONDS, retries=0, key_file=self.config.key_file) as client:
                     self.look(client)
-                except Exception as error:  # a handler, or files of workers, that are not ours
-                    self.tell(f"metrics are not up to date: {type(error).__name__}: {error}")
+            except Exception as error:  # a handler, or files of workers, that are not ours; a certificate that is gone
+                self.tell(f"metrics are not up to date: {type(error).__name__}: {error}")
 
     def look(self, client: DigitsClient) -> None:
         """Asks TorchServe, and the workers' counters, once."""
@@ -94,9 +94,10 @@ class Watch:
             self.seen, self.processes = server, {}
         for each in self.versions.values():
             self._count_restarts(each)
-        for name, counted in counts(self.workers.collect()).items():
-            window = self.windows.setdefault(name, Window())
-            window.add(counted)
+        counted = counts(self.workers.collect())
+        self.windows = {name: self.windows.get(name, Window()) for name in counted.keys() & self.versions.keys()}
+        for name, window in self.windows.items():
+            window.add(counted[name])
             self.drift[name] = window.pictures(), window.drift(self._record(name)[1])
 
     def _count_restarts(self, version: Version) -> None:
@@ -156,7 +157,8 @@ def _record(path: Path, _: int) -> Record:
     accuracy = measured.get("test", measured.get("validation", {})).get("accuracy", math.nan)
     data = hashlib.sha256(json.dumps(record["data"]["sha256"], sort_keys=True).encode()).hexdigest()
     info = [str(each) for each in (record["run_id"], f"{accuracy:.4f}", data, sha256(path))]
-    return info, record.get("reference", {}).get("shares", {})
+    shares = record.get("reference", {}).get("shares", {})
+    return info, {name: {each: float(share) for each, share in bins.items()} for name, bins in shares.items()}
 
 
 def _gauge(name: str, told: str, labels: list[str], rows: Sequence[tuple[list[str], float]]) -> Metric:

@@ -1,19 +1,18 @@
 """What the workers count (handler/metrics.py), added up over all of them, those that have ended among them."""
 
-import struct
 import threading
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
-from prometheus_client import CollectorRegistry, Metric
+from prometheus_client import Metric
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 
-KINDS = ("counter", "histogram")  # that workers have, each in a file of its own
+from handler.room import FILES, take_room
+
 ENDED = 0  # stands for the process in the names of the files that hold what ended workers have counted
-TRIES = 5  # of reading a file that a worker has only just made
 
 
 class WorkerMetrics:
@@ -39,28 +38,27 @@ class WorkerMetrics:
     def collect(self) -> Iterator[Metric]:
         """Every metric, as prometheus_client's registry asks for it."""
         with self.lock:
-            yield from self._merged()
+            merged = self._merged()
+        yield from merged
 
     def _merged(self) -> list[Metric]:
-        for kind in KINDS:
-            self._absorb(kind)
-        collector = MultiProcessCollector(CollectorRegistry(), str(self.folder))  # type: ignore[no-untyped-call]
-        for _ in range(TRIES):
-            try:
-                return list(collector.collect())  # type: ignore[no-untyped-call]
-            except struct.error:  # a worker has made its file and not written to it yet
-                time.sleep(0.01)
-        return []
+        with suppress(OSError):  # a full disk: they are added up all the same
+            for kind in FILES:
+                self._absorb(kind)
+        files = [str(path) for path in self.folder.glob("*.db") if path.stat().st_size]  # others are being made
+        return list(MultiProcessCollector.merge(files))  # type: ignore[no-untyped-call]
 
     def _absorb(self, kind: str) -> None:
         """Adds the files of workers that have ended to one, lest each restart slows every look by one file more."""
         ended = [path for path in self.folder.glob(f"{kind}_*.db") if not _lives(path)]
         if not ended:
             return
+        take_room(self.folder, ENDED)
         kept = MmapedDict(str(self.folder / f"{kind}_{ENDED}.db"))  # type: ignore[no-untyped-call]
         for path in ended:
-            for key, value, stamp, _ in MmapedDict.read_all_values_from_file(str(path)):  # type: ignore[no-untyped-call]
-                kept.write_value(key, kept.read_value(key)[0] + value, stamp)  # type: ignore[no-untyped-call]
+            if path.stat().st_size:
+                for key, value, stamp, _ in MmapedDict.read_all_values_from_file(str(path)):  # type: ignore[no-untyped-call]
+                    kept.write_value(key, kept.read_value(key)[0] + value, stamp)  # type: ignore[no-untyped-call]
             path.unlink()
         kept.close()  # type: ignore[no-untyped-call]
 

@@ -91,6 +91,23 @@ def test_a_probe_is_counted_as_nothing_else(counting: DigitHandler, model_dir: P
     assert values(counting) == {"digits_probes_total": 2}
 
 
+def test_a_forms_field_makes_no_probe(counting: DigitHandler, model_dir: Path) -> None:
+    ask(counting, model_dir, [SMOKE[7]], [{PROBE: {"filename": "x"}}])  # type: ignore[dict-item]  # as TorchServe has it
+    assert values(counting)["digits_predictions_total 7"] == 1
+
+
+def test_answers_are_given_whatever_fails_in_counting_them(
+    counting: DigitHandler, model_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(counting.metrics, "record", fail)
+    [answer] = counting.handle([{"body": SMOKE[7]}], context_of(model_dir, 1))
+    assert json.loads(answer)["digit"] == 7
+    assert "a batch is not counted or logged" in caplog.text
+
+
 def test_every_value_is_there_before_it_happens(counting: DigitHandler) -> None:
     names = {shown(sample) for sample in samples(counting)}
     assert {f"digits_refusals_total {reason}" for reason in REASONS} <= names

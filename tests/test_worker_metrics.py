@@ -1,14 +1,19 @@
 """serving/worker_metrics.py: what real worker processes count is added up, also when they have ended."""
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from prometheus_client import values
 
+from handler.metrics import Metrics
+from handler.room import FILES
+from handler.seen import Served
 from serving.config import ROOT
-from serving.worker_metrics import KINDS, WorkerMetrics
+from serving.worker_metrics import WorkerMetrics
 
 COUNTING = """
 import sys
@@ -61,16 +66,48 @@ def test_workers_that_end_are_still_counted_in_one_file_of_each_kind(metrics: Wo
         process.kill()
         process.communicate()
         assert told(metrics) == expected
-        assert len(list(metrics.folder.glob("*.db"))) <= left + len(KINDS)
+        assert len(list(metrics.folder.glob("*.db"))) <= left + len(FILES)
     assert sorted(path.name for path in metrics.folder.iterdir()) == ["counter_0.db", "histogram_0.db"]
     metrics.begin()
     assert list(metrics.collect()) == []
 
 
-def test_a_file_that_is_only_just_made_is_waited_for(metrics: WorkerMetrics) -> None:
+def test_a_file_that_is_only_just_made_costs_the_others_nothing(metrics: WorkerMetrics) -> None:
     process = worker(metrics, 1)
-    (metrics.folder / f"counter_{os.getpid()}.db").touch()
-    assert list(metrics.collect()) == []
-    (metrics.folder / f"counter_{os.getpid()}.db").unlink()
+    (metrics.folder / f"counter_{process.pid + 1}.db").touch()  # of a process that lives or has ended
+    (metrics.folder / f"histogram_{os.getpid()}.db").touch()
     assert told(metrics)["digits_requests_totaldigit"] == 1
+    process.communicate("")
+    assert told(metrics)["digits_requests_totaldigit"] == 1
+
+
+def test_on_a_full_disk_ended_workers_are_still_counted(
+    metrics: WorkerMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = worker(metrics, 2)
+    process.communicate("")
+    monkeypatch.setattr("os.posix_fallocate", full)
+    assert told(metrics)["digits_requests_totaldigit"] == 2
+    assert (metrics.folder / f"counter_{process.pid}.db").is_file()
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "no space left on device")
+
+
+def test_on_a_full_disk_a_worker_serves_and_counts_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    monkeypatch.setattr("os.posix_fallocate", full)
+    monkeypatch.setattr(values, "ValueClass", values.MultiProcessValue())  # type: ignore[no-untyped-call]
+    metrics = Metrics("1.0")
+    metrics.record([Served("digit", [], 200, "", "")], 0.3)
+    samples = [sample for metric in metrics.registry.collect() for sample in metric.samples]
+    assert [each.value for each in samples if each.name == "digits_handler_seconds_count"] == [1]
+
+
+def test_a_folder_that_somebody_has_removed_is_made_again(tmp_path: Path) -> None:
+    metrics = WorkerMetrics(tmp_path / "metrics")
+    assert list(metrics.collect()) == []
+    process = worker(metrics, 3)
+    assert told(metrics)["digits_requests_totaldigit"] == 3
     process.communicate("")
