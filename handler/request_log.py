@@ -17,9 +17,8 @@ from handler.environment import LOG_LEVEL, LOG_PATH
 from handler.preprocessing import ImageError
 from handler.seen import Seen, Served
 
-LINES = (
-    16  # written at once: fewer bytes than the 8 KiB that a file passes on in one piece, so that no two workers' mix
-)
+# Written at once: fewer bytes than the 8 KiB that a file passes on in one piece, so that no two workers' lines mix.
+LINES = 16
 
 
 class _File(WatchedFileHandler):
