@@ -194,7 +194,7 @@ def _unobserved(root: Path) -> Path:
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy2(ROOT / "scripted_model.pt", root)
     entry = root / "handler" / "digit_handler.py"
-    counting = "        self._tell(served, headers, context, time.perf_counter() - begun)\n"
+    counting = "        self._tell(served, marks, context, time.perf_counter() - begun)\n"
     text = entry.read_text()
     if counting not in text:
         raise ServingError(f"{entry.name} has no line {counting.strip()}: it counts elsewhere")

@@ -5,21 +5,28 @@ Clients import this: no picture's library comes with it.
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 CORRELATION = "X-Correlation-ID"
 PROBE = "X-Digits-Probe"  # whatever its value: a picture that is sent to see whether it is read, and not counted
+_CORRELATION, _PROBE = CORRELATION.lower(), PROBE.lower()
 NAMES = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-def correlation(headers: Mapping[str, Any]) -> str | None:
-    """What the sender wants to know the row's answer by; None if nothing, or what is none of NAMES."""
+class Marked(NamedTuple):
+    """What a request's headers say of it: `correlation` is None where there is none, or none of NAMES."""
+
+    correlation: str | None
+    is_probe: bool
+
+
+def marked(headers: Mapping[str, Any]) -> Marked:
+    """By the headers alone: fields of forms, which are dicts among them, say nothing."""
+    correlation, is_probe = None, False
     for name, value in headers.items():
-        if name.lower() == CORRELATION.lower() and isinstance(value, str) and NAMES.fullmatch(value):
-            return value
-    return None
-
-
-def is_probe(headers: Mapping[str, Any]) -> bool:
-    """Whether its sender says so in a header; fields of forms, which are dicts, do not count."""
-    return any(name.lower() == PROBE.lower() and isinstance(value, str) for name, value in headers.items())
+        lower = name.lower()
+        if lower == _CORRELATION and isinstance(value, str) and correlation is None and NAMES.fullmatch(value):
+            correlation = value
+        elif lower == _PROBE and isinstance(value, str):
+            is_probe = True
+    return Marked(correlation, is_probe)

@@ -15,7 +15,7 @@ import cv2
 import torch
 from ts.protocol import otf_message_handler
 
-from handler.correlation import CORRELATION, correlation, is_probe
+from handler.correlation import CORRELATION, Marked, marked
 from handler.description import description
 from handler.explanation import attribution
 from handler.metrics import Metrics
@@ -66,11 +66,12 @@ class DigitHandler:
     def handle(self, rows: Sequence[Row], context: Any) -> list[bytes]:
         """One answer a row, in order; sets status and content type of each."""
         begun = time.perf_counter()
-        headers = [_headers(context, index) for index in range(len(rows))]
+        headers = [context.get_all_request_header(index) for index in range(len(rows))]
+        marks = [_marked(context, index, each) for index, each in enumerate(headers)]
         sent = [_sent(row, each) for row, each in zip(rows, headers, strict=True)]
         served = [self._served(*each) for each in zip(sent, self._seen(sent), strict=True)]
         answers = [_respond(context, index, each) for index, each in enumerate(served)]
-        self._tell(served, headers, context, time.perf_counter() - begun)
+        self._tell(served, marks, context, time.perf_counter() - begun)
         return answers
 
     def _seen(self, sent: list[Sent]) -> list[list[Seen]]:
@@ -116,16 +117,16 @@ class DigitHandler:
         told = {"digit": digit, "target": asked, "attribution": values.tolist(), "framed": framed.frame.tolist()}
         return 200, JSON, json.dumps(told)
 
-    def _tell(self, served: list[Served], headers: list[Headers], context: Any, seconds: float) -> None:
+    def _tell(self, served: list[Served], marks: list[Marked], context: Any, seconds: float) -> None:
         """Counts and logs the rows that are no probes."""
         told = []
-        for index, (each, sent) in enumerate(zip(served, headers, strict=True)):
-            if is_probe(sent):
-                self.metrics.probes.inc()
-                continue
-            each.request_id, each.correlation = context.get_request_id(index), correlation(sent)
-            told.append(each)
         try:
+            for index, (each, mark) in enumerate(zip(served, marks, strict=True)):
+                if mark.is_probe:
+                    self.metrics.probes.inc()
+                    continue
+                each.request_id, each.correlation = context.get_request_id(index), mark.correlation
+                told.append(each)
             self.metrics.record(told, seconds)
             self.log.write(told, seconds, self.reader.version)
         except Exception:  # whatever it is, memory for instance, the answers are there
@@ -145,12 +146,12 @@ def _buffered() -> Callable[[socket, int], bytes]:
     return retrieve
 
 
-def _headers(context: Any, index: int) -> Headers:
-    """Of a row, whose answer is given what the sender wants to know it by."""
-    headers: Headers = context.get_all_request_header(index)
-    if wanted := correlation(headers):
-        context.set_response_header(index, CORRELATION, wanted)
-    return headers
+def _marked(context: Any, index: int, headers: Headers) -> Marked:
+    """What a row's headers say of it; its answer is given what the sender wants to know it by."""
+    found = marked(headers)
+    if found.correlation:
+        context.set_response_header(index, CORRELATION, found.correlation)
+    return found
 
 
 def _sent(row: Row, headers: Headers) -> Sent:
