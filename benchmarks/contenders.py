@@ -24,13 +24,15 @@ from serving.connection import UnreachableError, read_key
 from serving.state import State, write_state
 from serving.torchserve import LOGGING
 
-OURS, FASTAPI, LITSERVE, DEFAULTS, BARE, IDLE = "ours", "fastapi", "litserve", "defaults", "bare", "idle"
+OURS, FASTAPI, LITSERVE, DEFAULTS, IDLE = "ours", "fastapi", "litserve", "defaults", "idle"
+UNOBSERVED, BARE = "unobserved", "bare"
 TITLES = {
     OURS: "this project",
     FASTAPI: "FastAPI + uvicorn",
     LITSERVE: "LitServe",
     DEFAULTS: "TorchServe's defaults",
-    BARE: "this project without metrics and logs",
+    UNOBSERVED: "this project without its own metrics and log of requests",
+    BARE: "this project without any metrics and logs",
     IDLE: "TorchServe with an idle handler",
 }
 LOGS = ROOT / "logs" / "bench"
@@ -178,8 +180,13 @@ def without_logs(folder: Path, vmargs: str) -> str:
 def _bare(folder: Path) -> Plan:
     """Keeps no metrics and logs nothing: neither TorchServe, nor the handler, nor the supervisor."""
     silent = without_logs(folder, read_config().properties["vmargs"])
-    settings = {"metrics_mode": "log", "vmargs": silent, "request_log_level": "off"}  # metrics to a log that is off
-    plan = ours(folder, settings, root=_unobserved(folder / "unobserved"))
+    return _unobserved(folder, {"metrics_mode": "log", "vmargs": silent})  # metrics to a log that is off
+
+
+def _unobserved(folder: Path, properties: Mapping[str, str] | None = None) -> Plan:
+    """TorchServe keeps its metrics and logs as shipped; the handler neither counts nor logs, the supervisor neither."""
+    root = _uncounted(folder / "uncounted")
+    plan = ours(folder, {"request_log_level": "off"} | dict(properties or {}), root=root)
     words = plan.command[plan.command.index("--config") :]
     return replace(
         plan,
@@ -188,7 +195,7 @@ def _bare(folder: Path) -> Plan:
     )
 
 
-def _unobserved(root: Path) -> Path:
+def _uncounted(root: Path) -> Path:
     """What an archive is made of, with a handler that neither counts nor logs."""
     for name in ("handler", "model"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -289,6 +296,7 @@ PLANS: dict[str, Callable[[Path], Plan]] = {
     FASTAPI: _fastapi,
     LITSERVE: _litserve,
     DEFAULTS: _defaults,
+    UNOBSERVED: _unobserved,
     BARE: _bare,
     IDLE: _idle,
 }

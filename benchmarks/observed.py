@@ -1,7 +1,8 @@
 """python -m benchmarks.observed: what metrics and the log of requests cost, and whether mean times agree.
 
-Two servers, one as it ships, scraped as Prometheus would, one that neither counts nor logs; while one is asked, the
-other is suspended. Rounds alternate: docs/performance/metrics.md. Three minutes.
+Three servers, one as it ships, scraped as Prometheus would, one without this project's metrics and log, one without
+TorchServe's too; while one is asked, the others are suspended. Rounds alternate: docs/performance/metrics.md. Four
+minutes.
 """
 
 import statistics
@@ -9,7 +10,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import psutil
@@ -17,7 +18,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 from tqdm import tqdm
 
-from benchmarks.contenders import BARE, OURS, Server, started
+from benchmarks.contenders import BARE, OURS, UNOBSERVED, Server, started
 from benchmarks.drive import Measured, drive
 from benchmarks.loads import Load
 from benchmarks.machine import machine
@@ -28,6 +29,7 @@ from serving.config import ROOT, Config, read_config
 PAGE = ROOT / "docs" / "performance" / "metrics.md"
 WARM_UP = Load("warm-up", "png", 64, 15)
 LOAD = Load("64", "png", 64, 5)
+ASKED = (OURS, UNOBSERVED, BARE)
 ROUNDS = 12
 SCRAPE_SECONDS = 5.0
 
@@ -35,29 +37,29 @@ TEXT = """# What metrics and the log of requests cost
 
 Written by `python -m benchmarks.observed` on {cpu}, {cores} cores, commit {commit}, {date}.
 
-Single 28x28 PNGs at 64 connections, in {rounds} rounds of {seconds:.0f} s for each server in turn, the other one
-suspended meanwhile. On: as it ships, ports 8082 and 8083 scraped every {scrape:.0f} s. Off: a handler that neither
-counts nor logs, a supervisor that does not watch, TorchServe without metrics and logs.
+Single 28x28 PNGs at 64 connections, in {rounds} rounds of {seconds:.0f} s for each server in turn, the others suspended
+meanwhile. The one that is as it ships is scraped, ports 8082 and 8083, every {scrape:.0f} s.
 
-| | pictures a second, median |
-|---|---|
-| on | {on:,.0f} |
-| off | {off:,.0f} |
+| | pictures a second, median | as it ships to this one, median of the rounds | quartiles |
+|---|---|---|---|
+| as it ships | {ours:,.0f} | | |
+| neither handler nor supervisor counts or logs requests | {unobserved:,.0f} | {own} |
+| and TorchServe keeps no metrics and logs either | {bare:,.0f} | {all} |
 
-The median of the rounds' ratios is {ratio:.3f}, their quartiles {low:.3f} and {high:.3f}: metrics and log cost
-{cost:.1f}%.
+This project's metrics and log cost {cost:.1f}%, TorchServe's besides, which were there before, make it {cost_all:.1f}%.
 
 Of whole requests, the mean by TorchServe's counters (`ts_inference_latency_microseconds` over
 `ts_inference_requests_total`) was {theirs:.2f} ms, by the load generator (connections over requests a second)
-{ours:.2f} ms: {apart:.1f}% apart. What a request spends between the generator and TorchServe's network threads, no
+{ours_mean:.2f} ms: {apart:.1f}% apart. What a request spends between the generator and TorchServe's network threads, no
 counter of TorchServe's has.
 """
 
 
 @contextmanager
-def suspended(server: Server) -> Iterator[None]:
-    """The server, with all its processes, stands still while the block runs."""
-    processes = [psutil.Process(server.process.pid), *family(server.process.pid)]
+def suspended(servers: list[Server]) -> Iterator[None]:
+    """The servers, with all their processes, stand still while the block runs."""
+    pids = [server.process.pid for server in servers]
+    processes = [each for pid in pids for each in (psutil.Process(pid), *family(pid))]
     for each in processes:
         with suppress(psutil.NoSuchProcess):
             each.suspend()
@@ -100,44 +102,56 @@ def counted(config: Config) -> tuple[float, float]:
 def measured() -> str:
     """The page's text."""
     told = machine()
-    with (
-        tempfile.TemporaryDirectory(prefix="bench-") as first,
-        tempfile.TemporaryDirectory(prefix="bench-") as second,
-        started(OURS, Path(first)) as on,
-        started(BARE, Path(second)) as off,
-    ):
-        return _page(told, on, off)
+    with ExitStack() as stack:
+        servers = []
+        for name in ASKED:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))
+            servers.append(stack.enter_context(started(name, Path(folder))))
+        return _page(told, servers)
 
 
-def _page(told: dict[str, str | int], on: Server, off: Server) -> str:
-    config = read_config(on.folder / "config.properties")
-    speeds: dict[str, list[float]] = {OURS: [], BARE: []}
-    with tqdm(total=2 * (ROUNDS + 1), unit=" rounds", leave=False, disable=None) as bar:
-        for asked, other in ((on, off), (off, on)):
-            with suspended(other):
-                _drive(asked, WARM_UP)
+def _page(told: dict[str, str | int], servers: list[Server]) -> str:
+    config = read_config(servers[0].folder / "config.properties")
+    speeds: dict[str, list[float]] = {name: [] for name in ASKED}
+    with tqdm(total=len(servers) * (ROUNDS + 1), unit=" rounds", leave=False, disable=None) as bar:
+        for server in servers:
+            with _alone(server, servers):
+                _drive(server, WARM_UP)
             bar.update()
         seconds, served = counted(config)
         for turn in range(ROUNDS):
-            for asked, other in ((on, off), (off, on))[:: 1 if turn % 2 else -1]:
-                with suspended(other), scraped(config) if asked is on else nullcontext():
-                    speeds[asked.name].append(_drive(asked, LOAD).pictures_per_second)
+            for server in servers[:: 1 if turn % 2 else -1]:
+                with _alone(server, servers), scraped(config) if server.name == OURS else nullcontext():
+                    speeds[server.name].append(_drive(server, LOAD).pictures_per_second)
                 bar.update()
         seconds, served = (now - then for now, then in zip(counted(config), (seconds, served), strict=True))
     return _text(told, speeds, seconds / served)
 
 
+def _alone(server: Server, servers: list[Server]) -> AbstractContextManager[None]:
+    return suspended([each for each in servers if each is not server])
+
+
 def _text(told: dict[str, str | int], speeds: dict[str, list[float]], theirs: float) -> str:
-    ratios = [on / off for on, off in zip(speeds[OURS], speeds[BARE], strict=True)]
-    low, ratio, high = statistics.quantiles(ratios, n=4)
+    own, every = (_ratios(speeds[OURS], speeds[name]) for name in (UNOBSERVED, BARE))
     ours = statistics.mean(LOAD.connections / speed for speed in speeds[OURS])
     return TEXT.format(
         **{name: told[name] for name in ("cpu", "cores", "commit", "date")},
+        **{name: statistics.median(each) for name, each in speeds.items()},
         rounds=ROUNDS, seconds=LOAD.seconds, scrape=SCRAPE_SECONDS,
-        on=statistics.median(speeds[OURS]), off=statistics.median(speeds[BARE]),
-        ratio=ratio, low=low, high=high, cost=100 * (1 - ratio),
-        theirs=1000 * theirs, ours=1000 * ours, apart=100 * (ours - theirs) / ours,
+        own=_cells(own), all=_cells(every), cost=100 * (1 - own[1]), cost_all=100 * (1 - every[1]),
+        theirs=1000 * theirs, ours_mean=1000 * ours, apart=100 * (ours - theirs) / ours,
     )  # fmt: skip
+
+
+def _ratios(on: list[float], off: list[float]) -> list[float]:
+    """The quartiles, the median in the middle."""
+    return statistics.quantiles([one / other for one, other in zip(on, off, strict=True)], n=4)
+
+
+def _cells(ratios: list[float]) -> str:
+    low, ratio, high = ratios
+    return f"{ratio:.3f} | {low:.3f} to {high:.3f}"
 
 
 def _drive(server: Server, load: Load) -> Measured:

@@ -149,7 +149,7 @@ def _sheared_box(cut: Grey, slant: float) -> tuple[float, int, int, int]:
 
 def _thickened(cut: Grey, least: float) -> Grey:
     """Strokes thinner than `least` pixels widened to about that, lest they fade when the picture is reduced."""
-    [width] = stroke_widths(cut[np.newaxis])
+    _, [width] = ink_and_widths(cut[np.newaxis])
     missing = round(least - width)
     if missing < 1:
         return cut
@@ -158,20 +158,19 @@ def _thickened(cut: Grey, least: float) -> Grey:
     return thicker
 
 
-def ink_ratios(frames: NDArray[np.uint8]) -> list[float]:
-    """Means of frames uint8 [N,height,width], 0..1."""
-    size = frames[0].size
-    return [each / (255 * size) for each in _sums(frames)]
+def ink_and_widths(frames: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
+    """Means of frames uint8 [N,height,width], 0..1, and the widths of their strokes in pixels.
 
-
-def stroke_widths(frames: NDArray[np.uint8]) -> list[float]:
-    """Of the ink on frames uint8 [N,height,width], in pixels: area over half the outline; more where it is blurred."""
-    count, _, width = frames.shape
+    A width is the ink's area over half its outline; more where it is blurred.
+    """
+    count, height, width = frames.shape
     rows, whole = frames.reshape(-1, width), frames.reshape(count, -1)
+    areas = _sums(whole)
     across = _steps(rows[:, :-1], rows[:, 1:], count)
     down = _steps(whole[:, :-width], whole[:, width:], count)
-    columns = zip(_sums(frames), across, down, strict=True)
-    return [2.5 * area / max(one + other, 1) for area, one, other in columns]  # its steps count 5/4 of its length
+    columns = zip(areas, across, down, strict=True)
+    widths = [2.5 * area / max(one + other, 1) for area, one, other in columns]  # steps count 5/4 of the outline
+    return [area / (255 * height * width) for area in areas], widths
 
 
 def _steps(before: NDArray[np.uint8], after: NDArray[np.uint8], count: int) -> list[int]:
@@ -179,8 +178,7 @@ def _steps(before: NDArray[np.uint8], after: NDArray[np.uint8], count: int) -> l
     return _sums(cv2.absdiff(before, after).reshape(count, -1)) if before.size else [0] * count
 
 
-def _sums(frames: NDArray[np.uint8]) -> list[int]:
-    rows = frames.reshape(len(frames), -1)
+def _sums(rows: NDArray[np.uint8]) -> list[int]:
     sums: list[int] = cv2.reduce(rows, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel().tolist()
     return sums
 

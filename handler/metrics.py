@@ -9,12 +9,14 @@ import os
 from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Sequence
+from functools import cache
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Histogram, values
 
-from handler.marks import ink_ratios, stroke_widths
+from handler.marks import ink_and_widths
 from handler.preprocessing import WARNINGS, Framed, ImageError
 from handler.room import take_room
 from handler.seen import Seen, Served
@@ -46,7 +48,7 @@ class _Histogram(Histogram):
     def observe_all(self, values: Sequence[float]) -> None:
         if values:
             self._sum.inc(sum(values))
-            for bucket, count in Tally(bisect_left(self._upper_bounds, value) for value in values).items():
+            for bucket, count in Tally(map(bisect_left, repeat(self._upper_bounds), values)).items():
                 self._buckets[bucket].inc(count)
 
 
@@ -55,7 +57,6 @@ class Metrics:
 
     def __init__(self, version: str) -> None:
         _prepare()
-        self.version = version
         self.registry = registry = CollectorRegistry()
 
         def counter(name: str, told: str, *labels: str) -> Counter:
@@ -66,7 +67,8 @@ class Metrics:
             child: _Histogram = made.labels(version)
             return child
 
-        self.requests = counter("requests", "requests that reached a handler, by kind and status", "kind", "status")
+        requests = counter("requests", "requests that reached a handler, by kind and status", "kind", "status")
+        self.requests = cache(lambda kind, status: requests.labels(version, kind, str(status)))
         predictions = counter("predictions", "pictures that were read, by digit", "digit")
         refusals = counter("refusals", "pictures and requests that were refused, by reason", "reason")
         warnings = counter("warnings", "warnings given with predictions", "warning")
@@ -74,7 +76,7 @@ class Metrics:
         self.refusals = {reason: refusals.labels(version, reason) for reason in REASONS}
         self.warnings = {warning: warnings.labels(version, warning) for warning in WARNINGS}
         for kind in KINDS:
-            self.requests.labels(version, kind, "200")
+            self.requests(kind, 200)
         self.rejections = counter("rejections", "predictions that are not accepted").labels(version)
         self.probes = counter("probes", "requests with the header X-Digits-Probe; in no other metric").labels(version)
         self.busy = counter("busy_seconds", "that workers spent on batches").labels(version)
@@ -95,30 +97,30 @@ class Metrics:
         self.busy.inc(seconds)
         self.batch.observe_all([len(served)])
         self.handling.observe_all([seconds] * len(served))
-        for (kind, status), count in Tally((each.kind, each.status) for each in served).items():
-            self.requests.labels(self.version, kind, str(status)).inc(count)
+        for (kind, status), count in Tally([(each.kind, each.status) for each in served]).items():
+            self.requests(kind, status).inc(count)
         self._pictures([seen for each in served for seen in each.pictures])
 
     def _pictures(self, pictures: Sequence[Seen]) -> None:
         self.decoding.observe_all([seen.decoding for seen in pictures if seen.decoding is not None])
         self.framing.observe_all([seen.framing for seen in pictures if seen.framing is not None])
-        refused = Tally(seen.outcome.reason for seen in pictures if isinstance(seen.outcome, ImageError))
+        refused = Tally([seen.outcome.reason for seen in pictures if isinstance(seen.outcome, ImageError)])
         for reason, count in refused.items():
             self.refusals[reason].inc(count)
         self._predictions([(seen, seen.outcome) for seen in pictures if isinstance(seen.outcome, Framed)])
 
     def _predictions(self, read: Sequence[tuple[Seen, Framed]]) -> None:
         told = [seen.told for seen, _ in read]
-        for digit, count in Tally(each["digit"] for each in told).items():
+        for digit, count in Tally([each["digit"] for each in told]).items():
             self.predictions[digit].inc(count)
-        for warning, count in Tally(warning for _, framed in read for warning in framed.warnings).items():
+        for warning, count in Tally([warning for _, framed in read for warning in framed.warnings]).items():
             self.warnings[warning].inc(count)
         if rejected := sum(not each["accepted"] for each in told):
             self.rejections.inc(rejected)
         self.confidence.observe_all([each["confidence"] for each in told])
         self.inference.observe_all([seen.inference or 0.0 for seen, _ in read])
         if read:
-            frames = np.asarray([framed.frame for _, framed in read])
-            self.ink.observe_all(ink_ratios(frames))
-            self.width.observe_all(stroke_widths(frames))
+            ratios, widths = ink_and_widths(np.asarray([framed.frame for _, framed in read]))
+            self.ink.observe_all(ratios)
+            self.width.observe_all(widths)
         self.size.observe_all([max(seen.source[1:]) for seen, _ in read if seen.source])

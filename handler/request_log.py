@@ -8,7 +8,6 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from logging.handlers import WatchedFileHandler
 from typing import Any
 
 import orjson
@@ -17,28 +16,13 @@ from handler.environment import LOG_LEVEL, LOG_PATH
 from handler.preprocessing import ImageError
 from handler.seen import Seen, Served
 
-# Written at once: fewer bytes than the 8 KiB that a file passes on in one piece, so that no two workers' lines mix.
-LINES = 16
-
-
-class _File(WatchedFileHandler):
-    """Of a file that is begun anew when it was renamed."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """A full disk costs the lines, not the answers."""
-        with suppress(OSError):
-            super().emit(record)
-
-    def handleError(self, _: logging.LogRecord) -> None:  # noqa: N802 - logging calls it so
-        """No traceback for each batch."""
-
 
 class RequestLog:
     """Writes requests whose level is at least `level`: answers are info, refusals warning, failures of ours error."""
 
     def __init__(self, path: str | None, level: str) -> None:
-        self.file = _File(path, encoding="utf-8", delay=True) if path and level != "off" else None
-        self.least = 0 if self.file is None else logging.getLevelNamesMapping()[level.upper()]
+        self.path = None if level == "off" else path
+        self.least = 0 if self.path is None else logging.getLevelNamesMapping()[level.upper()]
 
     @classmethod
     def by_environment(cls) -> "RequestLog":
@@ -46,16 +30,27 @@ class RequestLog:
 
     def write(self, served: Sequence[Served], seconds: float, version: str) -> None:
         """Lines for a batch's requests, which took the handler so long together."""
-        if self.file is None:
+        if self.path is None:
             return
-        common = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "version": version,
-            "milliseconds": round(1000 * seconds, 3),
-        }
-        lines = [orjson.dumps(common | _told(each)).decode() for each in served if _level(each.status) >= self.least]
-        for start in range(0, len(lines), LINES):
-            self.file.emit(logging.makeLogRecord({"msg": "\n".join(lines[start : start + LINES])}))
+        now, milliseconds = datetime.now(UTC).isoformat(timespec="milliseconds"), round(1000 * seconds, 3)
+        common = {"time": now, "version": version, "milliseconds": milliseconds}
+        lines = [
+            orjson.dumps(_told(common, each), option=orjson.OPT_APPEND_NEWLINE)
+            for each in served
+            if _level(each.status) >= self.least
+        ]
+        if lines:
+            with suppress(OSError):  # a full disk costs the lines, not the answers
+                _append(self.path, b"".join(lines))
+
+
+def _append(path: str, lines: bytes) -> None:
+    """In one piece, so that no two workers' lines mix; opened each time, as the file may have been renamed."""
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        os.write(file, lines)
+    finally:
+        os.close(file)
 
 
 def _level(status: int) -> int:
@@ -64,8 +59,9 @@ def _level(status: int) -> int:
     return logging.WARNING if status < 500 else logging.ERROR
 
 
-def _told(served: Served) -> dict[str, Any]:
-    told: dict[str, Any] = {
+def _told(common: dict[str, Any], served: Served) -> dict[str, Any]:
+    told = {
+        **common,
         "request_id": served.request_id,
         "kind": served.kind,
         "status": served.status,

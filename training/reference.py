@@ -9,7 +9,7 @@ from prometheus_client.utils import floatToGoString
 
 from handler import metrics
 from handler.confidence import Calibration
-from handler.marks import ink_ratios, stroke_widths
+from handler.marks import ink_and_widths
 from training.data import Pictures
 from training.measures import Measures
 
@@ -19,12 +19,13 @@ def reference(pictures: Pictures, measures: Measures, calibration: Calibration) 
     probabilities = calibration.probabilities(measures.logits).numpy()
     digits = np.bincount(probabilities.argmax(1), minlength=10) / len(pictures)
     inverted = float(pictures.inverted.mean())
+    ratios, widths = ink_and_widths(pictures.frames)
     return {
         "pictures": len(pictures),
         "shares": {
             "confidence": _shares(probabilities.max(1), metrics.CONFIDENCE),
-            "ink": _shares(ink_ratios(pictures.frames), metrics.INK),
-            "stroke_width": _shares(stroke_widths(pictures.frames), metrics.WIDTH),
+            "ink": _shares(ratios, metrics.INK),
+            "stroke_width": _shares(widths, metrics.WIDTH),
             "picture_size": _shares(pictures.sides, metrics.SIZE),
             "polarity": {"inverted": inverted, "as_mnist": 1 - inverted},
             "digit": {str(digit): float(share) for digit, share in enumerate(digits)},
