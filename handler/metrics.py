@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Histogram, values
 
+from handler.cells import Cell
 from handler.marks import ink_and_widths
 from handler.preprocessing import WARNINGS, Framed, ImageError
 from handler.room import take_room
@@ -33,10 +34,11 @@ SIZE = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 409
 
 
 def _prepare() -> None:
-    """Room on the disk, or values that stay with the worker: it serves all the same."""
+    """Values in files, if there is room on the disk; else they stay with the worker: it serves all the same."""
     if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         try:
             take_room(Path(folder), os.getpid())
+            values.ValueClass = Cell
         except OSError as error:
             logging.warning("what this worker counts is not shown: %s", error)
             values.ValueClass = values.MutexValue
