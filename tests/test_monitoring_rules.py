@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
+from monitoring.api import SCRAPE_SECONDS
+from monitoring.process import JOBS
 from serving.config import ROOT, read_config
 
 MONITORING = ROOT / "monitoring"
 RULES = MONITORING / "rules"
 CONFIG = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
-JOBS = {"digits": "supervisor", "torchserve": "metrics"}  # of Prometheus, and whose address it is in config.properties
 ANNOTATIONS = {"summary", "description", "runbook", "fires_within"}
 RECORDED = r"\b(?:server|server_version):[a-z0-9_]+:[a-z0-9_]+"
 LAG_SECONDS = 10  # a scrape and an evaluation
@@ -61,6 +62,7 @@ def test_prometheus_scrapes_the_addresses_of_the_configuration() -> None:
     for name, job in jobs.items():
         host, port = read_config().ports()[JOBS[name]]
         assert job["static_configs"] == [{"targets": [f"{host}:{port}"], "labels": {"server": "local"}}]
+        assert job["scrape_interval"] == f"{SCRAPE_SECONDS}s"
 
 
 def test_prometheus_reads_every_file_of_rules() -> None:
