@@ -48,7 +48,7 @@ def drift(source: str, folder: Path) -> str:
     sets = chain(digit_sets(greys, labels, SEED, DRAWN), [scikit_learn_digits()], _fashion(), outlier_sets(SEED, DRAWN))
     with asked() as handler:
         own = _own(handler, next(sets), reference["shares"])
-        others = [(each.name, _windows(handler, each, reference["shares"], most=1)) for each in sets]
+        others = [(each.name, windows(handler, each, reference["shares"], most=1)) for each in sets]
     text = TEXT.format(
         data=f"MNIST's {len(greys):,} test pictures" if source != "mnist5k" else "mnist5k",
         reference=reference["pictures"], window=PICTURES, own=_table(own),
@@ -60,11 +60,11 @@ def drift(source: str, folder: Path) -> str:
 
 def _own(handler: Asked, sample: Sample, shares: Shares) -> list[Row]:
     """Of all the set's pictures, and of the windows of PICTURES in two orders."""
-    rows = [("all", _windows(handler, sample, shares, least=len(sample.pictures))[0])]
+    rows = [("all", windows(handler, sample, shares, least=len(sample.pictures))[0])]
     order = np.random.default_rng(SEED).permutation(len(sample.pictures))
     shuffled = replace(sample, pictures=[sample.pictures[row] for row in order])
     for name, each in (("shuffled", shuffled), ("in order", sample)):
-        told = _windows(handler, each, shares)
+        told = windows(handler, each, shares)
         rows.append((f"{name}: median of {len(told)} windows", np.median(told, axis=0).tolist()))
         rows.append((f"{name}: largest", np.max(told, axis=0).tolist()))
     return rows
@@ -77,7 +77,7 @@ def _fashion() -> Iterator[Sample]:
         return
 
 
-def _windows(
+def windows(
     handler: Asked, sample: Sample, shares: Shares, least: int = PICTURES, most: int = 1000
 ) -> list[list[float]]:
     """The index of each feature, of one window of at least so many pictures after the other, at most so many."""

@@ -44,14 +44,18 @@ class Source(NamedTuple):
 
 
 class ImageError(Exception):
-    """A picture that cannot be answered: `status` is the HTTP status, `message` is for its sender."""
+    """A picture that cannot be answered: `status` is the HTTP status, `message` is for its sender.
+
+    `source` is what it was sent as, if that much was read.
+    """
 
     type = "InvalidImage"
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, source: Source | None = None) -> None:
         super().__init__(status, message)
         self.status = status
         self.message = message
+        self.source = source
 
     @property
     def reason(self) -> str:
@@ -85,15 +89,15 @@ def decoded(picture: bytes) -> tuple[Grey, Source]:
     if reason := problem(picture, MAX_PIXELS):
         raise ImageError(400, f"the picture cannot be read: {reason}")
     image = _open(picture)
-    if image.width * image.height > MAX_PIXELS:
-        raise _too_large(f"{image.width}x{image.height} pixels")
     source = Source(str(image.format), *image.size)  # now: a JPEG may be decoded smaller
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(f"{image.width}x{image.height} pixels", source)
     try:
         return _grey(_upright(image)), source
     except MemoryError:
         raise  # no fault of the picture's
     except Exception as error:  # decoders of damaged files raise whatever comes to them
-        raise ImageError(400, f"the {source.format} picture cannot be read: {_reason(error)}") from error
+        raise ImageError(400, f"the {source.format} picture cannot be read: {_reason(error)}", source) from error
 
 
 def _open(picture: bytes) -> Image.Image:
@@ -112,8 +116,8 @@ def _known() -> str:
     return ", ".join(FORMATS[:-1]) + " or " + FORMATS[-1]
 
 
-def _too_large(size: str) -> ImageError:
-    return ImageError(413, f"the picture has {size}; at most {MAX_PIXELS} pixels are accepted")
+def _too_large(size: str, source: Source | None = None) -> ImageError:
+    return ImageError(413, f"the picture has {size}; at most {MAX_PIXELS} pixels are accepted", source)
 
 
 def _reason(error: Exception) -> str:

@@ -224,7 +224,7 @@ def _decoded(picture: bytes) -> tuple[Grey | ImageError, Source | None]:
             return plain, plain_source(plain)
         return limited(PICTURE_SECONDS, read_picture, picture)
     except ImageError as error:
-        return _bare(error), None
+        return _bare(error), error.source
     except TooLongError:
         return ImageError(413, f"the picture takes over {PICTURE_SECONDS:g} s to read; send it smaller or as PNG"), None
     except Exception as error:

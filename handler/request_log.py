@@ -26,7 +26,7 @@ class RequestLog:
 
     @classmethod
     def by_environment(cls) -> "RequestLog":
-        return cls(os.environ.get(LOG_PATH), os.environ.get(LOG_LEVEL, "info"))
+        return cls(os.environ.get(LOG_PATH), os.environ.get(LOG_LEVEL, "off"))
 
     def write(self, served: Sequence[Served], seconds: float, version: str) -> None:
         """Lines for a batch's requests, which took the handler so long together."""

@@ -138,12 +138,12 @@ def test_the_log_tells_each_request_and_no_picture(
 ) -> None:
     path = tmp_path / "requests.log"
     monkeypatch.setattr(counting, "log", RequestLog(str(path), "info"))
-    headers: list[dict[str, str]] = [{"X-Correlation-ID": "mine-1"}, {}, JSON, {PROBE: "1"}]
-    context = context_of(model_dir, 4, headers)
-    context.request_ids = {0: "first", 1: "second", 2: "third", 3: "fourth"}
-    counting.handle([{"body": each} for each in (SMOKE[7], b"none", bulk(SMOKE[1], b""), SMOKE[7])], context)
-    assert counting.log.file is not None
-    counting.log.file.close()
+    headers: list[dict[str, str]] = [{"X-Correlation-ID": "mine-1"}, {}, JSON, {PROBE: "1"}, {}]
+    context = context_of(model_dir, 5, headers)
+    context.request_ids = {0: "first", 1: "second", 2: "third", 3: "fourth", 4: "fifth"}
+    cut = encode(Image.new("RGB", (640, 480), "white"), "JPEG")[:-200]
+    bodies = (SMOKE[7], b"none", bulk(SMOKE[1], b""), SMOKE[7], cut)
+    counting.handle([{"body": each} for each in bodies], context)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert all(line.pop("milliseconds") > 0 and line.pop("time").endswith("+00:00") for line in lines)
     assert 0.9 < lines[0].pop("confidence") <= 1
@@ -177,5 +177,16 @@ def test_the_log_tells_each_request_and_no_picture(
             "bytes": len(SMOKE[1]),
             "pictures": 2,
             "refused": 1,
+        },
+        {
+            "version": VERSION,
+            "request_id": "fifth",
+            "kind": "digit",
+            "status": 400,
+            "bytes": len(cut),
+            "reason": "unreadable",
+            "format": "JPEG",
+            "width": 640,
+            "height": 480,
         },
     ]

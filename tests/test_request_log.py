@@ -1,12 +1,13 @@
 """handler/request_log.py and serving/rotation.py: levels, a file that is renamed, a disk that is full."""
 
 import json
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 
-from handler.request_log import LINES, RequestLog
+from handler.request_log import RequestLog
 from handler.seen import Served
 from serving.config import Config, ServingError, read_config
 from serving.rotation import KEPT, Rotation
@@ -26,8 +27,6 @@ def written(path: Path, level: str, batches: list[list[Served]]) -> None:
     log = RequestLog(str(path), level)
     for batch in batches:
         log.write(batch, 0.1, "1.0")
-    if log.file is not None:
-        log.file.close()
 
 
 @pytest.mark.parametrize(("level", "told"), [("info", [200, 404, 503]), ("warning", [404, 503]), ("error", [503])])
@@ -42,9 +41,15 @@ def test_off_makes_no_file_and_neither_does_a_worker_that_is_told_none(tmp_path:
     RequestLog(None, "info").write(served(*STATUSES), 0.1, "1.0")
 
 
-def test_all_of_a_large_batch_is_written(tmp_path: Path) -> None:
-    written(tmp_path / "log", "info", [served(*[200] * (2 * LINES + 1))])
-    assert len(statuses(tmp_path / "log")) == 2 * LINES + 1
+def test_batches_of_several_workers_stay_in_one_piece(tmp_path: Path) -> None:
+    """At once, each of more bytes than the system passes on in one page."""
+    path = tmp_path / "log"
+    log, batch = RequestLog(str(path), "info"), served(*[200] * 64)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: log.write(batch, 0.1, str(number)), range(200)))
+    versions = [json.loads(line)["version"] for line in path.read_text().splitlines()]
+    assert len(versions) == 64 * 200
+    assert [first for first, _ in groupby(versions)] == versions[::64]
 
 
 def test_a_file_that_has_grown_is_renamed_and_its_writers_begin_a_new_one(
@@ -63,9 +68,6 @@ def test_a_file_that_has_grown_is_renamed_and_its_writers_begin_a_new_one(
     assert told == sorted(told)  # none out of order, and none lost but with the oldest files
     assert told[-1] == 239
     assert len(told) == 3 * len(set(told))
-    for log in logs:
-        assert log.file is not None
-        log.file.close()
 
 
 def test_a_line_that_cannot_be_written_costs_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
@@ -73,11 +75,6 @@ def test_a_line_that_cannot_be_written_costs_nothing_else(capfd: pytest.CaptureF
     for _ in range(100):
         log.write(served(200), 0.1, "1.0")
     assert capfd.readouterr().err == ""
-    assert log.file is not None
-    raw = log.file.stream.buffer.raw  # type: ignore[union-attr]
-    with suppress(OSError):  # it tries once more
-        log.file.close()
-    raw.close()
 
 
 def test_a_level_that_does_not_exist_is_told(config: Config, tmp_path: Path) -> None:
