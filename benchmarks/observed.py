@@ -50,7 +50,8 @@ meanwhile, after each of {starts} starts. As it ships, ports 8082 and 8083 are s
 | neither handler nor supervisor counts or logs requests | {unobserved:,.0f} | {own} |
 | and TorchServe keeps no metrics and logs either | {bare:,.0f} | {all} |
 
-This project's metrics and log cost {cost:.1f}%, with those that TorchServe keeps by itself {cost_all:.1f}%.
+This project's metrics and log cost {cost:.1f}%; with those that TorchServe keeps by itself it is {cost_all:.1f}%. Starts of the same server differ by
+as much, see the last column.
 
 Of whole requests, the mean by TorchServe's counters (`ts_inference_latency_microseconds` over
 `ts_inference_requests_total`) was {theirs:.2f} ms, by the load generator (connections over requests a second)
