@@ -134,7 +134,7 @@ class Watch:
         values = [
             ([version, feature], value) for version, (_, each) in drift.items() for feature, value in each.items()
         ]
-        told = "population stability index of late pictures against the version's own; over 0.25 is a shift"
+        told = "population stability index of recent pictures against the version's own; over 0.25 is a shift"
         yield _gauge("drift_psi", told, ["version", "feature"], values)
 
     def _record(self, version: str) -> "Record":

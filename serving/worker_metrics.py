@@ -1,5 +1,6 @@
 """What the workers count (handler/metrics.py), added up over all of them, those that have ended among them."""
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -53,14 +54,23 @@ class WorkerMetrics:
         ended = [path for path in self.folder.glob(f"{kind}_*.db") if not _lives(path)]
         if not ended:
             return
-        take_room(self.folder, ENDED)
-        kept = MmapedDict(str(self.folder / f"{kind}_{ENDED}.db"))  # type: ignore[no-untyped-call]
+        path = self.folder / f"{kind}_{ENDED}.db"
+        take_room(self.folder, ENDED, sum(map(_used, [path, *ended])))
+        kept = MmapedDict(str(path))  # type: ignore[no-untyped-call]
         for path in ended:
             if path.stat().st_size:
                 for key, value, stamp, _ in MmapedDict.read_all_values_from_file(str(path)):  # type: ignore[no-untyped-call]
                     kept.write_value(key, kept.read_value(key)[0] + value, stamp)  # type: ignore[no-untyped-call]
             path.unlink()
         kept.close()  # type: ignore[no-untyped-call]
+
+
+def _used(path: Path) -> int:
+    """The bytes that hold values, which such a file begins with."""
+    if not path.is_file():
+        return 0
+    with path.open("rb") as file:
+        return int.from_bytes(file.read(4), sys.byteorder)
 
 
 def _lives(path: Path) -> bool:

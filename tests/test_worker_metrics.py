@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import values
 
 from handler.metrics import Metrics
-from handler.room import FILES
+from handler.room import FILE_BYTES, FILES
 from handler.seen import Served
 from serving.config import ROOT
 from serving.worker_metrics import WorkerMetrics
@@ -19,16 +19,16 @@ COUNTING = """
 import sys
 from handler.metrics import Metrics
 from handler.seen import Served
-metrics = Metrics("1.0")
+metrics = Metrics(sys.argv[2])
 metrics.record([Served("digit", [], 200, "", "")] * int(sys.argv[1]), 0.3)
 print("counted", flush=True)
 sys.stdin.read()
 """
 
 
-def worker(metrics: WorkerMetrics, requests: int) -> "subprocess.Popen[str]":
+def worker(metrics: WorkerMetrics, requests: int, version: str = "1.0") -> "subprocess.Popen[str]":
     process = subprocess.Popen(
-        [sys.executable, "-c", COUNTING, str(requests)],
+        [sys.executable, "-c", COUNTING, str(requests), version],
         cwd=ROOT,
         env=os.environ | metrics.environment(),
         stdin=subprocess.PIPE,
@@ -89,6 +89,18 @@ def test_on_a_full_disk_ended_workers_are_still_counted(
     monkeypatch.setattr("os.posix_fallocate", full)
     assert told(metrics)["digits_requests_totaldigit"] == 2
     assert (metrics.folder / f"counter_{process.pid}.db").is_file()
+
+
+def test_values_of_many_versions_have_room_on_the_disk_before_they_are_kept(metrics: WorkerMetrics) -> None:
+    for version in range(8):
+        process = worker(metrics, 1, f"{version}.0")
+        process.communicate("")
+        list(metrics.collect())
+    [kept] = metrics.folder.glob("histogram_*.db")
+    assert kept.stat().st_size > FILE_BYTES
+    assert kept.stat().st_blocks * 512 >= kept.stat().st_size
+    samples = [sample for metric in metrics.collect() for sample in metric.samples]
+    assert [each.value for each in samples if each.name == "digits_handler_seconds_count"] == [1] * 8
 
 
 def full(*_: object) -> None:
