@@ -2,7 +2,7 @@
 
 Three servers, one as it ships, scraped as Prometheus would, one without this project's metrics and log, one without
 TorchServe's too; while one is asked, the others are suspended. Rounds alternate, and all are started anew several
-times, as one start of Java is faster than another: docs/performance/metrics.md. Six minutes.
+times, as one start of Java is faster than another: docs/performance/metrics.md. Eight minutes.
 """
 
 import statistics
