@@ -94,7 +94,7 @@ predict: $(INSTALLED) ## read pictures without a server; IMAGES="a.png b.jpg"
 explain: $(INSTALLED) ## draw what of a picture spoke for its digit; IMAGE=a.png, ARGS="--target 3 -o why.png"
 	@$(PY) -m serving explain "$(call needed,IMAGE,a.png)" $(ARGS)
 
-bench: $(INSTALLED_BENCH) ## some 43 minutes: serving beside FastAPI, LitServe and TorchServe's defaults, training beside the original's way
+bench: $(INSTALLED_BENCH) ## some 41 minutes: serving beside FastAPI, LitServe and TorchServe's defaults, training beside the original's way
 	@$(PY) -m benchmarks.serving
 	@$(PY) -m benchmarks.observed
 	@$(PY) -m benchmarks.training_speed
