@@ -16,7 +16,7 @@ BUNDLED := scripted_model.pt model/model.json handler/model-config.yaml $(wildca
 needed = $(or $($(1)),$(error no $(1); make $@ $(1)=$(2)))
 
 .DEFAULT_GOAL := help
-.PHONY: help serve stop status token certs archive register compare promote rollback scale unregister models metrics monitor \
+.PHONY: help serve demo stop status token certs archive register compare promote rollback scale unregister models metrics monitor \
   train tune evaluate evaluate-served report predict explain bench bench-quick sweep profile test soak lint audit licences clean
 
 help: ## these targets
@@ -24,10 +24,14 @@ help: ## these targets
 
 # An archive that is there is not made anew, nor one that was served and is gone: a version stands for what was promoted.
 WANTED := $(if $(VERSION)$(if $(wildcard served.json),,first),$(ARCHIVE))
+SERVED := $(if $(and $(wildcard $(ARCHIVE)),$(wildcard $(ARCHIVE).sha256)),,$(WANTED))
 
-serve: $(INSTALLED) $(if $(and $(wildcard $(ARCHIVE)),$(wildcard $(ARCHIVE).sha256)),,$(WANTED)) ## serve until Ctrl-C what was served last; VERSION=1.1 to make that the default
+serve: $(INSTALLED) $(SERVED) ## serve until Ctrl-C what was served last; VERSION=1.1 to make that the default
 	@test ! -e $(ARCHIVE) || test -z "$$(find $(BUNDLED) -newer $(ARCHIVE))" || echo "note: model or handler is newer than $(ARCHIVE); roll it out as a new version: make archive VERSION=…" >&2
 	@exec $(PY) -m serving serve $(if $(VERSION),--version $(VERSION))
+
+demo: $(INSTALLED) $(SERVED) ## a page to draw digits on, in the browser; serves until Ctrl-C unless a server runs already
+	@exec $(PY) -m serving demo
 
 stop: $(INSTALLED) ## drain and stop the server from another terminal
 	@$(PY) -m serving stop

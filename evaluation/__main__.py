@@ -1,4 +1,4 @@
-"""python -m evaluation report | drift | scores | original
+"""python -m evaluation report | drift | examples | scores | original
 
 python -m evaluation report --data mnist    docs/report.md; MNIST test 99.4%, about four minutes
 """
@@ -11,6 +11,7 @@ import torch
 
 from evaluation import original
 from evaluation.drift import drift
+from evaluation.examples import write_examples
 from evaluation.report import report
 from evaluation.scores import compare
 from serving.config import ROOT
@@ -36,6 +37,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--data", default="mnist", help=_DATA)
     command.add_argument("--out", type=Path, default=ROOT / "docs", help="folder that gets drift.md (default: docs)")
     command.set_defaults(run=_drift)
+    command = commands.add_parser("examples", help="write the page's examples", description=_examples.__doc__)
+    command.set_defaults(run=_examples)
     command = commands.add_parser("scores", help="compare scores for rejection", description=_scores.__doc__)
     command.add_argument("--data", default="mnist", help=_DATA)
     command.set_defaults(run=_scores)
@@ -53,6 +56,12 @@ def _report(given: argparse.Namespace) -> None:
 def _drift(given: argparse.Namespace) -> None:
     """Have the released model read every set, and tell how far each is from its reference."""
     print(drift(given.data, given.out))
+
+
+def _examples(_: argparse.Namespace) -> None:
+    """Write the pictures that the page to draw on offers, to serving/page/examples."""
+    for path in write_examples():
+        print(path)
 
 
 def _scores(given: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""python -m serving serve | stop | status | predict | explain | models | register | compare | promote | rollback | …
+"""python -m serving serve | demo | stop | status | predict | explain | models | register | compare | promote | rollback | …
 
 python -m serving serve      READY in about 5 s, then serves until Ctrl-C
 """
@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     command("certs", commands.certs, "write a self-signed certificate to try TLS with", json=False)
     serve = command("serve", commands.serve, "serve in the foreground until Ctrl-C", json=False)
     serve.add_argument("--version", help="to make the default (default: what was served last, 1.0 at first)")
+    command("demo", commands.demo, "open the page to draw on; serve, unless a server runs here already", json=False)
     command("stop", commands.stop, "drain and stop the server that runs", json=False)
     command("status", commands.status, "is it ready, what does it serve, how often restarted; exits 1 if not ready")
     predict = command(

@@ -22,7 +22,7 @@ import yaml
 
 from serving.config import MODEL, ROOT, ServingError
 
-_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]*")
+VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]*")
 _MANIFEST = "MAR-INF/MANIFEST.json"
 _NEEDED = {"digit_handler.py", "scripted_model.pt", "model-config.yaml", "model.json", "handler/preprocessing.py"}
 # What a damaged or foreign archive makes of being read; RuntimeError: it is encrypted.
@@ -64,7 +64,7 @@ class Smoke:
 
 def build_archive(version: str, store: Path, root: Path = ROOT) -> Path:
     """Writes the archive of `root`'s released model into the store, whole or not at all; returns its path."""
-    if not _VERSION.fullmatch(version):
+    if not VERSION.fullmatch(version):
         raise ServingError(f"version {version!r}; expected letters, digits, dots and dashes, such as 1.1")
     store.mkdir(parents=True, exist_ok=True)
     target = archive_path(store, version)
@@ -153,7 +153,7 @@ def _version(members: ZipFile, name: str) -> str:
         raise ValueError(f"{damaged} is damaged")
     _smoke(members)
     version = str(manifest["modelVersion"])
-    if not _VERSION.fullmatch(version):
+    if not VERSION.fullmatch(version):
         raise ValueError(f"its manifest says version {version!r}; expected letters, digits, dots and dashes")
     expected = {
         "modelName": MODEL,

@@ -79,11 +79,14 @@ class DigitsClient(Connection):
                 for left in under_way:
                     left.cancel()
 
-    def explain(self, picture: Picture, target: int | None = None, version: str = "") -> Explanation:
+    def explain(
+        self, picture: Picture, target: int | None = None, version: str = "", probe: bool = False
+    ) -> Explanation:
         """Why the digit on a picture was read; with a `target`, what speaks for that digit and what against it."""
         form = {"data": ("picture", read_picture(picture))}
         fields = {} if target is None else {"target": (None, str(target))}
-        return explanation_of(self._inferred("explanations", version, files=form | fields))
+        headers = {PROBE: "1"} if probe else {}
+        return explanation_of(self._inferred("explanations", version, files=form | fields, headers=headers))
 
     def models(self) -> dict[str, Version]:
         """Every registered version."""

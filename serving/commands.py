@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+import webbrowser
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from serving.archive import build_archive, by_number
 from serving.certs import CERTIFICATE, KEY, write_certificate
 from serving.client import DigitsClient
 from serving.config import Config, ServingError
+from serving.draw import PATH
 from serving.files import write_named
 from serving.folders import COLUMNS, Side, find_pictures, rows
 from serving.folders import compare as compare_versions
@@ -53,6 +55,16 @@ def certs(config: Config, _: Namespace) -> int:
 
 def serve(config: Config, given: Namespace) -> int:
     return supervisor.serve(config, given.version)
+
+
+def demo(config: Config, _: Namespace) -> int:
+    """Serves unless a server runs here already, and opens the page to draw on."""
+    url = config.url("supervisor") + PATH
+    if lock.process_of(config) is None:
+        return supervisor.serve(config, None, lambda: _open(url))
+    print(url)
+    _open(url)
+    return 0
 
 
 def stop(config: Config, _: Namespace) -> int:
@@ -228,6 +240,12 @@ def _rotate(config: Config, client: DigitsClient) -> None:
         if time.monotonic() > deadline:
             raise ServingError(f"the tokens have not changed in {ROTATION_SECONDS:.0f} s; is the server ready?")
         time.sleep(0.05)
+
+
+def _open(url: str) -> None:
+    """Where there is a screen; else `webbrowser` would start a browser of text in this terminal."""
+    if sys.platform == "darwin" or any(os.environ.get(name) for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY")):
+        webbrowser.open(url)
 
 
 def _listed(client: DigitsClient) -> list[dict[str, Any]]:

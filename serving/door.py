@@ -1,8 +1,8 @@
-"""The supervisor's own HTTP address, 8083: /live, /ready and /metrics."""
+"""The supervisor's own HTTP address, 8083: /live, /ready, /metrics and the page to draw on."""
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from serving.config import Config
+from serving.draw import HEADERS, PATH, Draw, Told
 
 
 class _Door(ThreadingHTTPServer):
@@ -23,24 +24,34 @@ class _Door(ThreadingHTTPServer):
 def door(config: Config, registry: CollectorRegistry, problem: Callable[[], str | None]) -> Iterator[None]:
     """Answers while the block runs; /ready says 503 with the `problem`, if there is one."""
 
-    def ready() -> tuple[int, str, bytes]:
+    def ready() -> Told:
         reason = problem()
         return 503 if reason else 200, "text/plain", (reason or "ready").encode() + b"\n"
 
-    answers: dict[str, Callable[[], tuple[int, str, bytes]]] = {
+    answers: dict[str, Callable[[], Told]] = {
         "/live": lambda: (200, "text/plain", b"live\n"),
         "/ready": ready,
         "/metrics": lambda: (200, CONTENT_TYPE_LATEST, generate_latest(registry)),
     }
-    nowhere = (404, "text/plain", f"{', '.join(answers)} are here\n".encode())
+    nowhere = (404, "text/plain", f"{', '.join([*answers, PATH])} are here\n".encode())
 
     class Door(BaseHTTPRequestHandler):
         timeout = 10  # s, for a client that sends nothing
 
         def do_GET(self) -> None:
-            self._answer(*answers.get(urlsplit(self.path).path, lambda: nowhere)())
+            path = urlsplit(self.path).path
+            if _is_draws(path):
+                self._answer(*draw.get(path, self.headers))
+            else:
+                self._answer(*answers.get(path, lambda: nowhere)())
 
         do_HEAD = do_GET  # noqa: N815 - http.server calls it so
+
+        def do_POST(self) -> None:
+            if _is_draws(urlsplit(self.path).path):
+                self._answer(*draw.post(self.path, self.headers, self.rfile))
+            else:
+                self.send_error(HTTPStatus.METHOD_NOT_ALLOWED, "GET and HEAD are allowed here")
 
         def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
             """Of http.server, which would answer in HTML, and 501 to a method that is only not allowed."""
@@ -55,6 +66,8 @@ def door(config: Config, registry: CollectorRegistry, problem: Callable[[], str 
                 self.send_header("Allow", "GET, HEAD")
             self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
+            for name, value in HEADERS.items() if _is_draws(urlsplit(getattr(self, "path", "")).path) else ():
+                self.send_header(name, value)
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(body)
@@ -62,10 +75,15 @@ def door(config: Config, registry: CollectorRegistry, problem: Callable[[], str 
         def log_message(self, *_: object) -> None:
             """A load balancer asks every second: no line for it."""
 
-    server = _Door(config.ports()["supervisor"], Door)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
+    with closing(Draw(config, problem)) as draw:
+        server = _Door(config.ports()["supervisor"], Door)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            server.server_close()
+
+
+def _is_draws(path: str) -> bool:
+    return path == PATH or path.startswith(f"{PATH}/")

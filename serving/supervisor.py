@@ -16,6 +16,7 @@ from serving.config import MODEL, Config, ServingError
 from serving.connection import UnreachableError
 from serving.door import door
 from serving.drain import wait_idle
+from serving.draw import PATH
 from serving.foreground import Orders, orders_by_signals, own_terminal
 from serving.lock import Lock, locked
 from serving.readiness import Readiness
@@ -262,13 +263,21 @@ class Supervisor:
         return DigitsClient(self.config, retries=0, key_file=self.server.key_file)
 
 
-def serve(config: Config, version: str | None) -> int:
-    """Serves in the foreground until SIGINT, SIGTERM or SIGHUP; returns the exit code."""
+def serve(config: Config, version: str | None, welcome: Callable[[], None] = lambda: None) -> int:
+    """Serves in the foreground until SIGINT, SIGTERM or SIGHUP; returns the exit code.
+
+    Calls `welcome` when READY is printed.
+    """
     orders = orders_by_signals()
     started = time.monotonic()
     supervisor = Supervisor(config, version)
+
+    def ready() -> None:
+        print(_welcome(config, time.monotonic() - started), flush=True)
+        welcome()
+
     with own_terminal():
-        supervisor.run(orders, lambda: print(_welcome(config, time.monotonic() - started), flush=True))
+        supervisor.run(orders, ready)
     return 0
 
 
@@ -301,6 +310,7 @@ def _welcome(config: Config, seconds: float) -> str:
   management  {management}/models
   metrics     {config.url("metrics")}/metrics
   readiness   {config.url("supervisor")}/ready
+  draw        {config.url("supervisor")}{PATH}
 
 curl {trust}-H "Authorization: Bearer $(make -s token)" -T handler/smoke/7.png {inference}/predictions/{MODEL}
 """

@@ -23,6 +23,10 @@ from tests.servers import with_archives
 os.environ["LOKY_MAX_CPU_COUNT"] = "2"  # tests know two workers, on a machine of more cores as well
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--screenshots", metavar="DIR", help="write the draw page's pictures there: docs for the README's")
+
+
 @pytest.fixture(scope="session")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     """A folder with its own store, which holds version 1.0, on free ports."""

@@ -1,0 +1,183 @@
+"""/draw of the supervisor's address: the page's files, and the page's questions, which get their token here.
+
+Whoever reaches the address is answered without a token, so the page is there on loopback alone, under a loopback
+name (a foreign one may have been made to point here: DNS rebinding), and a question counts only where the browser says
+that the page itself asks it. The page can ask about pictures and which versions there are, nothing else.
+"""
+
+import ipaddress
+import json
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import parse_qs, urlsplit
+
+from serving.archive import VERSION, by_number
+from serving.client import DigitsClient
+from serving.config import Config, ServingError
+from serving.connection import RefusedError, UnreachableError
+
+Told = tuple[int, str, bytes]  # status, content type, body
+
+PATH = "/draw"
+AT_ONCE = 4  # questions of the page; callers with a token come first
+TURN_SECONDS = 5.0  # that a question waits for its turn
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+}
+_PAGE = Path(__file__).parent / "page"
+_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".jpg": "image/jpeg",
+    ".js": "text/javascript; charset=utf-8",
+    ".png": "image/png",
+    ".svg": "image/svg+xml",
+}
+
+
+class Draw:
+    """Answers what begins with PATH; `problem` is why the service is not ready, None if it is.
+
+    What the service refuses comes as 200 with its code in the body, as in a call of many pictures: it is the page's
+    daily bread, and browsers would write an error into their console.
+    """
+
+    def __init__(self, config: Config, problem: Callable[[], str | None]) -> None:
+        self.config, self.problem = config, problem
+        self.client = DigitsClient(config, key_file=config.key_file)  # the server's, whatever the environment says
+        self.files = {_address(path): path.read_bytes() for path in _PAGE.rglob("*.*")}
+        self.turns = threading.BoundedSemaphore(AT_ONCE)
+
+    def get(self, path: str, headers: Mapping[str, str]) -> Told:
+        """A file of the page, or the state of the service."""
+        if problem := self._outside(headers):
+            return refusal(403, "Forbidden", problem)
+        if path == f"{PATH}/state":
+            return _answered(self._state)
+        name = path.rstrip("/")
+        if name not in self.files:
+            return refusal(404, "ResourceNotFoundException", f"nothing is at {path}; the page is at {PATH}")
+        return 200, _TYPES[Path(name).suffix or ".html"], self.files[name]
+
+    def post(self, target: str, headers: Mapping[str, str], body: BinaryIO) -> Told:
+        """What is on the picture in the body, or why; raises ConnectionError where the body ends too early."""
+        if problem := self._outside(headers) or _not_own(headers):
+            return refusal(403, "Forbidden", problem)
+        if not self.turns.acquire(timeout=TURN_SECONDS):
+            return refusal(429, "TooManyRequests", f"{AT_ONCE} pictures of this page are being read; ask again")
+        try:
+            picture = self._picture(headers, body)
+            return picture if isinstance(picture, tuple) else _answered(lambda: self._asked(target, picture))
+        finally:
+            self.turns.release()
+
+    def _outside(self, headers: Mapping[str, str]) -> str | None:
+        """What is wrong with the address by which the page is asked, None if it is this machine's own."""
+        bound, _ = self.config.ports()["supervisor"]
+        if not _is_loopback(bound):
+            return f"the page asks without a token: it is here only while supervisor_address is loopback, not {bound}"
+        name = headers.get("Host", "")
+        if not _is_loopback(_host(name)):
+            return f"Host is {name or 'missing'}; expected 127.0.0.1 or localhost"
+        return None
+
+    def _picture(self, headers: Mapping[str, str], body: BinaryIO) -> bytes | Told:
+        """The body, or why it is not read."""
+        length = headers.get("Content-Length", "")
+        if not length.isascii() or not length.isdigit():
+            return refusal(411, "InvalidRequest", f"Content-Length is {length or 'missing'}; expected bytes")
+        if int(length) > self.config.max_body:
+            return refusal(413, "InvalidImage", f"the picture has {length} bytes; at most {self.config.max_body} are read")
+        picture = body.read(int(length))
+        if len(picture) < int(length):
+            raise ConnectionError("the picture ended before its end")
+        return picture
+
+    def _state(self) -> dict[str, Any]:
+        if problem := self.problem():
+            return {"problem": problem}
+        names = sorted(self.client.models(), key=by_number)
+        return {"default": self.client.default().version, "versions": names, "max_bytes": self.config.max_body}
+
+    def _asked(self, target: str, picture: bytes) -> dict[str, Any]:
+        """Asked as a probe: who tries the page out must not move the callers' figures."""
+        url = urlsplit(target)
+        query = {name: values[-1] for name, values in parse_qs(url.query).items()}
+        version, digit = query.get("version", ""), query.get("target", "")
+        if version and not VERSION.fullmatch(version):
+            raise RefusedError(400, "InvalidRequest", f"version is {version}; expected one of {PATH}/state")
+        if digit and digit not in set("0123456789"):
+            raise RefusedError(400, "InvalidRequest", f"target is {digit}; expected a digit")
+        if url.path == f"{PATH}/predictions":
+            return asdict(self.client.predict(picture, version, probe=True))
+        if url.path == f"{PATH}/explanations":
+            told = self.client.explain(picture, int(digit) if digit else None, version, probe=True)
+            return vars(told) | {"attribution": told.attribution.tolist(), "framed": told.framed.tolist()}
+        raise RefusedError(404, "ResourceNotFoundException", f"nothing can be asked at {url.path}")
+
+    def close(self) -> None:
+        self.client.close()
+
+
+def refusal(status: int, kind: str, message: str) -> Told:
+    """In the service's shape."""
+    return _json(status, _refused(status, kind, message))
+
+
+def _answered(ask: Callable[[], Any]) -> Told:
+    try:
+        return _json(200, ask())
+    except RefusedError as error:
+        return _json(200, _refused(error.status, error.type, error.message))
+    except UnreachableError as error:
+        return _json(200, _refused(503, "ServiceUnavailableException", str(error)))
+    except ServingError as error:
+        return _json(200, _refused(502, "InvalidAnswer", str(error)))
+
+
+def _refused(status: int, kind: str, message: str) -> dict[str, Any]:
+    return {"code": status, "type": kind, "message": message}
+
+
+def _json(status: int, value: Any) -> Told:
+    return status, "application/json", json.dumps(value).encode()
+
+
+def _not_own(headers: Mapping[str, str]) -> str | None:
+    """What tells that another site's page asks, or none; browsers send Origin with every POST."""
+    origin, host = headers.get("Origin", ""), headers.get("Host", "")
+    if origin != f"http://{host}":
+        return f"Origin is {origin or 'missing'}; only the page at http://{host}{PATH} may ask here"
+    return None
+
+
+def _host(name: str) -> str:
+    """Without its port."""
+    with suppress(ValueError):
+        return urlsplit(f"//{name}").hostname or ""
+    return ""
+
+
+def _is_loopback(name: str) -> bool:
+    if name == "localhost":
+        return True
+    with suppress(ValueError):
+        return ipaddress.ip_address(name).is_loopback
+    return False
+
+
+def _address(path: Path) -> str:
+    """Where a file of the page is served."""
+    name = path.relative_to(_PAGE).as_posix()
+    return PATH if name == "index.html" else f"{PATH}/{name}"

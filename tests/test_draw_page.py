@@ -1,0 +1,330 @@
+"""/draw in a real Chromium, before a real server: what people draw and send is read, told and explained."""
+
+import statistics
+from base64 import b64encode
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from playwright.sync_api import Browser, Response
+
+from serving.archive import build_archive
+from serving.client import DigitsClient
+from serving.config import ROOT, Config
+from serving.connection import TOKENS, read_key
+from serving.draw import HEADERS
+from tests.browser import DrawPage, chromium, needs_chromium
+from tests.pictures import SMOKE
+from tests.servers import java, serving_client, with_archives
+from tests.strokes import WAYS, Stroke, every_way, line, placed
+
+pytestmark = needs_chromium
+
+EXAMPLES = {
+    "drawn.png": (5, True),
+    "photographed.jpg": (4, True),
+    "inverted.png": (8, True),
+    "corner.png": (6, True),
+    "two.png": (None, False),
+    "letter.png": (None, False),
+}
+LARGE, CORNER = (0.12, 0.12, 0.76), (0.76, 0.77, 0.2)
+SCRIBBLE = [line(*[((0.15, 0.85)[turn % 2], 0.1 + 0.08 * turn) for turn in range(10)], (0.2, 0.1), (0.8, 0.85), (0.5, 0.1))]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture
+def drawn(browser: Browser, server: Config) -> Iterator[DrawPage]:
+    """The page at a desk; nothing may be said in its console."""
+    with browser.new_context(viewport={"width": 1100, "height": 900}) as context:
+        page = DrawPage(context, server)
+        yield page
+        assert page.errors == []
+
+
+@pytest.fixture
+def phone(browser: Browser, server: Config) -> Iterator[DrawPage]:
+    with browser.new_context(
+        viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True, color_scheme="dark", device_scale_factor=2
+    ) as context:
+        page = DrawPage(context, server)
+        yield page
+        assert page.errors == []
+
+
+@pytest.mark.parametrize("where", [LARGE, CORNER], ids=["large", "corner"])
+def test_ten_digits_in_three_ways_are_read_soon(drawn: DrawPage, where: tuple[float, float, float]) -> None:
+    read = [(digit, drawn.read(placed(strokes, *where))) for digit, strokes in every_way()]
+    right = [digit for digit, answer in read if answer["digit"] == digit]
+    assert len(right) >= 28
+    assert set(right) == set(range(10))
+    assert all(answer["digit"] == digit for digit, answer in read[::3])  # the first way of each
+    times = sorted(answer["ms"] for _, answer in read)
+    print(f"{len(right)} of 30 right; {statistics.median(times):.0f} ms p50, {times[27]:.0f} ms p90 after a stroke's end")
+    assert statistics.median(times) <= 150
+
+
+def test_a_dropped_photo_is_read(drawn: DrawPage) -> None:
+    drawn.drop(ROOT / "serving" / "page" / "examples" / "photographed.jpg")
+    drawn.says("said", "Read as 4")
+
+
+def test_a_pasted_picture_is_read(browser: Browser, server: Config) -> None:
+    with browser.new_context(permissions=["clipboard-read", "clipboard-write"]) as context:
+        drawn = DrawPage(context, server)
+        drawn.paste(SMOKE[3])
+        drawn.says("said", "Read as 3")
+        drawn.page.evaluate("navigator.clipboard.writeText('no picture')")
+        drawn.page.keyboard.press("Control+V")
+        drawn.says("problem", "no picture in the clipboard")
+
+
+def test_what_can_not_be_read_is_told_in_words(drawn: DrawPage, tmp_path: Path) -> None:
+    drawn.page.click("#again")
+    drawn.says("problem", "Blank: ")
+    drawn.draw(SCRIBBLE)
+    drawn.says("said", "not accepted: it may be no digit")
+    assert drawn.text("problem") == ""
+    (tmp_path / "note.txt").write_text("no picture")
+    drawn.drop(tmp_path / "note.txt")
+    drawn.says("problem", "Not read: ")
+    with (tmp_path / "large.png").open("wb") as file:
+        file.truncate(17 * 2**20)
+    drawn.drop(tmp_path / "large.png")
+    drawn.says("problem", "Not sent: the picture has 17.0 MiB; at most 16.0 are read.")
+    drawn.page.click("#clear")
+    drawn.says("said", "Draw a digit")
+    assert drawn.text("problem") == ""
+
+
+def test_two_digits_are_warned_of(drawn: DrawPage) -> None:
+    drawn.draw(placed(WAYS[1][0], 0.1, 0.2, 0.5) + placed(WAYS[3][0], 0.5, 0.2, 0.5))
+    drawn.says("warnings", "more than one mark")
+
+
+def test_every_example_shows_what_it_stands_for(drawn: DrawPage) -> None:
+    files = {path.name for path in (ROOT / "serving" / "page" / "examples").iterdir()}
+    listed = drawn.page.locator("[data-example]").evaluate_all("found => found.map((each) => each.dataset.example)")
+    assert set(listed) == files == set(EXAMPLES)
+    for name, (digit, accepted) in EXAMPLES.items():
+        drawn.page.evaluate("window.answers = []")
+        drawn.page.click(f"[data-example='{name}']")
+        drawn.until("window.answers.length > 0")
+        assert digit is None or drawn.text("digit") == str(digit)
+        assert ("not accepted" not in drawn.text("said")) == accepted, name
+
+
+def test_a_chosen_file_is_read_and_the_camera_is_offered_to_fingers_alone(drawn: DrawPage, phone: DrawPage) -> None:
+    drawn.page.set_input_files("#file", {"name": "7.png", "mimeType": "image/png", "buffer": SMOKE[7]})
+    drawn.says("said", "Read as 7")
+    assert not drawn.page.locator(".camera").is_visible()
+    assert phone.page.locator(".camera").is_visible()
+    assert phone.page.locator("#camera").get_attribute("capture") == "environment"
+    phone.page.set_input_files("#camera", ROOT / "serving" / "page" / "examples" / "photographed.jpg")
+    phone.says("said", "Read as 4")
+
+
+def test_undo_brings_back_what_was_there(drawn: DrawPage) -> None:
+    drawn.page.set_input_files("#file", {"name": "7.png", "mimeType": "image/png", "buffer": SMOKE[7]})
+    drawn.says("said", "Read as 7")
+    drawn.draw(placed(WAYS[3][0], *LARGE))  # takes the picture's place
+    drawn.says("said", "Read as 3")
+    drawn.page.click("#clear")
+    drawn.says("said", "Draw a digit")
+    drawn.page.click("#undo")
+    drawn.says("said", "Read as 3")
+    drawn.page.click("#undo")
+    drawn.says("said", "Draw a digit")
+    drawn.page.click("#undo")
+    drawn.says("said", "Read as 7")
+
+
+def test_it_is_explained_and_so_is_why_it_is_no_other_digit(drawn: DrawPage) -> None:
+    drawn.draw(placed(WAYS[7][0], *LARGE))
+    drawn.says("why-text", "Why 7: red speaks for it")
+    drawn.page.click("#bars button >> nth=3")
+    drawn.says("why-text", "Why not 3: red speaks for it")
+    assert drawn.page.locator("#bars [aria-pressed='true']").get_attribute("aria-label") == "3: 0.0%"
+    inked = "document.getElementById('{}').getContext('2d').getImageData(0, 0, 64, 64).data.filter((level) => level > {})"
+    assert drawn.page.evaluate(inked.format("framed", 128) + ".length") > 64 * 64 + 100  # ink, besides the opaque alpha
+
+
+def test_everything_works_by_keyboard_and_is_said(drawn: DrawPage) -> None:
+    """A 7: to the left top, a line to the right, a slanted one down."""
+    keys = drawn.page.keyboard
+
+    def press(key: str, times: int) -> None:
+        for _ in range(times):
+            keys.press(key)
+
+    keys.press("Tab")
+    assert drawn.page.evaluate("document.activeElement.id") == "sheet"
+    press("Shift+ArrowLeft", 3)
+    keys.press("Space")
+    drawn.says("said", "Pen down.")
+    press("ArrowRight", 20)
+    keys.down("ArrowDown")
+    press("ArrowLeft", 5)
+    keys.up("ArrowDown")
+    press("ArrowDown", 12)
+    keys.press("Space")
+    drawn.says("said", "Read as 7")
+    while drawn.page.evaluate("document.activeElement.closest('#bars') === null"):
+        keys.press("Tab")
+    keys.press("Enter")
+    drawn.says("why-text", "Why not 0")
+    drawn.page.focus("#sheet")
+    keys.press("Backspace")
+    drawn.says("said", "Draw a digit")
+    keys.press("Space")
+    press("Shift+ArrowUp", 5)
+    keys.press("Tab")  # lifts the pen
+    drawn.says("said", "Read as 1")
+    drawn.page.focus("#sheet")
+    keys.press("Escape")
+    drawn.says("said", "Draw a digit")
+    keys.press("Control+z")
+    drawn.says("said", "Read as 1")
+
+
+def test_it_works_on_a_phone_with_a_finger(phone: DrawPage) -> None:
+    phone.touch(placed(WAYS[2][0], *LARGE))
+    phone.says("said", "Read as 2")
+    phone.says("why-text", "Why 2")
+    assert phone.page.evaluate("document.documentElement.scrollWidth") == 360
+    box = phone.page.locator("#said").bounding_box()
+    assert box is not None
+    assert box["y"] + box["height"] < 740  # the answer is in sight while a finger draws
+
+
+def test_nothing_is_in_the_way_of_those_who_see_or_move_less(drawn: DrawPage, phone: DrawPage) -> None:
+    for page in (drawn, phone):
+        assert page.violations() == []
+        page.page.click("[data-example='letter.png']")
+        page.says("why-text", "Why 8")
+        assert page.violations() == []
+        page.page.click("#clear")
+        page.page.click("#again")
+        page.says("problem", "Blank")
+        assert page.violations() == []
+    moves = "getComputedStyle(document.querySelector('.track span')).transitionDuration"
+    assert drawn.page.evaluate(moves) == "0.15s"
+    drawn.page.emulate_media(reduced_motion="reduce")
+    assert drawn.page.evaluate(moves) == "0s"
+
+
+@pytest.mark.timeout(180)
+def test_versions_are_switched_compared_and_missed_and_a_crash_is_waited_for(browser: Browser, tmp_path: Path) -> None:
+    config = with_archives(tmp_path, "1.0", "1.1")
+    with serving_client(config) as (process, client), browser.new_context() as context:
+        drawn = DrawPage(context, config)
+        assert drawn.page.locator("#compare").is_disabled()
+        assert drawn.page.locator("#versions-hint").is_visible()
+        drawn.draw(placed(WAYS[5][0], *LARGE))
+        drawn.says("said", "Read as 5")
+        client.register("digits-1.1.mar")
+        drawn.page.evaluate("dispatchEvent(new Event('focus'))")  # as when a person comes back from the terminal
+        drawn.page.click("#compare")
+        drawn.says("compared-said", "Both read the same digit; probabilities differ by 0.0% at most.")
+        rows = drawn.page.locator("#compared tbody tr").all_inner_texts()
+        assert [row.split()[:2] for row in rows] == [["1.0", "5"], ["1.1", "5"]]
+        assert drawn.violations() == []
+        drawn.page.select_option("#version", "1.1")
+        drawn.says("said", "Version 1.1.")
+        client.unregister("1.1")
+        drawn.page.click("#again")
+        drawn.says("problem", "Not registered any more: 1.1.")
+        drawn.says("said", "Read as 5")
+        drawn.says("said", "Version 1.0.")
+        java(process).kill()
+        drawn.page.click("#again")
+        drawn.says("state", "Not ready: ")
+        drawn.says("state", "Ready.")
+        drawn.says("said", "Read as 5")
+        drawn.page.wait_for_function("() => !document.body.classList.contains('old')")
+
+
+def test_a_page_of_another_origin_can_not_use_it(browser: Browser, server: Config) -> None:
+    target = server.url("supervisor")
+    page = f"""<!doctype html><title>elsewhere</title><iframe name=inside src="{target}/draw"></iframe>
+      <form method=post target=answered enctype=text/plain action="{target}/draw/predictions"><input name=a value=b></form>
+      <iframe name=answered></iframe>"""
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(page.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    attempts = """async ([target, data]) => {
+      const body = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+      const asked = [
+        fetch(`${target}/draw/predictions`, { method: "POST", body, mode: "no-cors" }).then((told) => told.type),
+        fetch(`${target}/draw/predictions`, { method: "POST", body }).then((told) => told.json()),
+        fetch(`${target}/draw/predictions`, { method: "POST", body, headers: { "X-Any": "1" } }).then((told) => told.json()),
+        fetch(`${target}/draw/state`).then((told) => told.json()),
+      ];
+      document.forms[0].submit();
+      return (await Promise.allSettled(asked)).map((each) => each.value ?? "blocked");
+    }"""
+    with HTTPServer(("127.0.0.1", 0), Elsewhere) as elsewhere, browser.new_context() as context:
+        Thread(target=elsewhere.serve_forever, daemon=True).start()
+        opened, responses = context.new_page(), list[Response]()
+        opened.on("response", lambda told: responses.append(told))
+        opened.goto(f"http://127.0.0.1:{elsewhere.server_port}/")
+        got = opened.evaluate(attempts, [target, b64encode(SMOKE[7]).decode()])
+        opened.wait_for_timeout(500)
+        elsewhere.shutdown()
+        inside = opened.frame("inside")
+        assert inside is not None
+        assert inside.locator("#sheet").count() == 0
+    assert got == ["opaque", "blocked", "blocked", "blocked"]
+    asked = [each for each in responses if each.url.startswith(f"{target}/draw/predictions")]
+    assert len([each for each in asked if each.request.method == "POST"]) >= 3
+    assert {each.status for each in asked if each.request.method == "POST"} == {403}
+    assert not [each for each in responses if "access-control-allow-origin" in each.headers]
+
+
+def test_no_token_reaches_the_browser(browser: Browser, server: Config) -> None:
+    tokens = [read_key(server.key_file, kind) for kind in TOKENS]
+    with browser.new_context() as context:
+        seen: list[str] = []
+        responses: list[Response] = []
+        context.on("response", lambda told: responses.append(told))
+        drawn = DrawPage(context, server)
+        drawn.draw(placed(WAYS[7][0], *LARGE))
+        drawn.says("why-text", "Why 7")
+        drawn.page.click("#clear")
+        drawn.page.click("#again")
+        drawn.says("problem", "Blank")
+        for each in responses:
+            seen += [str(each.request.all_headers()), str(each.all_headers()), each.body().decode("latin-1")]
+        seen += [drawn.page.content(), drawn.page.evaluate("JSON.stringify({ ...localStorage, ...sessionStorage })")]
+        assert context.cookies() == []
+    assert any("probabilities" in each for each in seen)
+    assert not [token for token in tokens if any(token in each for each in seen)]
+
+
+def test_screenshots(drawn: DrawPage, phone: DrawPage, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """`make test ARGS="tests/test_draw_page.py --screenshots docs"` writes those of the README."""
+    folder = Path(request.config.getoption("--screenshots") or tmp_path)
+    drawn.draw(placed(WAYS[7][1], *LARGE))
+    drawn.says("why-text", "Why 7")
+    phone.page.click("[data-example='photographed.jpg']")
+    phone.says("why-text", "Why 4")
+    for page, name in ((drawn, "draw.png"), (phone, "draw-phone.png")):
+        page.page.mouse.move(0, 0)
+        page.page.wait_for_timeout(300)  # the bars' movement
+        page.page.screenshot(path=folder / name, full_page=page is drawn)
+        assert (folder / name).stat().st_size > 10_000
