@@ -98,7 +98,9 @@ class Draw:
         if not length.isascii() or not length.isdigit():
             return refusal(411, "InvalidRequest", f"Content-Length is {length or 'missing'}; expected bytes")
         if int(length) > self.config.max_body:
-            return refusal(413, "InvalidImage", f"the picture has {length} bytes; at most {self.config.max_body} are read")
+            return refusal(
+                413, "InvalidImage", f"the picture has {length} bytes; at most {self.config.max_body} are read"
+            )
         picture = body.read(int(length))
         if len(picture) < int(length):
             raise ConnectionError("the picture ended before its end")

@@ -103,9 +103,9 @@ function refuse(problem) {
 
 // A version that was chosen is not there any more: the default takes its place.
 async function gone(error) {
-  const chosen = [find("version").value, find("other").value].filter(Boolean);
+  const chosen = new Set([find("version").value, find("other").value].filter(Boolean));
   if (!(await list())) return wait();
-  const missing = chosen.filter((name) => !listed.versions.includes(name));
+  const missing = [...chosen].filter((name) => !listed.versions.includes(name));
   if (missing.length === 0) return refuse(words.problem(error));
   await read(words.gone(missing));
 }
