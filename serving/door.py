@@ -16,8 +16,60 @@ from serving.draw import HEADERS, PATH, Draw, Told
 class _Door(ThreadingHTTPServer):
     daemon_threads = True
 
+    def __init__(self, address: tuple[str, int], answers: dict[str, Callable[[], Told]], draw: Draw) -> None:
+        self.answers, self.draw = answers, draw
+        super().__init__(address, _Request)
+
     def handle_error(self, *_: object) -> None:
         """A client that hangs up is its own business: no traceback for it."""
+
+
+class _Request(BaseHTTPRequestHandler):
+    server: _Door
+    timeout = 10  # s, for a client that sends nothing
+
+    def do_GET(self) -> None:
+        path = self._path()
+        if _is_draws(path):
+            self._answer(*self.server.draw.get(path, self.headers))
+        elif path in self.server.answers:
+            self._answer(*self.server.answers[path]())
+        else:
+            self._answer(404, "text/plain", f"{', '.join([*self.server.answers, PATH])} are here\n".encode())
+
+    do_HEAD = do_GET  # noqa: N815 - http.server calls it so
+
+    def do_POST(self) -> None:
+        if _is_draws(self._path()):
+            self._answer(*self.server.draw.post(self.path, self.headers, self.rfile))
+        else:
+            self.send_error(HTTPStatus.NOT_IMPLEMENTED)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Of http.server, which would answer in HTML, and 501 to a method that is only not allowed."""
+        if code == HTTPStatus.NOT_IMPLEMENTED:
+            code, message = HTTPStatus.METHOD_NOT_ALLOWED, "GET and HEAD are allowed here"
+        self.close_connection = True
+        self._answer(code, "text/plain", f"{message or explain or HTTPStatus(code).phrase}\n".encode())
+
+    def _path(self) -> str:
+        return urlsplit(getattr(self, "path", "")).path  # a request that is no HTTP has none
+
+    def _answer(self, status: int, content_type: str, body: bytes) -> None:
+        self.send_response(status)
+        if status == HTTPStatus.METHOD_NOT_ALLOWED:
+            self.send_header("Allow", "GET, HEAD")
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        if _is_draws(self._path()):
+            for name, value in HEADERS.items():
+                self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """A load balancer asks every second: no line for it."""
 
 
 @contextmanager
@@ -33,56 +85,12 @@ def door(config: Config, registry: CollectorRegistry, problem: Callable[[], str 
         "/ready": ready,
         "/metrics": lambda: (200, CONTENT_TYPE_LATEST, generate_latest(registry)),
     }
-    nowhere = (404, "text/plain", f"{', '.join([*answers, PATH])} are here\n".encode())
-
-    class Door(BaseHTTPRequestHandler):
-        timeout = 10  # s, for a client that sends nothing
-
-        def do_GET(self) -> None:
-            path = urlsplit(self.path).path
-            if _is_draws(path):
-                self._answer(*draw.get(path, self.headers))
-            else:
-                self._answer(*answers.get(path, lambda: nowhere)())
-
-        do_HEAD = do_GET  # noqa: N815 - http.server calls it so
-
-        def do_POST(self) -> None:
-            if _is_draws(urlsplit(self.path).path):
-                self._answer(*draw.post(self.path, self.headers, self.rfile))
-            else:
-                self.send_error(HTTPStatus.METHOD_NOT_ALLOWED, "GET and HEAD are allowed here")
-
-        def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-            """Of http.server, which would answer in HTML, and 501 to a method that is only not allowed."""
-            if code == HTTPStatus.NOT_IMPLEMENTED:
-                code, message = HTTPStatus.METHOD_NOT_ALLOWED, "GET and HEAD are allowed here"
-            self.close_connection = True
-            self._answer(code, "text/plain", f"{message or explain or HTTPStatus(code).phrase}\n".encode())
-
-        def _answer(self, status: int, content_type: str, body: bytes) -> None:
-            self.send_response(status)
-            if status == HTTPStatus.METHOD_NOT_ALLOWED:
-                self.send_header("Allow", "GET, HEAD")
-            self.send_header("Content-Type", content_type)
-            self.send_header("Content-Length", str(len(body)))
-            for name, value in HEADERS.items() if _is_draws(urlsplit(getattr(self, "path", "")).path) else ():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            """A load balancer asks every second: no line for it."""
-
-    with closing(Draw(config, problem)) as draw:
-        server = _Door(config.ports()["supervisor"], Door)
+    with closing(Draw(config, problem)) as draw, _Door(config.ports()["supervisor"], answers, draw) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             yield
         finally:
             server.shutdown()
-            server.server_close()
 
 
 def _is_draws(path: str) -> bool:

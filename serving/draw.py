@@ -8,11 +8,13 @@ that the page itself asks it. The page can ask about pictures and which versions
 import ipaddress
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from email.message import Message
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from serving.archive import VERSION, by_number
@@ -59,7 +61,7 @@ class Draw:
         self.files = {_address(path): path.read_bytes() for path in _PAGE.rglob("*.*")}
         self.turns = threading.BoundedSemaphore(AT_ONCE)
 
-    def get(self, path: str, headers: Mapping[str, str]) -> Told:
+    def get(self, path: str, headers: Message) -> Told:
         """A file of the page, or the state of the service."""
         if problem := self._outside(headers):
             return refusal(403, "Forbidden", problem)
@@ -70,7 +72,7 @@ class Draw:
             return refusal(404, "ResourceNotFoundException", f"nothing is at {path}; the page is at {PATH}")
         return 200, _TYPES[Path(name).suffix or ".html"], self.files[name]
 
-    def post(self, target: str, headers: Mapping[str, str], body: BinaryIO) -> Told:
+    def post(self, target: str, headers: Message, body: BufferedIOBase) -> Told:
         """What is on the picture in the body, or why; raises ConnectionError where the body ends too early."""
         if problem := self._outside(headers) or _not_own(headers):
             return refusal(403, "Forbidden", problem)
@@ -82,7 +84,7 @@ class Draw:
         finally:
             self.turns.release()
 
-    def _outside(self, headers: Mapping[str, str]) -> str | None:
+    def _outside(self, headers: Message) -> str | None:
         """What is wrong with the address by which the page is asked, None if it is this machine's own."""
         bound, _ = self.config.ports()["supervisor"]
         if not _is_loopback(bound):
@@ -92,7 +94,7 @@ class Draw:
             return f"Host is {name or 'missing'}; expected 127.0.0.1 or localhost"
         return None
 
-    def _picture(self, headers: Mapping[str, str], body: BinaryIO) -> bytes | Told:
+    def _picture(self, headers: Message, body: BufferedIOBase) -> bytes | Told:
         """The body, or why it is not read."""
         length = headers.get("Content-Length", "")
         if not length.isascii() or not length.isdigit():
@@ -156,7 +158,7 @@ def _json(status: int, value: Any) -> Told:
     return status, "application/json", json.dumps(value).encode()
 
 
-def _not_own(headers: Mapping[str, str]) -> str | None:
+def _not_own(headers: Message) -> str | None:
     """What tells that another site's page asks, or none; browsers send Origin with every POST."""
     origin, host = headers.get("Origin", ""), headers.get("Host", "")
     if origin != f"http://{host}":

@@ -94,7 +94,7 @@ class DrawPage:
             session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
 
     def read(self, strokes: Sequence[Stroke]) -> dict[str, Any]:
-        """What is read of the strokes on a sheet that was cleared, and the ms from the end of the last to the answer."""
+        """What is read of the strokes on a cleared sheet, and the ms from the end of the last to the answer."""
         self.page.click("#clear")
         self.page.evaluate("window.answers = []")
         self.draw(strokes[:-1])

@@ -5,6 +5,7 @@ They were written down from how people write, before any was shown to the model,
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 
 Point = tuple[float, float]
 Stroke = list[Point]
@@ -15,7 +16,7 @@ STEP = 0.08  # between two points of a line
 def line(*corners: Point) -> Stroke:
     """Straight from corner to corner."""
     points = [corners[0]]
-    for (x, y), (next_x, next_y) in zip(corners, corners[1:], strict=False):
+    for (x, y), (next_x, next_y) in pairwise(corners):
         steps = max(1, round(math.hypot(next_x - x, next_y - y) / STEP))
         points += [(x + (next_x - x) * step / steps, y + (next_y - y) * step / steps) for step in range(1, steps + 1)]
     return points

@@ -2,11 +2,13 @@
 
 import statistics
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from io import BufferedIOBase
 from pathlib import Path
 from threading import Thread
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Response
@@ -17,7 +19,7 @@ from serving.draw import Draw, Told
 from tests.browser import DrawPage, chromium, needs_chromium
 from tests.pictures import SMOKE
 from tests.servers import java, serving_client, wait_for, with_archives
-from tests.strokes import WAYS, Stroke, every_way, line, placed
+from tests.strokes import WAYS, every_way, line, placed
 
 pytestmark = needs_chromium
 
@@ -298,7 +300,7 @@ def test_a_page_of_another_origin_can_not_use_it(browser: Browser, server: Confi
     asked: list[tuple[str, str, int]] = []
     posted = Draw.post
 
-    def post(self: Draw, target: str, headers: Mapping[str, str], body: BinaryIO) -> Told:
+    def post(self: Draw, target: str, headers: Message, body: BufferedIOBase) -> Told:
         told = posted(self, target, headers, body)
         asked.append((target, headers["Origin"], told[0]))
         return told

@@ -1,0 +1,231 @@
+"""serving/draw.py over HTTP: what the page is given, what its questions are answered, and who is not answered."""
+
+import json
+import re
+import socket
+from contextlib import closing
+from dataclasses import replace
+from email.message import Message
+
+import pytest
+import requests
+
+from evaluation.examples import examples
+from handler.preprocessing import WARNINGS
+from serving import draw
+from serving.client import DigitsClient
+from serving.config import ROOT, Config
+from serving.connection import TOKENS, read_key
+from serving.draw import HEADERS, Draw
+from tests.pictures import SMOKE
+
+PAGE = ROOT / "serving" / "page"
+FILES = sorted(path.relative_to(PAGE).as_posix() for path in PAGE.rglob("*.*"))
+OWN = [name for name in FILES if not name.startswith("examples/")]
+
+
+def ask(
+    server: Config, path: str, body: bytes | None = None, method: str = "", **headers: str | None
+) -> requests.Response:
+    """As the page asks; headers are added, or left out if they are None."""
+    url = server.url("supervisor")
+    own: dict[str, str | None] = {"Origin": url} if body is not None else {}
+    return requests.request(method or ("GET" if body is None else "POST"), url + path, data=body, headers=own | headers)
+
+
+def test_the_page_is_small_whole_and_under_a_strict_policy(server: Config) -> None:
+    size = 0
+    for name in OWN:
+        response = ask(server, "/draw" if name == "index.html" else f"/draw/{name}")
+        assert response.content == (PAGE / name).read_bytes()
+        assert {header: response.headers[header] for header in HEADERS} == HEADERS
+        assert re.fullmatch(
+            r"(text/(html|css|javascript); charset=utf-8|image/svg\+xml)", response.headers["Content-Type"]
+        )
+        size += len(response.content)
+    print(f"the page has {size} bytes without its examples")
+    assert size <= 100_000
+    assert not re.search(r"unsafe|\*|https?:|data:", HEADERS["Content-Security-Policy"])
+    assert ask(server, "/draw/").status_code == 200
+    assert ask(server, "/draw/nothing.js").status_code == 404
+    assert ask(server, "/draw/../supervisor.py").status_code == 404
+    assert "Content-Security-Policy" not in ask(server, "/live").headers
+
+
+def test_the_page_asks_nobody_else() -> None:
+    for name in OWN:
+        addresses = set(re.findall(r"(?:https?:)?//[a-z][\w.]*\.\w+", (PAGE / name).read_text()))
+        assert addresses <= {"http://www.w3.org"}, name  # the name of SVG
+
+
+def test_a_picture_is_answered_as_by_the_api(server: Config, client: DigitsClient) -> None:
+    answer, explanation = client.predict(SMOKE[7]), client.explain(SMOKE[7], 3)
+    told = ask(server, "/draw/predictions", SMOKE[7]).json()
+    assert told == json.loads(json.dumps(vars(answer)))
+    assert ask(server, "/draw/predictions?version=1.0", SMOKE[7]).json() == told
+    why = ask(server, "/draw/explanations?target=3&version=1.0", SMOKE[7]).json()
+    assert (why["digit"], why["target"]) == (7, 3)
+    assert why["framed"] == explanation.framed.tolist()
+    assert why["attribution"] == explanation.attribution.tolist()
+    assert ask(server, "/draw/explanations", SMOKE[7]).json()["target"] == 7
+
+
+def test_the_state_names_the_versions(server: Config) -> None:
+    assert ask(server, "/draw/state").json() == {"default": "1.0", "versions": ["1.0"], "max_bytes": 16 * 2**20}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "code", "kind", "message"),
+    [
+        ("/draw/predictions", b"", 400, "InvalidImage", "0 bytes"),
+        ("/draw/predictions", b"no picture", 400, "InvalidImage", "expected PNG"),
+        ("/draw/predictions?version=9.9", SMOKE[7], 404, "ModelVersionNotFoundException", "9.9"),
+        (
+            "/draw/predictions?version=../models",
+            SMOKE[7],
+            400,
+            "InvalidRequest",
+            "version is ../models; expected one of",
+        ),
+        ("/draw/explanations?target=10", SMOKE[7], 400, "InvalidRequest", "target is 10; expected a digit"),
+        ("/draw/models", SMOKE[7], 404, "ResourceNotFoundException", "nothing can be asked at /draw/models"),
+    ],
+)
+def test_what_is_refused_is_told_in_the_services_shape(
+    server: Config, path: str, body: bytes, code: int, kind: str, message: str
+) -> None:
+    response = ask(server, path, body)
+    assert response.status_code == 200  # the page was answered
+    told = response.json()
+    assert (told["code"], told["type"]) == (code, kind)
+    assert message in told["message"]
+
+
+@pytest.mark.parametrize("origin", [None, "null", "http://elsewhere.example", "http://127.0.0.1:1", "https://{host}"])
+def test_another_origin_is_refused_before_its_picture_is_read(server: Config, origin: str | None) -> None:
+    host = server.url("supervisor").removeprefix("http://")
+    response = ask(server, "/draw/predictions", SMOKE[7], Origin=origin and origin.format(host=host))
+    assert response.status_code == 403
+    assert response.json()["type"] == "Forbidden"
+    assert not [name for name in response.headers if name.lower().startswith("access-control")]
+
+
+@pytest.mark.parametrize(
+    "host", ["elsewhere.example", "elsewhere.example:{port}", "127.0.0.1.elsewhere.example", "[", ""]
+)
+def test_a_foreign_name_that_was_made_to_point_here_is_refused(server: Config, host: str) -> None:
+    host = host.format(port=server.ports()["supervisor"][1])
+    for path in ("/draw", "/draw/draw.js", "/draw/state"):
+        assert ask(server, path, Host=host).status_code == 403
+    assert ask(server, "/draw/predictions", SMOKE[7], Host=host, Origin=f"http://{host}").status_code == 403
+    assert ask(server, "/live", Host=host).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["localhost:{port}", "127.0.0.1:9999", "[::1]:9999"])
+def test_a_loopback_name_is_answered_whatever_port_was_forwarded(server: Config, host: str) -> None:
+    host = host.format(port=server.ports()["supervisor"][1])
+    assert ask(server, "/draw/predictions", SMOKE[7], Host=host, Origin=f"http://{host}").json()["digit"] == 7
+
+
+def test_the_page_is_not_there_on_an_address_that_others_reach(server: Config) -> None:
+    public = replace(server, properties=server.properties | {"supervisor_address": "http://0.0.0.0:8083"})
+    with closing(Draw(public, lambda: None)) as page:
+        status, _, body = page.get("/draw", Message())
+    assert status == 403
+    assert "only while supervisor_address is loopback, not 0.0.0.0" in json.loads(body)["message"]
+
+
+@pytest.mark.parametrize(
+    ("length", "status", "message"),
+    [
+        (None, 411, "Content-Length is missing; expected bytes"),
+        ("-1", 411, "Content-Length is -1; expected bytes"),
+        ("²", 411, "expected bytes"),
+        (str(16 * 2**20 + 1), 413, "the picture has 16777217 bytes; at most 16777216 are read"),
+    ],
+)
+def test_a_body_of_unknown_or_too_large_a_size_is_not_read(
+    server: Config, length: str | None, status: int, message: str
+) -> None:
+    with socket.create_connection(server.ports()["supervisor"], timeout=5) as asking, asking.makefile("rb") as answer:
+        asking.sendall(head(server, length))  # and no body
+        first, _, told = answer.read().partition(b"\r\n\r\n")
+    assert first.split()[1] == str(status).encode()
+    assert message in json.loads(told)["message"]
+
+
+def test_half_a_picture_is_not_asked_about(server: Config) -> None:
+    with socket.create_connection(server.ports()["supervisor"], timeout=5) as half:
+        half.sendall(head(server, "1000") + SMOKE[7][:50])
+        half.shutdown(socket.SHUT_WR)
+        assert half.recv(1) == b""
+
+
+def test_no_more_than_a_few_are_read_at_once(server: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draw, "TURN_SECONDS", 0.2)
+    held = [socket.create_connection(server.ports()["supervisor"]) for _ in range(draw.AT_ONCE)]
+    for each in held:
+        each.sendall(head(server, "1000"))
+    told = ask(server, "/draw/predictions", SMOKE[7])
+    while told.status_code == 200:  # a thread has not come so far yet
+        told = ask(server, "/draw/predictions", SMOKE[7])
+    assert told.status_code == 429
+    assert told.json()["message"] == "4 pictures of this page are being read; ask again"
+    for each in held:
+        each.close()
+    while told.status_code == 429:
+        told = ask(server, "/draw/predictions", SMOKE[7])
+    assert told.json()["digit"] == 7
+
+
+def test_other_methods_are_refused(server: Config) -> None:
+    for method, path in (
+        ("PUT", "/draw"),
+        ("DELETE", "/draw/state"),
+        ("OPTIONS", "/draw/predictions"),
+        ("POST", "/live"),
+    ):
+        assert ask(server, path, method=method).status_code == 405
+    assert ask(server, "/draw", method="HEAD").content == b""
+
+
+def test_what_the_page_asks_moves_no_callers_figures(server: Config, client: DigitsClient) -> None:
+    def counted() -> tuple[float, float]:
+        values = {each.name: each.value for each in client.metrics(["supervisor"]) if each.name.startswith("digits_")}
+        requested = [each.value for each in client.metrics(["supervisor"]) if each.name == "digits_requests_total"]
+        return sum(requested), values["digits_probes_total"]
+
+    client.predict(SMOKE[7])
+    requested, probes = counted()
+    for path in ("/draw/predictions", "/draw/explanations", "/draw/predictions"):
+        ask(server, path, SMOKE[7])
+    assert counted()[0] == requested
+    assert counted()[1] >= probes + 3
+
+
+def test_no_token_is_in_any_answer(server: Config) -> None:
+    tokens = [read_key(server.key_file, kind) for kind in TOKENS]
+    asked = [ask(server, f"/draw/{name}") for name in (*FILES, "", "state", "nothing")]
+    asked += [
+        ask(server, f"/draw/{path}", SMOKE[7]) for path in ("predictions", "explanations", "predictions?version=9")
+    ]
+    asked += [ask(server, "/draw/predictions", b""), ask(server, "/draw/predictions", SMOKE[7], Origin="null")]
+    for each in asked:
+        assert not [token for token in tokens if token in str(each.headers) or token.encode() in each.content]
+
+
+def test_every_warning_of_the_handler_has_words() -> None:
+    block = re.search(r"const WARNINGS = \{(.*?)\};", (PAGE / "words.js").read_text(), re.DOTALL)
+    assert block is not None
+    assert tuple(re.findall(r"^  (\w+):", block[1], re.MULTILINE)) == WARNINGS
+
+
+def test_the_examples_are_those_that_the_command_writes() -> None:
+    assert {path.name: path.read_bytes() for path in (PAGE / "examples").iterdir()} == examples()
+
+
+def head(server: Config, length: str | None) -> bytes:
+    url = server.url("supervisor")
+    lines = ["POST /draw/predictions HTTP/1.0", f"Host: {url.removeprefix('http://')}", f"Origin: {url}"]
+    lines += [] if length is None else [f"Content-Length: {length}"]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
