@@ -353,6 +353,7 @@ def test_screenshots(drawn: DrawPage, phone: DrawPage, request: pytest.FixtureRe
     phone.says("why-text", "Why 4")
     for page, name in ((drawn, "draw.png"), (phone, "draw-phone.png")):
         page.page.mouse.move(0, 0)
+        page.page.evaluate("scrollTo(0, 0)")
         page.page.wait_for_timeout(300)  # the bars' movement
         page.page.screenshot(path=folder / name, full_page=page is drawn)
         assert (folder / name).stat().st_size > 10_000

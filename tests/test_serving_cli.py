@@ -27,7 +27,7 @@ from serving.files import write_named
 from serving.folders import find_pictures
 from serving.results import Answer, Explanation
 from tests.pictures import SEVENS, encode
-from tests.servers import command, output_until_curl, serving, started, with_archives
+from tests.servers import command, output_until_curl, serving, started, wait_for, with_archives
 from tests.test_supervisor import exchange_digits
 from training import __main__ as training_main
 
@@ -53,6 +53,34 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "pictures" / "bad.png").write_bytes(b"no picture")
     (tmp_path / "pictures" / "notes.txt").write_text("not asked about")
     return tmp_path / "pictures"
+
+
+@pytest.fixture
+def browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A browser, as far as BROWSER knows one: it writes down the address that it is to open."""
+    opened = tmp_path / "opened"
+    (tmp_path / "browser").write_text(f'#!/bin/sh\necho "$1" > {opened}\n')
+    (tmp_path / "browser").chmod(0o755)
+    monkeypatch.setenv("BROWSER", str(tmp_path / "browser"))
+    return opened
+
+
+def test_demo_opens_the_page_of_the_server_that_runs(running_here: Config, browser: Path) -> None:
+    run = command(running_here, "demo")
+    assert (run.returncode, run.stdout) == (0, running_here.url("supervisor") + "/draw\n")
+    assert browser.read_text() == run.stdout
+
+
+def test_demo_serves_where_no_server_runs_and_opens_the_page(own: Config, browser: Path) -> None:
+    with subprocess.Popen(serving(own, "demo"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        wait_for(browser.exists)
+        address = own.url("supervisor") + "/draw"
+        wait_for(lambda: browser.read_text() == f"{address}\n", 5)
+        assert requests.get(address, timeout=5).status_code == 200
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert f"draw        {address}\n" in output.decode()
 
 
 @pytest.mark.parametrize("make_parser", [serving_main.parser, training_main.parser])

@@ -116,8 +116,6 @@ export class Sheet {
   #begin(event) {
     if (event.button !== 0 || this.pointer !== null) return; // a second finger, or the palm
     this.canvas.setPointerCapture(event.pointerId);
-    this.canvas.focus({ preventScroll: true });
-    event.preventDefault(); // no selection
     this.pointer = event.pointerId;
     this.pen = null;
     this.#start(this.#place(event));
