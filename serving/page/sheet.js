@@ -44,8 +44,7 @@ export class Sheet {
 
   undo() {
     if (this.past.length === 0) return false;
-    this.now = this.past.pop();
-    this.draw();
+    this.#become(this.past.pop());
     return true;
   }
 
@@ -101,8 +100,13 @@ export class Sheet {
 
   #replace(next) {
     this.past.push(this.now);
+    this.#become(next);
+  }
+
+  // A stroke under way ends with what it was drawn on.
+  #become(next) {
     this.now = next;
-    this.stroke = null;
+    this.stroke = this.pointer = null;
     this.draw();
   }
 
@@ -116,9 +120,9 @@ export class Sheet {
   #begin(event) {
     if (event.button !== 0 || this.pointer !== null) return; // a second finger, or the palm
     this.canvas.setPointerCapture(event.pointerId);
-    this.pointer = event.pointerId;
     this.pen = null;
     this.#start(this.#place(event));
+    this.pointer = event.pointerId;
   }
 
   #move(event) {

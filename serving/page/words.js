@@ -13,7 +13,7 @@ export function warning(name) {
 }
 
 export function percent(share) {
-  return share > 0.9995 && share < 1 ? "> 99.9%" : `${(100 * share).toFixed(1)}%`;
+  return share > 0.9995 && share < 1 ? ">\u00a099.9%" : `${(100 * share).toFixed(1)}%`;
 }
 
 export function verdict(answer) {
