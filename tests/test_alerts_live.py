@@ -35,10 +35,8 @@ from training.data import raw_pictures
 MONITORING = ROOT / "monitoring"
 RULES = yaml.safe_load((MONITORING / "rules" / "alerts.yml").read_text())
 HEALTHY, SICK, STUCK = "healthy", "sick", "stuck"
-FLOOD, FLOOD_RATE = (
-    700,
-    100,
-)  # connections, of which 512 may wait; requests a second, so that it leaves others their CPU
+FLOOD = 700  # connections; 512 may wait
+FLOOD_RATE = 100  # requests a second, so that it leaves others their CPU
 
 pytestmark = pytest.mark.skipif(
     shutil.which("prometheus") is None, reason="prometheus is not installed (Debian: prometheus)"
