@@ -243,9 +243,12 @@ def _rotate(config: Config, client: DigitsClient) -> None:
 
 
 def _open(url: str) -> None:
-    """Where there is a screen; else `webbrowser` would start a browser of text in this terminal."""
+    """Where there is a screen; else `webbrowser` would start a browser of text in this terminal.
+
+    In a thread: some browsers are waited for until they are closed, and the server must not be.
+    """
     if sys.platform == "darwin" or any(os.environ.get(name) for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY")):
-        webbrowser.open(url)
+        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
 
 def _listed(client: DigitsClient) -> list[dict[str, Any]]:

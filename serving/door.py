@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -48,17 +48,20 @@ class _Request(BaseHTTPRequestHandler):
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Of http.server, which would answer in HTML, and 501 to a method that is only not allowed."""
         if code == HTTPStatus.NOT_IMPLEMENTED:
-            code, message = HTTPStatus.METHOD_NOT_ALLOWED, "GET and HEAD are allowed here"
+            code, message = HTTPStatus.METHOD_NOT_ALLOWED, f"{self._allowed()} are allowed here"
         self.close_connection = True
         self._answer(code, "text/plain", f"{message or explain or HTTPStatus(code).phrase}\n".encode())
 
     def _path(self) -> str:
         return urlsplit(getattr(self, "path", "")).path  # a request that is no HTTP has none
 
+    def _allowed(self) -> str:
+        return "GET, HEAD, POST" if _is_draws(self._path()) else "GET, HEAD"
+
     def _answer(self, status: int, content_type: str, body: bytes) -> None:
         self.send_response(status)
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
-            self.send_header("Allow", "GET, HEAD")
+            self.send_header("Allow", self._allowed())
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         if _is_draws(self._path()):
@@ -85,7 +88,7 @@ def door(config: Config, registry: CollectorRegistry, problem: Callable[[], str 
         "/ready": ready,
         "/metrics": lambda: (200, CONTENT_TYPE_LATEST, generate_latest(registry)),
     }
-    with closing(Draw(config, problem)) as draw, _Door(config.ports()["supervisor"], answers, draw) as server:
+    with _Door(config.ports()["supervisor"], answers, Draw(config, problem)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             yield

@@ -8,6 +8,7 @@ that the page itself asks it. The page can ask about pictures and which versions
 import ipaddress
 import json
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
@@ -27,6 +28,9 @@ Told = tuple[int, str, bytes]  # status, content type, body
 PATH = "/draw"
 AT_ONCE = 4  # questions of the page; callers with a token come first
 TURN_SECONDS = 5.0  # that a question waits for its turn
+BODY_SECONDS = 10.0  # that a picture may take to arrive
+PART_BYTES = 1 << 16
+MOST_DIGITS = 15  # of a length
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -57,27 +61,28 @@ class Draw:
 
     def __init__(self, config: Config, problem: Callable[[], str | None]) -> None:
         self.config, self.problem = config, problem
-        self.client = DigitsClient(config, key_file=config.key_file)  # the server's, whatever the environment says
         self.files = {_address(path): path.read_bytes() for path in _PAGE.rglob("*.*")}
         self.turns = threading.BoundedSemaphore(AT_ONCE)
 
     def get(self, path: str, headers: Message) -> Told:
         """A file of the page, or the state of the service."""
         if problem := self._outside(headers):
-            return refusal(403, "Forbidden", problem)
+            return _refusal(403, "Forbidden", problem)
         if path == f"{PATH}/state":
             return _answered(self._state)
         name = path.rstrip("/")
         if name not in self.files:
-            return refusal(404, "ResourceNotFoundException", f"nothing is at {path}; the page is at {PATH}")
+            return _refusal(404, "ResourceNotFoundException", f"nothing is at {path}; the page is at {PATH}")
         return 200, _TYPES[Path(name).suffix or ".html"], self.files[name]
 
     def post(self, target: str, headers: Message, body: BufferedIOBase) -> Told:
-        """What is on the picture in the body, or why; raises ConnectionError where the body ends too early."""
+        """What is on the picture in the body, or why; raises ConnectionError where the body does not come."""
         if problem := self._outside(headers) or _not_own(headers):
-            return refusal(403, "Forbidden", problem)
+            return _refusal(403, "Forbidden", problem)
         if not self.turns.acquire(timeout=TURN_SECONDS):
-            return refusal(429, "TooManyRequests", f"{AT_ONCE} pictures of this page are being read; ask again")
+            return _json(
+                200, _refused(429, "TooManyRequests", f"{AT_ONCE} pictures of the page are being read; ask again")
+            )
         try:
             picture = self._picture(headers, body)
             return picture if isinstance(picture, tuple) else _answered(lambda: self._asked(target, picture))
@@ -97,25 +102,23 @@ class Draw:
     def _picture(self, headers: Message, body: BufferedIOBase) -> bytes | Told:
         """The body, or why it is not read."""
         length = headers.get("Content-Length", "")
-        if not length.isascii() or not length.isdigit():
-            return refusal(411, "InvalidRequest", f"Content-Length is {length or 'missing'}; expected bytes")
+        if not length.isascii() or not length.isdigit() or len(length) > MOST_DIGITS:
+            return _refusal(411, "InvalidRequest", f"Content-Length is {length or 'missing'}; expected bytes")
         if int(length) > self.config.max_body:
-            return refusal(
+            return _refusal(
                 413, "InvalidImage", f"the picture has {length} bytes; at most {self.config.max_body} are read"
             )
-        picture = body.read(int(length))
-        if len(picture) < int(length):
-            raise ConnectionError("the picture ended before its end")
-        return picture
+        return _received(body, int(length))
 
     def _state(self) -> dict[str, Any]:
         if problem := self.problem():
             return {"problem": problem}
-        names = sorted(self.client.models(), key=by_number)
-        return {"default": self.client.default().version, "versions": names, "max_bytes": self.config.max_body}
+        with self._client() as client:
+            names = sorted(client.models(), key=by_number)
+            return {"default": client.default().version, "versions": names, "max_bytes": self.config.max_body}
 
     def _asked(self, target: str, picture: bytes) -> dict[str, Any]:
-        """Asked as a probe: who tries the page out must not move the callers' figures."""
+        """Asked as a probe, and by a version's own URL: who tries the page out must not move the callers' figures."""
         url = urlsplit(target)
         query = {name: values[-1] for name, values in parse_qs(url.query).items()}
         version, digit = query.get("version", ""), query.get("target", "")
@@ -123,18 +126,33 @@ class Draw:
             raise RefusedError(400, "InvalidRequest", f"version is {version}; expected one of {PATH}/state")
         if digit and digit not in set("0123456789"):
             raise RefusedError(400, "InvalidRequest", f"target is {digit}; expected a digit")
-        if url.path == f"{PATH}/predictions":
-            return asdict(self.client.predict(picture, version, probe=True))
-        if url.path == f"{PATH}/explanations":
-            told = self.client.explain(picture, int(digit) if digit else None, version, probe=True)
+        if url.path not in (f"{PATH}/predictions", f"{PATH}/explanations"):
+            raise RefusedError(404, "ResourceNotFoundException", f"nothing can be asked at {url.path}")
+        with self._client() as client:
+            version = version or client.default().version
+            if url.path == f"{PATH}/predictions":
+                return asdict(client.predict(picture, version, probe=True))
+            told = client.explain(picture, int(digit) if digit else None, version, probe=True)
             return vars(told) | {"attribution": told.attribution.tolist(), "framed": told.framed.tolist()}
-        raise RefusedError(404, "ResourceNotFoundException", f"nothing can be asked at {url.path}")
 
-    def close(self) -> None:
-        self.client.close()
+    def _client(self) -> DigitsClient:
+        """By the keys and the certificate of now; the server's own, whatever the environment says."""
+        return DigitsClient(self.config, key_file=self.config.key_file)
 
 
-def refusal(status: int, kind: str, message: str) -> Told:
+def _received(body: BufferedIOBase, length: int) -> bytes:
+    """So many bytes; ConnectionError where they end before, or take longer than BODY_SECONDS."""
+    deadline, parts = time.monotonic() + BODY_SECONDS, []
+    while length > 0:
+        part = body.read1(min(length, PART_BYTES))
+        if not part or time.monotonic() > deadline:
+            raise ConnectionError("the picture did not come to its end")
+        parts.append(part)
+        length -= len(part)
+    return b"".join(parts)
+
+
+def _refusal(status: int, kind: str, message: str) -> Told:
     """In the service's shape."""
     return _json(status, _refused(status, kind, message))
 

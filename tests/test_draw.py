@@ -3,9 +3,10 @@
 import json
 import re
 import socket
-from contextlib import closing
+import time
 from dataclasses import replace
 from email.message import Message
+from typing import Any
 
 import pytest
 import requests
@@ -129,8 +130,7 @@ def test_a_loopback_name_is_answered_whatever_port_was_forwarded(server: Config,
 
 def test_the_page_is_not_there_on_an_address_that_others_reach(server: Config) -> None:
     public = replace(server, properties=server.properties | {"supervisor_address": "http://0.0.0.0:8083"})
-    with closing(Draw(public, lambda: None)) as page:
-        status, _, body = page.get("/draw", Message())
+    status, _, body = Draw(public, lambda: None).get("/draw", Message())
     assert status == 403
     assert "only while supervisor_address is loopback, not 0.0.0.0" in json.loads(body)["message"]
 
@@ -141,6 +141,7 @@ def test_the_page_is_not_there_on_an_address_that_others_reach(server: Config) -
         (None, 411, "Content-Length is missing; expected bytes"),
         ("-1", 411, "Content-Length is -1; expected bytes"),
         ("²", 411, "expected bytes"),
+        ("9" * 5000, 411, "expected bytes"),
         (str(16 * 2**20 + 1), 413, "the picture has 16777217 bytes; at most 16777216 are read"),
     ],
 )
@@ -152,6 +153,14 @@ def test_a_body_of_unknown_or_too_large_a_size_is_not_read(
         first, _, told = answer.read().partition(b"\r\n\r\n")
     assert first.split()[1] == str(status).encode()
     assert message in json.loads(told)["message"]
+
+
+def test_a_picture_that_comes_too_slowly_is_given_up(server: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draw, "BODY_SECONDS", 0.3)
+    with socket.create_connection(server.ports()["supervisor"], timeout=5) as slow:
+        slow.sendall(head(server, "1000"))
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            trickle(slow)
 
 
 def test_half_a_picture_is_not_asked_about(server: Config) -> None:
@@ -166,16 +175,15 @@ def test_no_more_than_a_few_are_read_at_once(server: Config, monkeypatch: pytest
     held = [socket.create_connection(server.ports()["supervisor"]) for _ in range(draw.AT_ONCE)]
     for each in held:
         each.sendall(head(server, "1000"))
-    told = ask(server, "/draw/predictions", SMOKE[7])
-    while told.status_code == 200:  # a thread has not come so far yet
-        told = ask(server, "/draw/predictions", SMOKE[7])
-    assert told.status_code == 429
-    assert told.json()["message"] == "4 pictures of this page are being read; ask again"
+    told: dict[str, Any] = {}
+    while "code" not in told:  # a thread has not come so far yet
+        told = ask(server, "/draw/predictions", SMOKE[7]).json()
+    assert (told["code"], told["message"]) == (429, "4 pictures of the page are being read; ask again")
     for each in held:
         each.close()
-    while told.status_code == 429:
-        told = ask(server, "/draw/predictions", SMOKE[7])
-    assert told.json()["digit"] == 7
+    while "code" in told:
+        told = ask(server, "/draw/predictions", SMOKE[7]).json()
+    assert told["digit"] == 7
 
 
 def test_other_methods_are_refused(server: Config) -> None:
@@ -220,6 +228,12 @@ def test_every_warning_of_the_handler_has_words() -> None:
 
 def test_the_examples_are_those_that_the_command_writes() -> None:
     assert {path.name: path.read_bytes() for path in (PAGE / "examples").iterdir()} == examples()
+
+
+def trickle(connection: socket.socket) -> None:
+    for _ in range(100):
+        connection.sendall(b"x")
+        time.sleep(0.05)
 
 
 def head(server: Config, length: str | None) -> bytes:

@@ -140,6 +140,23 @@ def test_a_chosen_file_is_read_and_the_camera_is_offered_to_fingers_alone(drawn:
     phone.says("said", "Read as 4")
 
 
+def test_a_file_that_changes_on_the_disk_is_read_as_it_was_and_one_that_is_gone_is_told(
+    drawn: DrawPage, tmp_path: Path
+) -> None:
+    (tmp_path / "7.png").write_bytes(SMOKE[7])
+    drawn.drop(tmp_path / "7.png")
+    drawn.says("said", "Read as 7")
+    (tmp_path / "7.png").write_bytes(SMOKE[3])
+    drawn.page.evaluate("window.answers = []")
+    drawn.page.click("#again")
+    drawn.until("window.answers.length > 0")
+    drawn.says("said", "Read as 7")
+    (tmp_path / "folder").mkdir()
+    drawn.drop(tmp_path / "folder")
+    drawn.says("problem", "Not sent: folder cannot be read")
+    drawn.says("said", "Read as 7")
+
+
 def test_undo_brings_back_what_was_there(drawn: DrawPage) -> None:
     drawn.page.set_input_files("#file", {"name": "7.png", "mimeType": "image/png", "buffer": SMOKE[7]})
     drawn.says("said", "Read as 7")
@@ -199,6 +216,10 @@ def test_everything_works_by_keyboard_and_is_said(drawn: DrawPage) -> None:
     keys.press("Tab")  # lifts the pen
     drawn.says("said", "Read as 1")
     drawn.page.focus("#sheet")
+    press("Space", 1)
+    press("ArrowLeft", 5)
+    keys.press("Backspace")  # the stroke under way alone
+    drawn.says("said", "Read as 1")
     keys.press("Escape")
     drawn.says("said", "Draw a digit")
     keys.press("Control+z")
@@ -249,6 +270,7 @@ def test_versions_are_switched_compared_and_missed_and_a_crash_is_waited_for(bro
         assert drawn.violations() == []
         drawn.page.select_option("#version", "1.1")
         drawn.says("said", "Version 1.1.")
+        assert drawn.page.locator("#other").input_value() == "1.0"  # the version asked is not compared with itself
         client.unregister("1.1")
         drawn.page.click("#again")
         drawn.says("problem", "Not registered any more: 1.1.")

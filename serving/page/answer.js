@@ -29,6 +29,8 @@ export function showAnswer(answer) {
   state.toggle("accepted", answer.accepted);
   state.toggle("rejected", !answer.accepted);
   state.remove("old");
+  state.add("unexplained");
+  press(null);
   showProblem("");
   hideCompared();
   showBars([answer]);
@@ -74,6 +76,7 @@ export function showExplanation(told, digit) {
   paint(find("why"), told.framed, (grey, y, x) => blended(255 - grey / 3, values[y][x] / full));
   find("why").setAttribute("aria-label", text);
   find("why-text").textContent = text;
+  document.body.classList.remove("unexplained");
   press(told.target);
 }
 
@@ -86,6 +89,7 @@ export function forget() {
   find("framed").setAttribute("aria-label", "Nothing seen yet");
   find("why").setAttribute("aria-label", "Nothing explained yet");
   find("why-text").textContent = "Why";
+  document.body.classList.remove("unexplained");
   press(null);
 }
 

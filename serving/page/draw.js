@@ -31,16 +31,21 @@ async function changed() {
 // Asks about what is on the sheet. What was asked before is of no interest any more.
 async function read(notice = "") {
   await attempt(async (signal) => {
+    begin();
     const picture = await sheet.picture();
-    if (picture.size > listed.max_bytes) return refuse(words.tooLarge(picture, listed.max_bytes));
     const version = find("version").value;
-    shown = null;
     shown = await service.predict(picture, version, signal);
     answer.showAnswer(shown);
     answer.showProblem(notice);
-    if (version === "" && shown.model_version !== listed.default) await list();
+    if (version === "" && shown.model_version !== listed.default && !(await list())) return wait();
     await why(picture, signal);
   });
+}
+
+// What is shown is not of what is asked about now.
+function begin() {
+  shown = null;
+  answer.showOld(true);
 }
 
 // The answer stays where it cannot be explained.
@@ -57,6 +62,7 @@ async function why(picture, signal) {
 
 async function compare() {
   await attempt(async (signal) => {
+    begin();
     const picture = await sheet.picture();
     const names = [find("version").value, find("other").value];
     const [one, other] = await Promise.all(names.map((version) => service.predict(picture, version, signal)));
@@ -82,17 +88,17 @@ async function attempt(what) {
   try {
     await what(signal);
   } catch (error) {
-    if (error.name !== "AbortError" && !signal.aborted) await tell(error);
+    if (error.name !== "AbortError" && !signal.aborted) await tell(error, signal);
   }
 }
 
-async function tell(error) {
+async function tell(error, signal) {
   if (!(error instanceof service.Refusal)) throw error;
-  if (error.type === "ModelVersionNotFoundException") return gone(error);
+  if (error.type === "ModelVersionNotFoundException") return gone(error, signal);
   if (!error.isNotReady) return refuse(words.problem(error));
   answer.showProblem(words.problem(error));
   await pause();
-  await wait();
+  if (!signal.aborted) await wait();
 }
 
 function refuse(problem) {
@@ -102,15 +108,16 @@ function refuse(problem) {
 }
 
 // A version that was chosen is not there any more: the default takes its place.
-async function gone(error) {
+async function gone(error, signal) {
   const chosen = new Set([find("version").value, find("other").value].filter(Boolean));
   if (!(await list())) return wait();
+  if (signal.aborted) return;
   const missing = [...chosen].filter((name) => !listed.versions.includes(name));
   if (missing.length === 0) return refuse(words.problem(error));
   await read(words.gone(missing));
 }
 
-// Until the service answers; then asks again about what is on the sheet.
+// Until the service answers; then asks about what is on the sheet, unless that has been answered since.
 async function wait() {
   answer.showOld(true);
   if (isWaiting) return;
@@ -118,7 +125,8 @@ async function wait() {
   while (!(await list())) await pause();
   isWaiting = false;
   answer.showOld(false);
-  if (!sheet.isBlank) await read();
+  if (sheet.isBlank) answer.showProblem("");
+  else if (shown === null) await read();
 }
 
 function pause() {
@@ -131,25 +139,40 @@ async function list() {
   find("state").textContent = state.problem ? `Not ready: ${state.problem}. Waiting…` : "Ready.";
   if (state.problem) return false;
   listed = state;
-  const { default: current, versions } = listed;
-  choose(find("version"), [["", `default (${current})`], ...versions.map((name) => [name, name])]);
-  choose(find("other"), versions.map((name) => [name, name]), versions.find((name) => name !== current));
-  const isAlone = versions.length < 2;
-  find("other").disabled = find("compare").disabled = isAlone;
-  find("versions-hint").hidden = !isAlone;
+  offer();
   return true;
 }
 
-// Fills a list of choices; what a person has chosen stays so if it is still there.
-function choose(select, choices, first = choices[0]?.[0]) {
-  const chosen = select.dataset.chosen ?? first;
-  select.replaceChildren(...choices.map(([value, text]) => new Option(text, value)));
-  select.value = choices.some(([value]) => value === chosen) ? chosen : first;
+// Fills the choices of versions, the second with others than the first stands for; tells what was chosen and is gone.
+function offer() {
+  const { default: current, versions } = listed;
+  const chosen = ["version", "other"].map((id) => find(id).dataset.chosen);
+  const missing = chosen.filter((name) => name && !versions.includes(name));
+  if (missing.length > 0) answer.showProblem(words.gone(missing));
+  choose(find("version"), [["", `default (${current})`], ...versions.map((name) => [name, name])]);
+  const own = find("version").value || current;
+  choose(find("other"), versions.filter((name) => name !== own).map((name) => [name, name]));
+  const isAlone = versions.length < 2;
+  find("other").disabled = find("compare").disabled = isAlone;
+  find("versions-hint").hidden = !isAlone;
 }
 
+// Fills a list of choices; what a person has chosen stays so if it is still there, else it is the first.
+function choose(select, choices) {
+  select.replaceChildren(...choices.map(([value, text]) => new Option(text, value)));
+  if (choices.some(([value]) => value === select.dataset.chosen)) select.value = select.dataset.chosen;
+  else delete select.dataset.chosen;
+}
+
+// What is on the sheet stays where the file is none to be sent.
 async function take(file) {
   if (!file) return;
-  await sheet.show(file);
+  if (file.size > listed.max_bytes) return answer.showProblem(words.tooLarge(file, listed.max_bytes));
+  try {
+    if (!(await sheet.show(file))) return;
+  } catch {
+    return answer.showProblem(words.unreadable(file));
+  }
   await changed();
 }
 
@@ -167,7 +190,10 @@ function listen() {
   for (const id of ["version", "other"]) {
     find(id).addEventListener("change", (event) => { event.target.dataset.chosen = event.target.value; });
   }
-  find("version").addEventListener("change", () => { if (!sheet.isBlank) read(); });
+  find("version").addEventListener("change", () => {
+    offer();
+    if (!sheet.isBlank) read();
+  });
   for (const id of ["file", "camera"]) {
     find(id).addEventListener("change", async (event) => {
       await take(event.target.files[0]);
@@ -175,7 +201,8 @@ function listen() {
     });
   }
   for (const button of document.querySelectorAll("[data-example]")) {
-    button.addEventListener("click", () => attempt(async () => take(await service.example(button.dataset.example))));
+    button.addEventListener("click", () =>
+      attempt(async (signal) => take(await service.example(button.dataset.example, signal))));
   }
   document.addEventListener("paste", (event) => {
     event.preventDefault();

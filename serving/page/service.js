@@ -9,9 +9,9 @@ export class Refusal extends Error {
     Object.assign(this, { status, type });
   }
 
-  // Whether another moment may do: no worker, a server that starts, drains or is gone.
+  // Whether another moment may do: no worker, a full queue, a server that starts, drains or is gone.
   get isNotReady() {
-    return this.status === 503 || this.status === 0;
+    return [0, 429, 503].includes(this.status);
   }
 }
 
@@ -33,10 +33,10 @@ export async function state() {
 }
 
 // An example's file.
-export async function example(name) {
-  const response = await reach(`/draw/examples/${name}`);
+export async function example(name, signal) {
+  const response = await reach(`/draw/examples/${name}`, { signal });
   if (!response.ok) throw new Refusal(response.status, response.statusText, `there is no example ${name}`);
-  return response.blob();
+  return whole(response.blob());
 }
 
 async function ask(path, options) {
@@ -44,14 +44,19 @@ async function ask(path, options) {
   if (!response.headers.get("Content-Type")?.startsWith(JSON_TYPE)) {
     throw new Refusal(response.status, response.statusText, "the answer is not understood");
   }
-  const told = await response.json();
+  const told = await whole(response.json());
   if ("code" in told) throw new Refusal(told.code, told.type, told.message);
   return told;
 }
 
-async function reach(path, options) {
+function reach(path, options) {
+  return whole(fetch(path, options));
+}
+
+// What arrives to its end.
+async function whole(arriving) {
   try {
-    return await fetch(path, options);
+    return await arriving;
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Refusal(0, "Unreachable", "the server does not answer; `make serve` starts it");

@@ -16,6 +16,7 @@ export class Sheet {
     this.pointer = null; // whose it is
     this.pen = null; // of the arrow keys: where it is
     this.held = new Set(); // of the arrow keys
+    this.changes = 0; // so many have been begun
     canvas.addEventListener("pointerdown", (event) => this.#begin(event));
     canvas.addEventListener("pointermove", (event) => this.#move(event));
     canvas.addEventListener("pointerup", (event) => this.#end(event));
@@ -31,20 +32,25 @@ export class Sheet {
     return this.now === BLANK;
   }
 
-  // A picture's file; the browser may be unable to show it, which does not keep the service from reading it.
-  async show(file) {
+  // A picture's file, unless the sheet has changed until it is read; rejects where it cannot be read. The browser may be
+  // unable to show it, which does not keep the service from reading it.
+  async show(given) {
+    const change = ++this.changes;
+    const file = new Blob([await given.arrayBuffer()], { type: given.type }); // the disk's may change or go
     const image = await createImageBitmap(file).catch(() => null);
+    if (change !== this.changes) return false;
     this.#replace({ strokes: [], file, image });
-    return image !== null;
+    return true;
   }
 
   clear() {
-    if (!this.isBlank) this.#replace(BLANK);
+    if (!this.isBlank || this.stroke) this.#replace(BLANK);
   }
 
   undo() {
-    if (this.past.length === 0) return false;
-    this.#become(this.past.pop());
+    if (this.stroke) this.#become(this.now);
+    else if (this.past.length > 0) this.#become(this.past.pop());
+    else return false;
     return true;
   }
 
@@ -105,6 +111,7 @@ export class Sheet {
 
   // A stroke under way ends with what it was drawn on.
   #become(next) {
+    this.changes++;
     this.now = next;
     this.stroke = this.pointer = null;
     this.draw();
@@ -119,6 +126,7 @@ export class Sheet {
 
   #begin(event) {
     if (event.button !== 0 || this.pointer !== null) return; // a second finger, or the palm
+    if (this.stroke) this.#finish(); // the keys'
     this.canvas.setPointerCapture(event.pointerId);
     this.pen = null;
     this.#start(this.#place(event));
@@ -141,6 +149,7 @@ export class Sheet {
   // The first stroke on a picture takes the picture's place.
   #start(place) {
     if (this.now.file) this.#replace(BLANK);
+    this.changes++;
     this.stroke = [place];
     this.draw();
   }

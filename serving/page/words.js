@@ -1,7 +1,7 @@
 // What the service's words mean to a person.
 
 const WARNINGS = {
-  inverted: "Dark on light, as on paper: turned round for the model.",
+  inverted: "Dark on light, as on paper: inverted for the model.",
   several_marks: "There is more than one mark; one of them was read, or all as one.",
   faint: "Faint: little contrast to the paper.",
   touches_border: "It touches the border and may be cut off.",
@@ -24,7 +24,7 @@ export function verdict(answer) {
 export function problem(refusal) {
   if (refusal.status === 422) return `Blank: ${refusal.message}.`;
   if (refusal.type === "InvalidImage") return `Not read: ${refusal.message}.`;
-  return `${refusal.message} (${refusal.status} ${refusal.type}).`;
+  return `${refusal.message}${refusal.status ? ` (${refusal.status} ${refusal.type})` : ""}.`;
 }
 
 export function unexplained(refusal) {
@@ -32,11 +32,15 @@ export function unexplained(refusal) {
 }
 
 export function gone(versions) {
-  return `Not registered any more: ${versions.join(", ")}. The version that has answered is told above.`;
+  return `Not registered any more: ${versions.join(", ")}.`;
 }
 
 export function tooLarge(file, most) {
   return `Not sent: the picture has ${mebibytes(file.size)} MiB; at most ${mebibytes(most)} are read.`;
+}
+
+export function unreadable(file) {
+  return `Not sent: ${file.name ?? "the picture"} cannot be read; is it a file, and still there?`;
 }
 
 export function explained(told, digit) {
@@ -53,5 +57,5 @@ export function compared(one, other) {
 }
 
 function mebibytes(bytes) {
-  return (bytes / 2 ** 20).toFixed(1);
+  return (Math.ceil((10 * bytes) / 2 ** 20) / 10).toFixed(1);
 }
