@@ -7,8 +7,6 @@ ARGS ?=
 PIP_ARGS ?=
 
 PY := .venv/bin/python
-# Without compiling all that is installed: Python compiles what is imported, which is little of it.
-INSTALL = $(PY) -m pip install --no-compile $(PIP_ARGS)
 INSTALLED := .venv/installed
 INSTALLED_DEV := .venv/installed-dev
 INSTALLED_BENCH := .venv/installed-bench
@@ -143,13 +141,13 @@ clean: ## remove .venv, archives, logs and caches; models stay
 $(INSTALLED): requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v == (3, 11) or sys.exit("Python 3.11 is needed, this is %d.%d; make PYTHON=/path/to/python3.11" % v)'
 	$(PYTHON) -m venv .venv
-	$(INSTALL) -r requirements.txt
+	$(PY) -m pip install $(PIP_ARGS) -r requirements.txt
 	@touch $@
 
 $(INSTALLED_DEV): requirements-dev.txt $(INSTALLED)
-	$(INSTALL) -r requirements-dev.txt
+	$(PY) -m pip install $(PIP_ARGS) -r requirements-dev.txt
 	@touch $@
 
 $(INSTALLED_BENCH): requirements-bench.txt $(INSTALLED)
-	$(INSTALL) -r requirements-bench.txt
+	$(PY) -m pip install $(PIP_ARGS) -r requirements-bench.txt
 	@touch $@

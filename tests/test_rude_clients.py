@@ -178,6 +178,7 @@ def ratio(where: str, quiet: list[float], beside: list[float], sent: list[Sent])
     return with_them / before
 
 
+@pytest.mark.soak
 def test_rude_clients_cost_a_normal_load_behind_nginx_nothing(front: Config) -> None:
     quiet, beside, sent = beside_rude_clients(front, ROUNDS)
     times = ratio("behind nginx", quiet, beside, sent)
