@@ -61,7 +61,9 @@ def demo(config: Config, _: Namespace) -> int:
     """Serves unless a server runs here already, and opens the page to draw on."""
     url = config.url("supervisor") + PATH
     if lock.process_of(config) is None:
-        return supervisor.serve(config, None, lambda: _open(url))
+        # In a thread: some browsers are waited for until they are closed, and the server has other things to do.
+        opening = threading.Thread(target=_open, args=(url,), daemon=True)
+        return supervisor.serve(config, None, opening.start)
     print(url)
     _open(url)
     return 0
@@ -243,12 +245,9 @@ def _rotate(config: Config, client: DigitsClient) -> None:
 
 
 def _open(url: str) -> None:
-    """Where there is a screen; else `webbrowser` would start a browser of text in this terminal.
-
-    In a thread: some browsers are waited for until they are closed, and the server must not be.
-    """
+    """Where there is a screen; else `webbrowser` would start a browser of text in this terminal."""
     if sys.platform == "darwin" or any(os.environ.get(name) for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY")):
-        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+        webbrowser.open(url)
 
 
 def _listed(client: DigitsClient) -> list[dict[str, Any]]:
