@@ -59,7 +59,9 @@ def folder(tmp_path: Path) -> Path:
 def browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A browser, as far as BROWSER knows one: it writes down the address that it is to open."""
     opened = tmp_path / "opened"
-    (tmp_path / "browser").write_text(f'#!/bin/sh\necho "$1" > {opened}\n$STAY\n')
+    (tmp_path / "browser").write_text(
+        f'#!/bin/sh\necho "$1" > {opened}\n[ -z "$STAY" ] || exec sleep 30 > /dev/null 2>&1\n'
+    )
     (tmp_path / "browser").chmod(0o755)
     monkeypatch.setenv("BROWSER", str(tmp_path / "browser"))
     return opened
@@ -74,7 +76,7 @@ def test_demo_opens_the_page_of_the_server_that_runs(running_here: Config, brows
 def test_demo_serves_where_no_server_runs_and_opens_a_page_that_may_stay_open(
     own: Config, browser: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("STAY", "sleep 60")
+    monkeypatch.setenv("STAY", "yes")
     with subprocess.Popen(serving(own, "demo"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         wait_for(browser.exists)
         address = own.url("supervisor") + "/draw"
