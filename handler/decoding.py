@@ -175,7 +175,8 @@ def _reduced_size(size: tuple[int, int]) -> tuple[int, int]:
 def _eight_bits(image: Image.Image) -> Grey:
     """16-bit grey by its full range; 32-bit and float pictures, whose range nobody states, by their own."""
     values = np.asarray(image).astype(np.float32)
-    np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    if image.mode.startswith("F"):
+        np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = (0.0, 65535.0) if image.mode.startswith("I;16") else (float(values.min()), float(values.max()))
     values -= low
     values *= 255 / (max(high - low, 1e-9))

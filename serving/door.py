@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from serving.config import Config
-from serving.draw import HEADERS, PATH, Draw, Told
+from serving.draw import HEADERS, PATH, QUESTIONS, Draw, Told
 
 
 class _Door(ThreadingHTTPServer):
@@ -30,7 +30,9 @@ class _Request(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self._path()
-        if _is_draws(path):
+        if path in QUESTIONS:
+            self.send_error(HTTPStatus.NOT_IMPLEMENTED)
+        elif _is_draws(path):
             self._answer(*self.server.draw.get(path, self.headers))
         elif path in self.server.answers:
             self._answer(*self.server.answers[path]())
@@ -40,7 +42,7 @@ class _Request(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815 - http.server calls it so
 
     def do_POST(self) -> None:
-        if _is_draws(self._path()):
+        if self._path() in QUESTIONS:
             self._answer(*self.server.draw.post(self.path, self.headers, self.rfile))
         else:
             self.send_error(HTTPStatus.NOT_IMPLEMENTED)
@@ -48,7 +50,7 @@ class _Request(BaseHTTPRequestHandler):
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Of http.server, which would answer in HTML, and 501 to a method that is only not allowed."""
         if code == HTTPStatus.NOT_IMPLEMENTED:
-            code, message = HTTPStatus.METHOD_NOT_ALLOWED, f"{self._allowed()} are allowed here"
+            code, message = HTTPStatus.METHOD_NOT_ALLOWED, f"allowed here: {self._allowed()}"
         self.close_connection = True
         self._answer(code, "text/plain", f"{message or explain or HTTPStatus(code).phrase}\n".encode())
 
@@ -56,7 +58,7 @@ class _Request(BaseHTTPRequestHandler):
         return urlsplit(getattr(self, "path", "")).path  # a request that is no HTTP has none
 
     def _allowed(self) -> str:
-        return "GET, HEAD, POST" if _is_draws(self._path()) else "GET, HEAD"
+        return "POST" if self._path() in QUESTIONS else "GET, HEAD"
 
     def _answer(self, status: int, content_type: str, body: bytes) -> None:
         self.send_response(status)

@@ -26,6 +26,7 @@ from serving.connection import RefusedError, UnreachableError
 Told = tuple[int, str, bytes]  # status, content type, body
 
 PATH = "/draw"
+QUESTIONS = (f"{PATH}/predictions", f"{PATH}/explanations")  # to POST, with a picture
 AT_ONCE = 4  # questions of the page; callers with a token come first
 TURN_SECONDS = 5.0  # that a question waits for its turn
 BODY_SECONDS = 10.0  # that a picture may take to arrive
@@ -76,7 +77,7 @@ class Draw:
         return 200, _TYPES[Path(name).suffix or ".html"], self.files[name]
 
     def post(self, target: str, headers: Message, body: BufferedIOBase) -> Told:
-        """What is on the picture in the body, or why; raises ConnectionError where the body does not come."""
+        """The answer to one of QUESTIONS about the picture in the body; raises ConnectionError if that does not come."""
         if problem := self._outside(headers) or _not_own(headers):
             return _refusal(403, "Forbidden", problem)
         if not self.turns.acquire(timeout=TURN_SECONDS):
@@ -126,11 +127,9 @@ class Draw:
             raise RefusedError(400, "InvalidRequest", f"version is {version}; expected one of {PATH}/state")
         if digit and digit not in set("0123456789"):
             raise RefusedError(400, "InvalidRequest", f"target is {digit}; expected a digit")
-        if url.path not in (f"{PATH}/predictions", f"{PATH}/explanations"):
-            raise RefusedError(404, "ResourceNotFoundException", f"nothing can be asked at {url.path}")
         with self._client() as client:
             version = version or client.default().version
-            if url.path == f"{PATH}/predictions":
+            if url.path == QUESTIONS[0]:
                 return asdict(client.predict(picture, version, probe=True))
             told = client.explain(picture, int(digit) if digit else None, version, probe=True)
             return vars(told) | {"attribution": told.attribution.tolist(), "framed": told.framed.tolist()}

@@ -89,7 +89,6 @@ def test_the_state_names_the_versions(server: Config) -> None:
             "version is ../models; expected one of",
         ),
         ("/draw/explanations?target=10", SMOKE[7], 400, "InvalidRequest", "target is 10; expected a digit"),
-        ("/draw/models", SMOKE[7], 404, "ResourceNotFoundException", "nothing can be asked at /draw/models"),
     ],
 )
 def test_what_is_refused_is_told_in_the_services_shape(
@@ -187,13 +186,16 @@ def test_no_more_than_a_few_are_read_at_once(server: Config, monkeypatch: pytest
 
 
 def test_other_methods_are_refused(server: Config) -> None:
-    for method, path in (
-        ("PUT", "/draw"),
-        ("DELETE", "/draw/state"),
-        ("OPTIONS", "/draw/predictions"),
-        ("POST", "/live"),
+    for method, path, allowed in (
+        ("PUT", "/draw", "GET, HEAD"),
+        ("DELETE", "/draw/state", "GET, HEAD"),
+        ("POST", "/draw/models", "GET, HEAD"),
+        ("POST", "/live", "GET, HEAD"),
+        ("OPTIONS", "/draw/predictions", "POST"),
+        ("GET", "/draw/explanations", "POST"),
     ):
-        assert ask(server, path, method=method).status_code == 405
+        response = ask(server, path, method=method)
+        assert (response.status_code, response.headers["Allow"]) == (405, allowed)
     assert ask(server, "/draw", method="HEAD").content == b""
 
 
