@@ -77,7 +77,7 @@ class Draw:
         return 200, _TYPES[Path(name).suffix or ".html"], self.files[name]
 
     def post(self, target: str, headers: Message, body: BufferedIOBase) -> Told:
-        """The answer to one of QUESTIONS about the picture in the body; raises ConnectionError if that does not come."""
+        """The answer to one of QUESTIONS about the picture in the body; ConnectionError if that does not come."""
         if problem := self._outside(headers) or _not_own(headers):
             return _refusal(403, "Forbidden", problem)
         if not self.turns.acquire(timeout=TURN_SECONDS):
