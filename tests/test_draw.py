@@ -4,6 +4,8 @@ import json
 import re
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from email.message import Message
 from typing import Any
@@ -169,17 +171,24 @@ def test_half_a_picture_is_not_asked_about(server: Config) -> None:
         assert half.recv(1) == b""
 
 
-def test_no_more_than_a_few_are_read_at_once(server: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draw, "TURN_SECONDS", 0.2)
+@contextmanager
+def all_turns_taken(server: Config) -> Iterator[dict[str, Any]]:
+    """While the block runs, by pictures that do not come; gives what one more is told."""
     held = [socket.create_connection(server.ports()["supervisor"]) for _ in range(draw.AT_ONCE)]
     for each in held:
         each.sendall(head(server, "1000"))
     told: dict[str, Any] = {}
     while "code" not in told:  # a thread has not come so far yet
         told = ask(server, "/draw/predictions", SMOKE[7]).json()
-    assert (told["code"], told["message"]) == (429, "4 pictures of the page are being read; ask again")
+    yield told
     for each in held:
         each.close()
+
+
+def test_no_more_than_a_few_are_read_at_once(server: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draw, "TURN_SECONDS", 0.2)
+    with all_turns_taken(server) as told:
+        assert (told["code"], told["message"]) == (429, "4 pictures of the page are being read; ask again")
     while "code" in told:
         told = ask(server, "/draw/predictions", SMOKE[7]).json()
     assert told["digit"] == 7

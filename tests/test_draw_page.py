@@ -11,8 +11,9 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Response
+from playwright.sync_api import Browser, Response, Route
 
+from serving import draw
 from serving.config import ROOT, Config
 from serving.connection import TOKENS, read_key
 from serving.draw import Draw, Told
@@ -20,6 +21,7 @@ from tests.browser import DrawPage, chromium, needs_chromium
 from tests.pictures import SMOKE
 from tests.servers import java, serving_client, wait_for, with_archives
 from tests.strokes import WAYS, every_way, line, placed
+from tests.test_draw import all_turns_taken
 
 pytestmark = needs_chromium
 
@@ -157,6 +159,49 @@ def test_a_file_that_changes_on_the_disk_is_read_as_it_was_and_one_that_is_gone_
     drawn.says("said", "Read as 7")
 
 
+def test_a_picture_that_is_late_does_not_replace_what_was_drawn_meanwhile(drawn: DrawPage) -> None:
+    drawn.page.evaluate("""() => {
+      const shown = window.createImageBitmap, arrives = new Promise((resolve) => { window.arrive = resolve; });
+      window.createImageBitmap = (file) => window.late = arrives.then(() => shown(file));
+    }""")
+    drawn.page.set_input_files("#file", {"name": "7.png", "mimeType": "image/png", "buffer": SMOKE[7]})
+    drawn.until("window.late !== undefined")
+    drawn.draw(placed(WAYS[3][0], *LARGE))
+    drawn.says("said", "Read as 3")
+    drawn.page.evaluate("window.arrive()")
+    drawn.page.evaluate("window.late.then(() => undefined)")  # waits for it
+    drawn.page.click("#again")
+    drawn.says("said", "Read as 3")
+    drawn.page.click("#undo")
+    drawn.says("said", "Draw a digit")
+
+
+def test_an_explanation_that_is_late_is_not_shown_beside_a_newer_answer(drawn: DrawPage) -> None:
+    late: list[Route] = []
+    questions = "**/draw/explanations*"
+    drawn.page.route(questions, lambda route: late.append(route), times=1)
+    with drawn.page.expect_request(questions):
+        drawn.draw(placed(WAYS[7][0], *LARGE))
+    drawn.says("said", "Read as 7")
+    assert drawn.page.evaluate("document.body.classList.contains('unexplained')")
+    drawn.page.click("#clear")
+    drawn.draw(placed(WAYS[3][0], *LARGE))
+    drawn.says("why-text", "Why 3")
+    late[0].continue_()
+    drawn.page.click("#again")
+    drawn.says("said", "Read as 3")
+    assert "Why 3" in drawn.text("why-text")
+
+
+def test_the_page_waits_its_turn(drawn: DrawPage, server: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draw, "TURN_SECONDS", 0.2)
+    with all_turns_taken(server):
+        drawn.draw(placed(WAYS[7][0], *LARGE))
+        drawn.says("problem", "4 pictures of the page are being read; ask again (429 TooManyRequests).")
+    drawn.says("said", "Read as 7")
+    assert drawn.text("problem") == ""
+
+
 def test_undo_brings_back_what_was_there(drawn: DrawPage) -> None:
     drawn.page.set_input_files("#file", {"name": "7.png", "mimeType": "image/png", "buffer": SMOKE[7]})
     drawn.says("said", "Read as 7")
@@ -224,6 +269,8 @@ def test_everything_works_by_keyboard_and_is_said(drawn: DrawPage) -> None:
     drawn.says("said", "Draw a digit")
     keys.press("Control+z")
     drawn.says("said", "Read as 1")
+    keys.press("Meta+z")
+    drawn.says("said", "Draw a digit")
 
 
 def test_it_works_on_a_phone_with_a_finger(phone: DrawPage) -> None:

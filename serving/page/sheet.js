@@ -161,11 +161,11 @@ export class Sheet {
   }
 
   #press(event) {
-    if (event.altKey || event.metaKey) return;
-    if (event.ctrlKey && event.key !== "z") return;
+    const isCommand = event.ctrlKey || event.metaKey; // Cmd, on a Mac
+    if (event.altKey || (isCommand && event.key !== "z")) return;
     const act = { " ": () => this.#toggle(), Escape: () => this.#wipe(), Backspace: () => this.#back(), z: () => this.#back() };
     if (event.key in ARROWS) this.#step(event);
-    else if (event.key in act && (event.key !== "z" || event.ctrlKey)) act[event.key]();
+    else if (event.key in act && (event.key !== "z" || isCommand)) act[event.key]();
     else return;
     event.preventDefault();
   }
