@@ -1,12 +1,11 @@
 """monitoring/rules with a real Prometheus: silent on healthy servers, in time on sick ones, whose causes are real.
 
 Three servers are scraped at once: one that is healthy while it is asked and rolls a version out, one that is sick in
-all ways a few callers and a kill can make it, and one whose Java stands still.
+all ways a few callers and kills of workers can make it, and one whose Java stands still and dies.
 """
 
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -270,9 +269,6 @@ def _sick_server(found: Prometheus, config: Config) -> None:
         output_until_curl(process)
         _sick(found, config, process)
         _flooded(found, config, process)
-        begun = time.monotonic()
-        java(process).send_signal(signal.SIGKILL)
-        fires(found, SICK, {("DigitsServerRestarts", ""): begun})
 
 
 def _healthy_server(found: Prometheus, config: Config, seconds: float) -> None:
@@ -281,7 +277,7 @@ def _healthy_server(found: Prometheus, config: Config, seconds: float) -> None:
 
 
 def _stuck_server(found: Prometheus, config: Config) -> None:
-    """Its tokens cannot be changed, for its Java stands still; then it is gone."""
+    """Its tokens cannot be changed, for its Java stands still; that is killed and comes back; then all is gone."""
     with started(config) as process:
         output_until_curl(process)
         wait_for(lambda: bool(found.value(f'digits_key_lifetime_seconds{{server="{STUCK}"}}')))
@@ -292,7 +288,9 @@ def _stuck_server(found: Prometheus, config: Config) -> None:
             fires(found, STUCK, {("DigitsKeyExpiring", ""): begun + 36}, within=60)  # when 0.4 of a minute are left
             fires(found, STUCK, {("DigitsNotReady", ""): begun}, within=120)
         finally:
-            stands.resume()
+            stands.kill()
+        fires(found, STUCK, {("DigitsServerRestarts", ""): time.monotonic()})
+        wait_for(lambda: ("DigitsDown", "", STUCK) not in found.firing())
     fires(found, STUCK, {("DigitsDown", ""): time.monotonic()})
 
 

@@ -14,6 +14,8 @@ from tests.test_data import write_folder
 from training.predict import MakePrediction
 from training.recipe import ConfigError, configure
 
+pytestmark = pytest.mark.beside
+
 mpl.use("Agg")
 SMOKE = ROOT / "handler" / "smoke"
 
