@@ -25,8 +25,6 @@ from training.recipe import RECIPES, configure
 from training.teacher import Teacher
 from training.train import ResumeError, Run, fit
 
-pytestmark = pytest.mark.beside
-
 LINE = r"Epoch : \d+ \| Train_loss : \d\.\d{3} \| Train_acc : \d+% \| Val_loss : \d\.\d{3} \| Val_acc : \d+%"
 SMALL = configure("default", epochs=3, rounds=2, teacher=0)
 

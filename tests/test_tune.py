@@ -18,8 +18,6 @@ from training.recipe import ConfigError, configure
 from training.train import ResumeError
 from training.tune import PICTURE, RECIPE, STUDY, tune
 
-pytestmark = pytest.mark.beside
-
 SMALL = configure("default", epochs=2, rounds=1)
 
 
