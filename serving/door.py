@@ -12,6 +12,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from serving.config import Config
 from serving.draw import HEADERS, PATH, QUESTIONS, Draw, Told
 
+POLL_SECONDS = 0.1  # until it sees that it is to end
+
 
 class _Door(ThreadingHTTPServer):
     daemon_threads = True
@@ -27,6 +29,7 @@ class _Door(ThreadingHTTPServer):
 class _Request(BaseHTTPRequestHandler):
     server: _Door
     timeout = 10  # s, for a client that sends nothing
+    wbufsize = -1  # head and body in one piece: a server that ends answers to the end or not at all
 
     def do_GET(self) -> None:
         path = self._path()
@@ -91,7 +94,7 @@ def door(config: Config, registry: CollectorRegistry, problem: Callable[[], str 
         "/metrics": lambda: (200, CONTENT_TYPE_LATEST, generate_latest(registry)),
     }
     with _Door(config.ports()["supervisor"], answers, Draw(config, problem)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=[POLL_SECONDS], daemon=True).start()
         try:
             yield
         finally:

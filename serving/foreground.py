@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 
 
 @dataclass
@@ -18,20 +19,29 @@ class Orders:
 
 
 def orders_by_signals() -> Orders:
-    """SIGINT, SIGTERM and SIGHUP stop, in order; SIGINT after one of them stops at once. SIGUSR1 changes the tokens."""
-    orders = Orders()
+    """SIGINT, SIGTERM and SIGHUP stop, in order; SIGINT after one of them stops at once. SIGUSR1 changes the tokens.
 
-    def stop(number: int, _: object) -> None:
+    A handler runs in the midst of what the main thread does, and that may hold the lock of the very event that is to be
+    set, for good. So a handler only puts the signal into a queue that may be interrupted, and a thread obeys.
+    """
+    orders, come = Orders(), SimpleQueue[int]()
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        if name != signal.SIGHUP or signal.getsignal(name) != signal.SIG_IGN:  # `nohup` has it ignored
+            signal.signal(name, lambda number, _: come.put(number))
+    threading.Thread(target=_obey, args=[orders, come], daemon=True).start()
+    return orders
+
+
+def _obey(orders: Orders, come: SimpleQueue[int]) -> None:
+    while True:
+        number = come.get()
+        if number == signal.SIGUSR1:
+            orders.rotate.set()
+            continue
         # A second SIGTERM is a second person who stops: it must not cost what is under way.
         if number == signal.SIGINT and orders.stop.is_set():
             orders.hurry.set()
         orders.stop.set()
-
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if name != signal.SIGHUP or signal.getsignal(name) != signal.SIG_IGN:  # `nohup` has it ignored
-            signal.signal(name, stop)
-    signal.signal(signal.SIGUSR1, lambda *_: orders.rotate.set())
-    return orders
 
 
 @contextmanager

@@ -230,7 +230,9 @@ class Supervisor:
             self.config.key_file.unlink(missing_ok=True)
             self._new_key("inference")
             with self._client() as client:
-                if not wait_idle(lambda: client.models().values(), DRAIN_SECONDS, orders.hurry.is_set):
+                if wait_idle(lambda: client.models().values(), DRAIN_SECONDS, orders.hurry.is_set):
+                    self.server.kill()
+                else:
                     _tell("stopping at once" if orders.hurry.is_set() else "stopping with requests under way")
         except UnreachableError:
             pass  # it has only just been started, or hangs: nothing of it would be answered

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from serving.state import State
 
 LOGGING = Path(__file__).with_name("log4j2.xml")
 STOP_SECONDS = 20.0  # TorchServe stops its workers one after the other
+END_SECONDS = 2.0  # for what is left without Java; workers end with their connection
+POLL_SECONDS = 0.05
 _PREFIX = "digits-"  # of temporary folders
 _PR_SET_PDEATHSIG = 1
 # glibc's malloc, in bytes: what is larger is given back as soon as it is free, so photos leave no holes in the heap; it
@@ -91,6 +94,10 @@ class TorchServe:
         if not self.config.key_file.is_file() or self.config.key_file.read_text() != text:
             write_whole(self.config.key_file, text.encode(), 0o600)
 
+    def kill(self) -> None:
+        """Ends Java at once. Its own way closes every connection just as suddenly, and then waits two seconds."""
+        self.process.kill()
+
     def stop(self) -> None:
         """Ends every process, by force if it must; removes the temporary folder."""
         if self.process.poll() is None:
@@ -98,20 +105,35 @@ class TorchServe:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(STOP_SECONDS)
         end_leftovers(self.process.pid, self.temporary)
-        self.process.kill()
+        self.kill()
         self.process.wait()
 
 
 def end_leftovers(java: int, temporary: Path) -> None:
     """Ends what is left of a server, workers that outlived it among it; removes its temporary folder."""
-    processes = _group(java, temporary)
-    _, alive = psutil.wait_procs(processes, timeout=2)
-    for process in alive:
+    left = _still_running(_group(java, temporary))
+    for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(alive, timeout=2)
+    _still_running(left)
     if temporary.name.startswith(_PREFIX):
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _still_running(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that have not ended by themselves within END_SECONDS."""
+    deadline = time.monotonic() + END_SECONDS
+    while (running := [each for each in processes if _runs(each)]) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    return running
+
+
+def _runs(process: psutil.Process) -> bool:
+    """A zombie has ended; the first process, whose child an orphan becomes, may take seconds to see that."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _group(java: int, temporary: Path) -> list[psutil.Process]:
@@ -120,7 +142,7 @@ def _group(java: int, temporary: Path) -> list[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(OSError, psutil.Error):
             ours = os.getpgid(process.pid) == java and process.environ().get("TMPDIR") == str(temporary)
-            if ours and process.status() != psutil.STATUS_ZOMBIE:
+            if ours and _runs(process):
                 processes.append(process)
     return processes
 

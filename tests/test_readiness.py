@@ -1,5 +1,6 @@
 """/ready never says 200 of a server that does not answer: as it starts, drains, is killed, or hangs."""
 
+import socket
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -92,6 +93,13 @@ def _hanging(*given):
 
 Calibration.probabilities = _hanging
 """
+
+
+def test_an_answer_comes_in_one_piece(server: Config) -> None:
+    """So that a supervisor that ends leaves no half of one."""
+    with socket.create_connection(server.ports()["supervisor"]) as asking:
+        asking.sendall(b"GET /live HTTP/1.0\r\n\r\n")
+        assert asking.recv(1 << 16).endswith(b"\r\n\r\nlive\n")
 
 
 def test_ready_never_lies_while_it_drains(own: Config) -> None:

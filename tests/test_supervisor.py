@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,8 @@ import torch
 
 from serving.archive import build_archive
 from serving.config import ROOT, Config, ServingError, on_free_ports, read_config
-from serving.torchserve import check_ports
+from serving.foreground import orders_by_signals
+from serving.torchserve import END_SECONDS, check_ports, end_leftovers
 from tests.conftest import copy_project
 from tests.servers import alive, family, output_until_curl, ready, serving, started, wait_for
 from training.export import MODEL, RECORD, export
@@ -39,13 +41,68 @@ def test_a_signal_stops_every_process_and_exits_0(name: str, own: Config) -> Non
         output = output_until_curl(process)
         children = family(process)
         assert len(children) >= 3  # Java and two workers
+        sent = time.monotonic()
         process.send_signal(getattr(signal, name))
         assert process.wait(60) == 0
+        print(f"an idle server ended {time.monotonic() - sent:.1f} s after {name}")
     assert not alive(children)
     assert not own.key_file.exists()
     check_ports(own)
     assert float(output.split("READY in ")[1].split(" s")[0]) <= 15
     assert "Traceback" not in (own.folder / "errors").read_text()
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """The handlers of before come back."""
+    names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    before = {name: signal.getsignal(name) for name in names}
+    yield
+    for name, handler in before.items():
+        signal.signal(name, handler)
+
+
+STORM = """
+import os, signal, time
+while True:
+    os.kill(os.getppid(), signal.SIGUSR1)
+    time.sleep(0.00005)
+"""
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_a_signal_amid_a_wait_for_it_hangs_nobody() -> None:
+    """It may come while the main thread holds the lock of the event that stands for it.
+
+    The storm comes from a process: a thread of ours would only run, and send, while the main thread waits in peace.
+    """
+    orders = orders_by_signals()
+    with subprocess.Popen([sys.executable, "-c", STORM]) as storm:
+        for _ in range(5000):
+            orders.rotate.wait(0.00001)
+            orders.rotate.clear()
+        storm.kill()
+    signal.raise_signal(signal.SIGTERM)
+    assert orders.stop.wait(10)
+    assert not orders.hurry.is_set()
+    signal.raise_signal(signal.SIGINT)
+    assert orders.hurry.wait(10)
+
+
+def test_who_has_ended_is_not_waited_for_until_somebody_sees_it(tmp_path: Path) -> None:
+    """In a container the first process may take seconds to see that what became its child has ended: here, we."""
+    temporary = tmp_path / "digits-own"
+    temporary.mkdir()
+    words = [sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(0.5)"]
+    environment = os.environ | {"TMPDIR": str(temporary)}
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, start_new_session=True) as leftover:
+        assert leftover.stdout is not None
+        leftover.stdout.readline()
+        begun = time.monotonic()
+        end_leftovers(leftover.pid, temporary)
+        assert time.monotonic() - begun < END_SECONDS
+        assert leftover.wait(0) == 0
+    assert not temporary.exists()
 
 
 def test_a_hangup_that_nohup_has_ignored_is_ignored(own: Config) -> None:
