@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 import torch
@@ -90,19 +91,28 @@ def test_a_signal_amid_a_wait_for_it_hangs_nobody() -> None:
     assert orders.hurry.wait(10)
 
 
-def test_who_has_ended_is_not_waited_for_until_somebody_sees_it(tmp_path: Path) -> None:
-    """In a container the first process may take seconds to see that what became its child has ended: here, we."""
+UNSEEN = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5)"], start_new_session=True)
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_who_has_ended_is_not_waited_for_until_its_parent_sees_it(tmp_path: Path) -> None:
+    """The first process of a container, whose child an orphan becomes, may take seconds; this parent never looks."""
     temporary = tmp_path / "digits-own"
     temporary.mkdir()
-    words = [sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(0.5)"]
     environment = os.environ | {"TMPDIR": str(temporary)}
-    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, start_new_session=True) as leftover:
-        assert leftover.stdout is not None
-        leftover.stdout.readline()
+    with subprocess.Popen([sys.executable, "-c", UNSEEN], env=environment, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        leftover = int(parent.stdout.readline())
         begun = time.monotonic()
-        end_leftovers(leftover.pid, temporary)
-        assert time.monotonic() - begun < END_SECONDS
-        assert leftover.wait(0) == 0
+        end_leftovers(leftover, temporary)
+        took, status = time.monotonic() - begun, psutil.Process(leftover).status()
+        parent.kill()
+    assert status == psutil.STATUS_ZOMBIE
+    assert took < END_SECONDS
     assert not temporary.exists()
 
 
