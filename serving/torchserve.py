@@ -129,20 +129,27 @@ def _still_running(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 
 def _runs(process: psutil.Process) -> bool:
-    """A zombie has ended; the first process, whose child an orphan becomes, may take seconds to see that."""
+    """A zombie has ended; the first process, whose child an orphan becomes, may take seconds to see that.
+
+    Not so one with threads: the first has ended before the others, which hold its ports some hundredths of a second.
+    """
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return process.is_running() and (process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1)
     except psutil.NoSuchProcess:
         return False
 
 
 def _group(java: int, temporary: Path) -> list[psutil.Process]:
-    """The processes of Java's group; by their environment, for a number may have been given to another since."""
+    """The processes of Java's group; by their environment, for a number may have been given to another since.
+
+    One that is just ending has none any more.
+    """
     processes = []
     for process in psutil.process_iter():
         with contextlib.suppress(OSError, psutil.Error):
-            ours = os.getpgid(process.pid) == java and process.environ().get("TMPDIR") == str(temporary)
-            if ours and _runs(process):
+            if os.getpgid(process.pid) != java or not _runs(process):
+                continue
+            if process.status() == psutil.STATUS_ZOMBIE or process.environ().get("TMPDIR") == str(temporary):
                 processes.append(process)
     return processes
 

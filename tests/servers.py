@@ -36,15 +36,16 @@ def serving(config: Config, *words: str) -> list[str]:
 
 @contextmanager
 def started(config: Config, *words: str, before: Sequence[str] = ()) -> Iterator["subprocess.Popen[str]"]:
-    with (config.folder / "errors").open("w") as errors:
+    with (config.folder / "errors").open("w") as file:
         command = [*before, *serving(config, "serve", *words)]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=file, text=True)
     try:
         yield process
     finally:
         if process.poll() is None:
             process.terminate()
         process.communicate(timeout=60)
+        print(errors(config), file=sys.stderr)  # which pytest shows of a test that fails
 
 
 def ready(config: Config) -> tuple[int, str]:

@@ -116,6 +116,31 @@ def test_who_has_ended_is_not_waited_for_until_its_parent_sees_it(tmp_path: Path
     assert not temporary.exists()
 
 
+ENDING = """
+import ctypes, socket, threading, time
+listening = socket.create_server(("127.0.0.1", 0))
+threading.Thread(target=time.sleep, args=[60]).start()
+print(listening.getsockname()[1], flush=True)
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+def test_who_is_just_ending_is_waited_for_as_its_threads_hold_ports(tmp_path: Path) -> None:
+    """A killed Java is a zombie some hundredths of a second before its last thread lets its ports go."""
+    command = [sys.executable, "-c", ENDING]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as leftover:
+        assert leftover.stdout is not None
+        port = int(leftover.stdout.readline())
+        wait_for(lambda: psutil.Process(leftover.pid).status() == psutil.STATUS_ZOMBIE)
+        socket.create_connection(("127.0.0.1", port)).close()
+        try:
+            end_leftovers(leftover.pid, tmp_path)
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port)).close()
+        finally:
+            leftover.kill()
+
+
 def test_a_hangup_that_nohup_has_ignored_is_ignored(own: Config) -> None:
     with started(own, before=["nohup"]) as process:
         output_until_curl(process)
