@@ -113,9 +113,9 @@ sweep: $(INSTALLED_BENCH) ## some 21 minutes: every setting of serving, and ever
 profile: $(INSTALLED_BENCH) ## where the time of a request goes, by py-spy and TorchServe's counters, and what an idle handler leaves
 	@$(PY) -m benchmarks.profile_served
 
-# First what needs neither a server nor quiet, two at once; then the rest. With ARGS one run, of all or of what they name.
+# First what needs neither quiet nor both processors, two at once; then the rest. With ARGS one run, of all or of what they name.
 test: $(INSTALLED_DEV) ## all tests, real TorchServe included; ARGS=options of pytest
-	@$(if $(ARGS),,$(PY) -m pytest -m beside -n 2 &&) $(PY) -m pytest $(or $(ARGS),-m "not beside and not soak")
+	@$(if $(ARGS),,$(PY) -m pytest -m beside -n 2 --dist worksteal &&) $(PY) -m pytest $(or $(ARGS),-m "not beside and not soak")
 
 soak: $(INSTALLED_DEV) ## some 30 minutes: load amid promotions and kills, memory, mutated requests; ARGS=options of pytest
 	@$(PY) -m pytest -m soak $(ARGS)

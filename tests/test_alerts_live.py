@@ -170,7 +170,7 @@ def _healthy(found: Prometheus, healthy: Healthy, seconds: float) -> None:
     begun = time.monotonic()
     with ExitStack() as callers:
         for _ in range(4):
-            callers.enter_context(doing(healthy.ask, pause=0.005))
+            callers.enter_context(doing(healthy.ask, pause=0.05))
         time.sleep(seconds / 3)
         healthy.roll_out()
         time.sleep(max(0.0, begun + seconds - time.monotonic()))
@@ -294,6 +294,7 @@ def _stuck_server(found: Prometheus, config: Config) -> None:
     fires(found, STUCK, {("DigitsDown", ""): time.monotonic()})
 
 
+@pytest.mark.beside
 @pytest.mark.timeout(600)
 def test_alerts_fire_in_time_on_their_causes_and_none_in_three_healthy_minutes(tmp_path: Path) -> None:
     configs = three(tmp_path)

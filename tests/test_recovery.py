@@ -15,7 +15,7 @@ import requests
 
 from serving.archive import build_archive
 from serving.client import DigitsClient
-from serving.config import Config, ServingError
+from serving.config import Config, ServingError, on_free_ports
 from serving.lock import process_of
 from serving.state import read_state
 from serving.torchserve import check_ports
@@ -35,6 +35,7 @@ from tests.servers import (
     started,
     under_load,
     wait_for,
+    with_archives,
     workers,
 )
 
@@ -61,47 +62,64 @@ def roll_out(client: DigitsClient) -> tuple[str, dict[str, tuple[int, int, int]]
     return served(client)
 
 
-def test_versions_default_and_workers_survive_a_stop(own: Config) -> None:
-    with serving_client(own) as (_, client):
-        before = roll_out(client)
-        assert before == ("1.1", {"1.0": (3, 3, 3), "1.1": (1, 1, 1), "1.2": (2, 2, 2)})
-        assert command(own, "stop").stdout == "stopped\n"
-    with serving_client(own) as (_, client):
+ROLLED_OUT = ("1.1", {"1.0": (3, 3, 3), "1.1": (1, 1, 1), "1.2": (2, 2, 2)})
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """What a server has left that was stopped after a roll-out."""
+    config = with_archives(tmp_path_factory.mktemp("stopped"), "1.0")
+    with serving_client(config) as (_, client):
+        assert roll_out(client) == ROLLED_OUT
+        assert command(config, "stop").stdout == "stopped\n"
+    return config
+
+
+@pytest.fixture
+def rolled_out(stopped: Config, tmp_path: Path) -> Config:
+    """A copy of it on ports of its own."""
+    shutil.copytree(stopped.folder, tmp_path, dirs_exist_ok=True)
+    return on_free_ports(tmp_path, tmp_path / "model_store")
+
+
+def test_versions_default_and_workers_survive_a_stop(rolled_out: Config) -> None:
+    with serving_client(rolled_out) as (_, client):
         assert client.ready().ready
-        wait_for(lambda: served(client) == before)
+        wait_for(lambda: served(client) == ROLLED_OUT)
         assert client.predict(SMOKE[7]).model_version == "1.1"
         assert client.rollback().version == "1.0"
 
 
-def test_killed_java_is_replaced_within_20_s_with_the_same_versions_and_default(own: Config) -> None:
-    with serving_client(own) as (process, client):
-        before = roll_out(client)
+def test_killed_java_is_replaced_within_20_s_with_the_same_versions_and_default(rolled_out: Config) -> None:
+    with serving_client(rolled_out) as (process, client):
+        wait_for(lambda: served(client) == ROLLED_OUT)
         left = family(process)
         java(process).kill()
         killed = time.monotonic()
-        status = command(own, "status", "--json")
+        status = command(rolled_out, "status", "--json")
         assert (status.returncode, json.loads(status.stdout)["ready"]) == (1, False), status.stderr
-        wait_for(lambda: answers(own), 20)
+        wait_for(lambda: answers(rolled_out), 20)
         print(f"serving again {time.monotonic() - killed:.1f} s after Java was killed")
         assert time.monotonic() - killed < 20
-        wait_for(lambda: served(DigitsClient(own)) == before)
-        wait_for(lambda: ready(own) == (200, "ready"))
+        wait_for(lambda: served(DigitsClient(rolled_out)) == ROLLED_OUT)
+        wait_for(lambda: ready(rolled_out) == (200, "ready"))
         assert not alive(left)
-        assert command(own, "status").returncode == 0
-        assert "digits_server_restarts_total 1.0" in requests.get(own.url("supervisor") + "/metrics", timeout=10).text
-    assert "TorchServe ended by itself, with code -9; it is started again" in errors(own)
+        assert command(rolled_out, "status").returncode == 0
+        metrics = requests.get(rolled_out.url("supervisor") + "/metrics", timeout=10).text
+        assert "digits_server_restarts_total 1.0" in metrics
+    assert "TorchServe ended by itself, with code -9; it is started again" in errors(rolled_out)
 
 
-def test_a_killed_supervisor_takes_its_server_along_and_the_next_one_goes_on(own: Config) -> None:
-    with serving_client(own) as (process, client):
-        before = roll_out(client)
+def test_a_killed_supervisor_takes_its_server_along_and_the_next_one_goes_on(rolled_out: Config) -> None:
+    with serving_client(rolled_out) as (process, client):
+        wait_for(lambda: served(client) == ROLLED_OUT)
         left = family(process)
         process.kill()
         process.wait()
         wait_for(lambda: not alive(left), 10)
-        assert process_of(own) is None
-    with serving_client(own) as (_, client):
-        wait_for(lambda: served(client) == before)
+        assert process_of(rolled_out) is None
+    with serving_client(rolled_out) as (_, client):
+        wait_for(lambda: served(client) == ROLLED_OUT)
 
 
 def test_a_start_right_after_the_supervisor_was_killed_ends_what_it_left(own: Config) -> None:
@@ -134,60 +152,66 @@ def killed_and_left(config: Config) -> list[psutil.Process]:
     return left
 
 
-CHANGES: dict[str, tuple[Callable[[DigitsClient], object], Callable[[DigitsClient], object], object]] = {
-    "set-default": (
-        lambda client: client.ask("management", "PUT", "/models/digits/1.1/set-default"),
-        lambda client: client.default().version,
-        "1.1",
-    ),
-    "scale": (
-        lambda client: client.ask(
-            "management", "PUT", "/models/digits", params={"min_worker": "1", "max_worker": "1", "synchronous": "true"}
-        ),
-        lambda client: client.default().max_workers,
-        1,
-    ),
-    "unregister": (
-        lambda client: client.ask("management", "DELETE", "/models/digits/1.1"),
-        lambda client: set(client.models()),
-        {"1.0"},
-    ),
+def set_default(client: DigitsClient) -> None:
+    client.ask("management", "PUT", "/models/digits/1.1/set-default")
+
+
+def scale(client: DigitsClient) -> None:
+    fewer = {"min_worker": "1", "max_worker": "1", "synchronous": "true"}
+    client.ask("management", "PUT", "/models/digits", params=fewer)
+
+
+def unregister(client: DigitsClient) -> None:
+    client.ask("management", "DELETE", "/models/digits/1.0")
+
+
+# In this order: 1.1 becomes the default, loses a worker, is left alone. -> the default, its workers, all versions
+CHANGES: dict[Callable[[DigitsClient], None], tuple[str, int, set[str]]] = {
+    set_default: ("1.1", 2, {"1.0", "1.1"}),
+    scale: ("1.1", 1, {"1.0", "1.1"}),
+    unregister: ("1.1", 1, {"1.1"}),
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("victim", ["server", "both"])
-def test_what_curl_has_just_changed_survives_a_kill_at_once(victim: str, change: str, own: Config) -> None:
+def kept(config: Config) -> tuple[str, int, set[str]]:
+    with DigitsClient(config, retries=0) as client:
+        return client.default().version, client.default().max_workers, set(client.models())
+
+
+def test_what_curl_has_just_changed_survives_a_kill_at_once(own: Config) -> None:
     """The supervisor has had no time to look: TorchServe's own snapshot tells."""
-    make, look, expected = CHANGES[change]
     build_archive("1.1", own.model_store)
     with serving_client(own) as (process, client):
         client.register("digits-1.1.mar")
-        server = java(process)
-        if victim == "both":
-            process.send_signal(signal.SIGSTOP)
-        make(client)
-        server.kill()
-        if victim == "server":
+        for change, expected in CHANGES.items():
+            with DigitsClient(own, retries=0) as asking:
+                change(asking)
+            java(process).kill()
             wait_for(lambda: answers(own))
-            with DigitsClient(own, retries=0) as again:
-                assert look(again) == expected
-            return
+            assert kept(own) == expected
+
+
+def test_what_curl_has_just_changed_survives_a_kill_of_the_supervisor_too(own: Config) -> None:
+    build_archive("1.1", own.model_store)
+    with serving_client(own) as (process, client):
+        client.register("digits-1.1.mar")
+        process.send_signal(signal.SIGSTOP)
+        for change in CHANGES:
+            change(client)
+        java(process).kill()
         process.kill()
         process.wait()
-    with serving_client(own) as (_, client):
-        assert look(client) == expected
+    with serving_client(own):
+        assert kept(own) == CHANGES[unregister]
 
 
-def test_archives_that_vanished_or_changed_are_reported_and_the_rest_starts(own: Config) -> None:
-    with serving_client(own) as (_, client):
-        roll_out(client)
-    (own.model_store / "digits-1.1.mar").unlink()
-    content = (own.model_store / "digits-1.2.mar").read_bytes()
-    (own.model_store / "digits-1.2.mar").write_bytes(content[:-1] + b"x")
-    with serving_client(own) as (_, client):
+def test_archives_that_vanished_or_changed_are_reported_and_the_rest_starts(rolled_out: Config) -> None:
+    (rolled_out.model_store / "digits-1.1.mar").unlink()
+    content = (rolled_out.model_store / "digits-1.2.mar").read_bytes()
+    (rolled_out.model_store / "digits-1.2.mar").write_bytes(content[:-1] + b"x")
+    with serving_client(rolled_out) as (_, client):
         assert served(client) == ("1.0", {"1.0": (3, 3, 3)})
-    said = errors(own)
+    said = errors(rolled_out)
     assert "digits 1.1 is not served any more:" in said
     assert "digits-1.1.mar has vanished; put it back and register it again" in said
     assert "digits-1.2.mar is not the archive whose SHA-256 is beside it" in said
@@ -219,19 +243,17 @@ def test_serve_with_a_version_makes_it_the_default_once(own: Config) -> None:
             assert client.default().version == "1.0"
 
 
-@pytest.mark.parametrize("end", [Popen.terminate, Popen.kill])
-def test_a_version_that_never_answered_is_not_kept(
-    end: Callable[["Popen[str]"], None], own: Config, project: Path
-) -> None:
+def test_a_version_that_never_answered_is_not_kept(own: Config, project: Path) -> None:
     (project / "handler" / "confidence.py").write_text("raise ImportError('broken')\n")
     build_archive("6.8", own.model_store, project)
     with serving_client(own):
         pass
-    with started(own, "--version", "6.8") as process:
-        wait_for(lambda: "0 of 2 workers of digits 6.8 are READY" in errors(own))
-        end(process)
-        process.wait(60)
-    assert (read_state(own).default, set(read_state(own).versions)) == ("1.0", {"1.0"})
+    for end in (Popen.terminate, Popen.kill):
+        with started(own, "--version", "6.8") as process:
+            wait_for(lambda: "0 of 2 workers of digits 6.8 are READY" in errors(own))
+            end(process)
+            process.wait(60)
+        assert (read_state(own).default, set(read_state(own).versions)) == ("1.0", {"1.0"})
     with serving_client(own) as (_, client):
         assert served(client) == ("1.0", {"1.0": (2, 2, 2)})
 
