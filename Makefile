@@ -117,7 +117,7 @@ profile: $(INSTALLED_BENCH) ## where the time of a request goes, by py-spy and T
 test: $(INSTALLED_DEV) ## all tests, real TorchServe included; ARGS=options of pytest
 	@$(if $(ARGS),,$(PY) -m pytest -m beside -n 2 --dist worksteal &&) $(PY) -m pytest $(or $(ARGS),-m "not beside and not soak")
 
-soak: $(INSTALLED_DEV) ## some 30 minutes: load amid promotions and kills, memory, mutated requests; ARGS=options of pytest
+soak: $(INSTALLED_DEV) ## some 40 minutes: load amid promotions and kills, memory, mutated requests; ARGS=options of pytest
 	@$(PY) -m pytest -m soak $(ARGS)
 
 lint: $(INSTALLED_DEV) ## ruff and mypy

@@ -1,0 +1,54 @@
+"""Servers stopped under load: what was sent before is answered, what comes later is refused."""
+
+import signal
+import time
+
+import pytest
+
+from serving.config import Config
+from serving.torchserve import check_ports
+from tests.pictures import large_picture
+from tests.servers import Load, errors, serving_client, under_load, wait_for
+
+
+def test_a_stop_under_load_answers_all_that_was_sent_and_refuses_the_rest_at_once(own: Config) -> None:
+    """Large pictures, so that at every moment many are queued and in the workers' hands."""
+    with (
+        serving_client(own) as (process, _),
+        under_load(Load(own, connections=12, picture=large_picture(), pause=0.05)) as load,
+    ):
+        wait_for(lambda: sum(time.monotonic() - since > 0.12 for since in list(load.waiting.values())) >= 8)
+        asked = time.monotonic()
+        process.terminate()
+        wait_for(lambda: process.poll() is not None, 60)
+        gone = time.monotonic()
+    assert process.returncode == 0
+    before = [each for each in load.sent if each.sent < asked - 0.1]
+    under_way = [each for each in before if each.ended > asked]
+    assert len(under_way) >= 8
+    assert [each.status for each in before] == [200] * len(before)
+    late = [each for each in load.sent if each.begun > asked + 0.5]
+    lost = sum(each.status != 200 for each in before)
+    slowest = max(each.ended - each.begun for each in late)
+    print(f"{len(under_way)} under way, {lost} lost; {len(late)} later ones refused in {slowest:.2f} s at the most")
+    assert late
+    assert all(each.status in (400, 0) and each.ended - each.begun < 1 for each in late)
+    assert gone - asked < 30
+    assert "stopping with requests under way" not in errors(own)
+    check_ports(own)
+
+
+@pytest.mark.parametrize(("second", "hurries"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
+def test_ctrl_c_while_it_drains_stops_at_once_and_a_second_stop_does_not(
+    second: signal.Signals, hurries: bool, own: Config
+) -> None:
+    with (
+        serving_client(own) as (process, _),
+        under_load(Load(own, connections=12, picture=large_picture(), pause=0.05)),
+    ):
+        time.sleep(1)
+        process.terminate()
+        wait_for(lambda: "draining" in errors(own), 5)
+        process.send_signal(second)
+        assert process.wait(30) == 0
+        assert ("stopping at once" in errors(own)) == hurries
