@@ -17,7 +17,7 @@ needed = $(or $($(1)),$(error no $(1); make $@ $(1)=$(2)))
 
 .DEFAULT_GOAL := help
 .PHONY: help serve demo stop status token certs archive register compare promote rollback scale unregister models metrics monitor \
-  train tune evaluate evaluate-served report predict explain bench bench-quick sweep profile test soak lint audit licences clean
+  train tune evaluate evaluate-served report predict explain bench bench-quick sweep profile test test-slow soak lint audit licences clean
 
 help: ## these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -113,9 +113,13 @@ sweep: $(INSTALLED_BENCH) ## some 21 minutes: every setting of serving, and ever
 profile: $(INSTALLED_BENCH) ## where the time of a request goes, by py-spy and TorchServe's counters, and what an idle handler leaves
 	@$(PY) -m benchmarks.profile_served
 
-# First what needs neither quiet nor both processors, two at once; then the rest. With ARGS one run, of all or of what they name.
-test: $(INSTALLED_DEV) ## all tests, real TorchServe included; ARGS=options of pytest
-	@$(if $(ARGS),,$(PY) -m pytest -m beside -n 2 --dist worksteal &&) $(PY) -m pytest $(or $(ARGS),-m "not beside and not soak")
+# Most tests run two at once; those marked `serial` run by themselves afterwards. With ARGS one run, of what they name.
+test: $(INSTALLED_DEV) ## the tests that an edit can break, real TorchServe included; ARGS=options of pytest
+	@$(if $(ARGS),$(PY) -m pytest $(ARGS),$(PY) -m pytest -m "not serial and not slow and not soak" -n 2 --dist worksteal && $(PY) -m pytest -m "serial and not slow and not soak")
+
+test-slow: $(INSTALLED_DEV) ## what takes minutes: alerts, exact counts, notebooks, browser timings, shell blocks of the docs
+	@$(PY) -m pytest -m "slow and not serial" -n 2 --dist worksteal $(ARGS)
+	@$(PY) -m pytest -m "slow and serial" $(ARGS)
 
 soak: $(INSTALLED_DEV) ## some 40 minutes: load amid promotions and kills, memory, mutated requests; ARGS=options of pytest
 	@$(PY) -m pytest -m soak $(ARGS)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from common.errors import UserError
+
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "digits"
 DEFAULT = ROOT / "config.properties"
@@ -17,8 +19,8 @@ _TLS = ("certificate_file", "private_key_file")
 _GRPC_PORTS = ("grpc_inference_port", "grpc_management_port")
 
 
-class ServingError(Exception):
-    """What a person can mend; the message says how."""
+class ServingError(UserError):
+    """An error of serving that a person can mend; the message says how."""
 
 
 @dataclass(frozen=True)

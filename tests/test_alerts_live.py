@@ -294,7 +294,6 @@ def _stuck_server(found: Prometheus, config: Config) -> None:
     fires(found, STUCK, {("DigitsDown", ""): time.monotonic()})
 
 
-@pytest.mark.beside
 @pytest.mark.timeout(600)
 def test_alerts_fire_in_time_on_their_causes_and_none_in_three_healthy_minutes(tmp_path: Path) -> None:
     configs = three(tmp_path)

@@ -18,8 +18,6 @@ from training.rounds import Rounds
 from training.styles import SHARE, STYLES, drawn, in_other_styles
 from training.teacher import Teacher
 
-pytestmark = pytest.mark.beside
-
 CPU = torch.device("cpu")
 PICTURES = load_data("mnist5k").all_training
 FRAMES = PICTURES.frames

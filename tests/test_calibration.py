@@ -12,8 +12,6 @@ from handler.confidence import SOFTER, Calibration, read_calibration
 from training.calibration import REFUSED, calibrate
 from training.measures import Measures
 
-pytestmark = pytest.mark.beside
-
 
 def drawn(temperature: float, count: int = 20_000) -> Measures:
     """Logits that are `temperature` times too sure of labels drawn from their own probabilities."""

@@ -10,8 +10,6 @@ from PIL import Image
 from tests.pictures import digits
 from training.data import DataError, load_data
 
-pytestmark = pytest.mark.beside
-
 
 def write_folder(root: Path, a_digit: int = 3) -> Path:
     """A folder of one's own pictures: subfolders 0 ... 9, pictures of several formats and sizes."""

@@ -19,8 +19,6 @@ from serving.config import ROOT
 from serving.drift import FEATURES, FLOOR, PICTURES, Counts, Window, counts, psi
 from training.data import raw_pictures
 
-pytestmark = pytest.mark.beside
-
 REFERENCE = json.loads((ROOT / "model" / "model.json").read_text())["reference"]
 
 

@@ -21,8 +21,6 @@ from tests.pictures import digits
 from training.export import RECORD
 from training.model import load_model
 
-pytestmark = pytest.mark.beside
-
 BLANK = png(np.full((28, 28), 200, np.uint8))
 
 

@@ -18,8 +18,6 @@ from evaluation.photo import ASPECTS, DIGIT_SIZES, SHORTER_SIDES, photo
 from tests.pictures import digits
 from training.outliers import LETTERS
 
-pytestmark = pytest.mark.beside
-
 Picture = NDArray[np.uint8]
 
 PHOTOS = 10

@@ -271,7 +271,6 @@ def traffic(client: DigitsClient) -> None:
     client.explain(SMOKE[7])
 
 
-@pytest.mark.beside
 @needs_prometheus
 @pytest.mark.timeout(180)
 def test_every_panel_has_data_beside_a_server_with_traffic(tmp_path: Path) -> None:

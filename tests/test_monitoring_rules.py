@@ -13,8 +13,6 @@ from monitoring.api import SCRAPE_SECONDS
 from monitoring.process import JOBS
 from serving.config import ROOT, read_config
 
-pytestmark = pytest.mark.beside
-
 MONITORING = ROOT / "monitoring"
 RULES = MONITORING / "rules"
 CONFIG = yaml.safe_load((MONITORING / "prometheus.yml").read_text())

@@ -10,8 +10,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
-import pytest
-
 from tests.nginx import EXPLAIN, PREDICT, Reply, free_port, needs_nginx, placed, started
 from tests.pictures import SMOKE
 
@@ -108,7 +106,6 @@ def test_nobody_behind_it_is_told_in_json(tmp_path: Path) -> None:
         assert asked().refuses(502)
 
 
-@pytest.mark.beside
 def test_who_sends_nothing_or_half_a_body_is_cut_off_and_torchserve_never_hears_of_them(tmp_path: Path) -> None:
     with upstream() as behind:
         port = free_port()

@@ -14,8 +14,6 @@ from tests.test_data import write_folder
 from training.predict import MakePrediction
 from training.recipe import ConfigError, configure
 
-pytestmark = pytest.mark.beside
-
 mpl.use("Agg")
 SMOKE = ROOT / "handler" / "smoke"
 

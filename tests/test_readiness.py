@@ -62,7 +62,6 @@ def test_ready_never_lies_when_all_workers_or_java_are_killed(victims: str, own:
         assert no_lie_until_ready(own)[0] == 503
 
 
-@pytest.mark.beside
 def test_ready_never_lies_when_all_workers_hang(own: Config, project: Path) -> None:
     """They are alive, and TorchServe says READY."""
     brake = own.folder / "brake"

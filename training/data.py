@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torchvision.datasets import MNIST
 from tqdm import tqdm
 
+from common.errors import UserError
 from handler.preprocessing import SIZE, Framed, ImageError, examine_grey, read_picture
 from training.model import CLASSES
 
@@ -21,7 +22,7 @@ VALIDATION = 1 / 12  # share of the training pictures: 5,001 of MNIST's 60,000
 SPLIT_SEED = 20_180  # of the validation split alone, so that no run's own seed moves a picture across
 
 
-class DataError(Exception):
+class DataError(UserError):
     """Data that cannot be used; the message names the file or folder and says what was expected."""
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - as all of torch writes it
 from torch import Tensor, nn
 
+from common.errors import UserError
 from handler.preprocessing import CHANNELS
 from training.pooling import laid_out, pool, windows, windows_with_ink
 
@@ -16,7 +17,7 @@ CLASSES = 10
 ARCHITECTURE = "Conv2d(3,10,5) MaxPool2d(2) ReLU Conv2d(10,10,5) Dropout2d MaxPool2d(2) ReLU flatten Linear(1690,10)"
 
 
-class ModelError(Exception):
+class ModelError(UserError):
     """A model file that cannot be used; the message names it and says what was expected."""
 
 

@@ -5,8 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, get_type_hints
 
+from common.errors import UserError
 
-class ConfigError(Exception):
+
+class ConfigError(UserError):
     """An option out of its range; the message names option, value and range."""
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from tqdm import tqdm
 
+from common.errors import UserError
 from handler.preprocessing import to_input
 from training.data import DataSet, Pictures
 from training.export import write_whole
@@ -32,7 +33,7 @@ METHOD = 3  # of training: another number wherever the same options come to trai
 OUTLIER_WEIGHT = 0.06  # of the pictures of no digit in the loss; 0.5, as Hendrycks et al. have it, costs accuracy
 
 
-class ResumeError(Exception):
+class ResumeError(UserError):
     """A checkpoint that does not belong to this run; the message names what differs."""
 
 

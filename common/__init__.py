@@ -1,0 +1,1 @@
+"""What all packages share: the command line's shell, errors that a user can mend, files written whole."""
