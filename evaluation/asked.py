@@ -51,9 +51,9 @@ class Asked:
         self.batch = int(yaml.safe_load((folder / "model-config.yaml").read_text())["batchSize"])
         self.handler = DigitHandler()
         self.handler.initialize(self._context(0))
-        self.network = self.handler.reader.network
+        self.network = self.handler.classifier.network
         self.logits: list[torch.Tensor] = []
-        setattr(self.handler.reader, "network", self._recorded)  # noqa: B010 - mypy takes it for a scripted model
+        setattr(self.handler.classifier, "network", self._recorded)  # noqa: B010 - mypy takes it for a scripted model
 
     def answers(self, pictures: list[bytes], name: str) -> Answers:
         """Asks for all pictures in batches of the shipped size; any other refusal than 422 is an error."""
@@ -62,7 +62,7 @@ class Asked:
         rows = [row for start in starts for row in self._batch(pictures[start : start + self.batch])]
         blank = np.array([status == 422 for status, _ in rows])
         scores = np.full(len(rows), LOWEST)
-        scores[~blank] = self.handler.reader.calibration.score(torch.cat(self.logits)) if self.logits else 0
+        scores[~blank] = self.handler.classifier.calibration.score(torch.cat(self.logits)) if self.logits else 0
         unknown: dict[str, Any] = {"digit": -1, "probabilities": [0.0] * CLASSES, "accepted": False, "warnings": []}
         known = [unknown if status == 422 else answer for status, answer in rows]
         return Answers(

@@ -13,9 +13,9 @@ from evaluation.asked import Asked, asked
 from evaluation.outliers import MissingData
 from evaluation.report import SEED
 from evaluation.sets import Sample, digit_sets, fashion_set, outlier_sets, scikit_learn_digits
+from handler.drift import FEATURES, WINDOW, DriftWindow, count_features
 from handler.metrics import Metrics
 from serving.config import ROOT
-from serving.drift import FEATURES, PICTURES, Window, counts
 from training.data import raw_pictures
 from training.export import RECORD, write_whole
 
@@ -51,7 +51,7 @@ def drift(source: str, folder: Path) -> str:
         others = [(each.name, windows(handler, each, reference["shares"], most=1)) for each in sets]
     text = TEXT.format(
         data=f"MNIST's {len(greys):,} test pictures" if source != "mnist5k" else "mnist5k",
-        reference=reference["pictures"], window=PICTURES, own=_table(own),
+        reference=reference["pictures"], window=WINDOW, own=_table(own),
         others=_table([(name, told[0]) for name, told in others if told]),
     )  # fmt: skip
     write_whole(folder / PAGE, lambda file: file.write(text.encode()))
@@ -59,7 +59,7 @@ def drift(source: str, folder: Path) -> str:
 
 
 def _own(handler: Asked, sample: Sample, shares: Shares) -> list[Row]:
-    """Of all the set's pictures, and of the windows of PICTURES in two orders."""
+    """Of all the set's pictures, and of the windows of WINDOW in two orders."""
     rows = [("all", windows(handler, sample, shares, least=len(sample.pictures))[0])]
     order = np.random.default_rng(SEED).permutation(len(sample.pictures))
     shuffled = replace(sample, pictures=[sample.pictures[row] for row in order])
@@ -77,19 +77,17 @@ def _fashion() -> Iterator[Sample]:
         return
 
 
-def windows(
-    handler: Asked, sample: Sample, shares: Shares, least: int = PICTURES, most: int = 1000
-) -> list[list[float]]:
+def windows(handler: Asked, sample: Sample, shares: Shares, least: int = WINDOW, most: int = 1000) -> list[list[float]]:
     """The index of each feature, of one window of at least so many pictures after the other, at most so many."""
     handler.handler.metrics = metrics = Metrics("0")
-    first, told = counts(metrics.registry.collect())["0"], list[list[float]]()
+    first, told = count_features(metrics.registry.collect())["0"], list[list[float]]()
     for start in range(0, len(sample.pictures), handler.batch):
         handler.answers(sample.pictures[start : start + handler.batch], sample.name)
-        window = Window()
-        for each in (first, counts(metrics.registry.collect())["0"]):
+        window = DriftWindow()
+        for each in (first, count_features(metrics.registry.collect())["0"]):
             window.add(each)
-        if window.pictures() >= least:
-            found = window.drift(shares)
+        if window.images >= least:
+            found = window.compute_drift(shares)
             told.append([found[feature] for feature in FEATURES])
             first = window.looks[-1]
         if len(told) == most:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import cv2
 import numpy as np
@@ -56,6 +56,11 @@ class ImageError(Exception):
         self.status = status
         self.message = message
         self.source = source
+
+    def without_frames(self) -> Self:
+        """Drop traceback and causes, whose frames would keep pixels in memory until the batch is done."""
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
 
     @property
     def reason(self) -> str:

@@ -5,7 +5,8 @@ from typing import Any
 from handler.decoding import FORMATS, MAX_BYTES, MAX_PIXELS
 from handler.marks import SIZE
 from handler.preprocessing import WARNINGS
-from handler.sent import MAX_BRACKETS, MAX_COMMAS, MAX_ITEMS
+from handler.protocol import MAX_INSTANCES
+from handler.request_parser import MAX_BRACKETS, MAX_COMMAS
 
 Schema = dict[str, Any]
 
@@ -43,7 +44,7 @@ SCHEMAS: dict[str, Schema] = {
         "properties": {
             "instances": {
                 "type": "array",
-                "maxItems": MAX_ITEMS,
+                "maxItems": MAX_INSTANCES,
                 "items": {
                     "type": "object",
                     "required": ["b64"],
@@ -53,7 +54,7 @@ SCHEMAS: dict[str, Schema] = {
         },
     },
     "Predictions": _object(
-        predictions={"type": "array", "maxItems": MAX_ITEMS, "items": _one_of("Answer", "Refusal")},
+        predictions={"type": "array", "maxItems": MAX_INSTANCES, "items": _one_of("Answer", "Refusal")},
     ),
     "Explanation": _object(
         digit=DIGIT,
@@ -75,7 +76,7 @@ def description(version: str, record: dict[str, Any]) -> dict[str, Any]:
             "bytes": MAX_BYTES,
             "pixels": MAX_PIXELS,
             "formats": list(FORMATS),
-            "instances": MAX_ITEMS,
+            "instances": MAX_INSTANCES,
             "json_brackets": MAX_BRACKETS,
             "json_commas": MAX_COMMAS,
         },

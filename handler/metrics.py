@@ -6,7 +6,6 @@ multiprocess mode); the supervisor adds up those of all workers. Without that fo
 
 import logging
 import os
-from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Sequence
 from functools import cache
@@ -15,58 +14,44 @@ from pathlib import Path
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Histogram, values
 
-from handler.cells import Cell
+from handler.drift import CONFIDENCE, INK, SIZE, WIDTH
 from handler.marks import ink_and_widths
-from handler.preprocessing import WARNINGS, Framed, ImageError
-from handler.room import take_room
-from handler.seen import Seen, Served
+from handler.protocol import METRICS_FOLDER, WARNINGS, reserve_metric_files
+from handler.records import ImageRecord, Request
 
 SECONDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 REQUESTS = (1, 2, 4, 8, 16)
 REASONS = ("unreadable", "too_large", "blank", "invalid_request", "late", "internal_error")
 KINDS = ("digit", "digits", "explanation", "description")
-# Of what is compared with the reference in model.json (training/reference.py): fine where MNIST's pictures are.
-CONFIDENCE = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999, 1.0)
-INK = (0.05, 0.07, 0.08, 0.09, 0.1, 0.11, 0.12, 0.13, 0.14, 0.16, 0.18, 0.2, 0.25, 0.3)
-WIDTH = (2.0, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 6.5, 7.0, 8.0, 9.0, 10.0, 12.0, 16.0)
-SIZE = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192)
 
 
-def _prepare() -> None:
-    """Values in files, if there is room on the disk; else they stay with the worker: it serves all the same."""
-    if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+def _choose_storage() -> None:
+    """Keep values in files, if there is room on the disk; else in this process: it serves all the same."""
+    if folder := os.environ.get(METRICS_FOLDER):
         try:
-            take_room(Path(folder), os.getpid())
-            values.ValueClass = Cell
+            reserve_metric_files(Path(folder), os.getpid())
         except OSError as error:
             logging.warning("what this worker counts is not shown: %s", error)
             values.ValueClass = values.MutexValue
 
 
-class _Histogram(Histogram):
-    """One that takes a batch's values at once, and looks for each value's bucket by halves."""
-
-    def observe_all(self, values: Sequence[float]) -> None:
-        if values:
-            self._sum.inc(sum(values))
-            for value in values:
-                self._buckets[bisect_left(self._upper_bounds, value)].inc(1)
+def _observe(histogram: Histogram, observed: Sequence[float]) -> None:
+    for value in observed:
+        histogram.observe(value)
 
 
 class Metrics:
     """Of the worker's version. All values are there, at 0, from the start: a rate sees the first event too."""
 
     def __init__(self, version: str) -> None:
-        _prepare()
+        _choose_storage()
         self.registry = registry = CollectorRegistry()
 
         def counter(name: str, told: str, *labels: str) -> Counter:
             return Counter(f"digits_{name}", told, ["version", *labels], registry=registry)
 
-        def histogram(name: str, told: str, buckets: Sequence[float] = SECONDS) -> _Histogram:
-            made = _Histogram(f"digits_{name}", told, ["version"], registry=registry, buckets=buckets)
-            child: _Histogram = made.labels(version)
-            return child
+        def histogram(name: str, told: str, buckets: Sequence[float] = SECONDS) -> Histogram:
+            return Histogram(f"digits_{name}", told, ["version"], registry=registry, buckets=buckets).labels(version)
 
         requests = counter("requests", "requests that reached a handler, by kind and status", "kind", "status")
         self.requests = cache(lambda kind, status: requests.labels(version, kind, str(status)))
@@ -91,37 +76,35 @@ class Metrics:
         self.handling = histogram("handler_seconds", "of the batch that a request was answered in")
         self.batch = histogram("batch_requests", "requests that a worker got at once", REQUESTS)
 
-    def record(self, served: Sequence[Served], seconds: float) -> None:
-        """Counts a batch's requests, which took the handler so long together."""
-        if not served:
+    def record(self, requests: Sequence[Request], seconds: float) -> None:
+        """Count a batch's requests, which took the handler so many seconds together."""
+        if not requests:
             return
         self.busy.inc(seconds)
-        self.batch.observe_all([len(served)])
-        self.handling.observe_all([seconds] * len(served))
-        for (kind, status), count in Tally([(each.kind, each.status) for each in served]).items():
+        self.batch.observe(len(requests))
+        _observe(self.handling, [seconds] * len(requests))
+        for (kind, status), count in Tally([(each.kind, each.status) for each in requests]).items():
             self.requests(kind, status).inc(count)
-        self._pictures([seen for each in served for seen in each.pictures])
+        self._record_images([image for each in requests for image in each.images])
 
-    def _pictures(self, pictures: Sequence[Seen]) -> None:
-        self.decoding.observe_all([seen.decoding for seen in pictures if seen.decoding is not None])
-        self.framing.observe_all([seen.framing for seen in pictures if seen.framing is not None])
-        refused = Tally([seen.outcome.reason for seen in pictures if isinstance(seen.outcome, ImageError)])
-        for reason, count in refused.items():
+    def _record_images(self, images: Sequence[ImageRecord]) -> None:
+        _observe(self.decoding, [image.decode_seconds for image in images if image.decode_seconds is not None])
+        _observe(self.framing, [image.framing_seconds for image in images if image.framing_seconds is not None])
+        for reason, count in Tally([image.error.reason for image in images if image.error]).items():
             self.refusals[reason].inc(count)
-        self._predictions([(seen, seen.outcome) for seen in pictures if isinstance(seen.outcome, Framed)])
+        if predicted := [image for image in images if image.framed and not image.error]:
+            self._record_predictions(predicted)
 
-    def _predictions(self, read: Sequence[tuple[Seen, Framed]]) -> None:
-        told = [seen.told for seen, _ in read]
-        for digit, count in Tally([each["digit"] for each in told]).items():
+    def _record_predictions(self, images: Sequence[ImageRecord]) -> None:
+        predictions = [image.prediction for image in images]
+        for digit, count in Tally([prediction["digit"] for prediction in predictions]).items():
             self.predictions[digit].inc(count)
-        for warning, count in Tally([warning for _, framed in read for warning in framed.warnings]).items():
+        for warning, count in Tally([each for prediction in predictions for each in prediction["warnings"]]).items():
             self.warnings[warning].inc(count)
-        if rejected := sum(not each["accepted"] for each in told):
-            self.rejections.inc(rejected)
-        self.confidence.observe_all([each["confidence"] for each in told])
-        self.inference.observe_all([seen.inference or 0.0 for seen, _ in read])
-        if read:
-            ratios, widths = ink_and_widths(np.asarray([framed.frame for _, framed in read]))
-            self.ink.observe_all(ratios)
-            self.width.observe_all(widths)
-        self.size.observe_all([max(seen.source[1:]) for seen, _ in read if seen.source])
+        self.rejections.inc(sum(not prediction["accepted"] for prediction in predictions))
+        _observe(self.confidence, [prediction["confidence"] for prediction in predictions])
+        _observe(self.inference, [image.inference_seconds or 0.0 for image in images])
+        ratios, widths = ink_and_widths(np.asarray([image.framed.frame for image in images if image.framed]))
+        _observe(self.ink, ratios)
+        _observe(self.width, widths)
+        _observe(self.size, [max(image.source[1:]) for image in images if image.source])

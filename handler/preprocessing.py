@@ -17,6 +17,7 @@ from handler.decoding import Grey, ImageError, Source, decode, decoded
 from handler.marks import SIZE, Marks, cut_out, find_marks, place, upright
 from handler.paper import background, reduced, separate, sheet
 from handler.plain_png import plain_png
+from handler.protocol import WARNINGS
 
 __all__ = [
     "CHANNELS",
@@ -32,14 +33,13 @@ __all__ = [
     "examine_paper",
     "frame",
     "frame_grey",
-    "plain_png",
-    "plain_source",
+    "read_any",
     "read_grey",
     "read_picture",
+    "read_plain_png",
     "to_input",
 ]
 
-WARNINGS = ("inverted", "several_marks", "faint", "touches_border", "low_resolution")
 CHANNELS = 3  # equal ones: the model was born for RGB pictures
 FAINT = 64  # of the 255 from paper to black or white, the strongest ink; less is faint
 LOW_RESOLUTION = 12  # pixels of the ink's longer side; less is too few to be sure
@@ -72,17 +72,19 @@ def read_grey(picture: bytes) -> Grey:
 
 def read_picture(picture: bytes) -> tuple[Grey, Source]:
     """The same, and what it was sent as."""
+    return read_plain_png(picture) or read_any(picture)
+
+
+def read_plain_png(picture: bytes) -> tuple[Grey, Source] | None:
+    """The same of a plain PNG alone, by the quick way; None for any other file."""
     plain = plain_png(picture)
-    if plain is not None:
-        return plain, plain_source(plain)
+    return None if plain is None else (plain, Source("PNG", *plain.shape[::-1]))
+
+
+def read_any(picture: bytes) -> tuple[Grey, Source]:
+    """The same by Pillow, which reads plain PNGs too."""
     grey, source = decoded(picture)
     return reduced(grey), source
-
-
-def plain_source(plain: Grey) -> Source:
-    """Of what `plain_png` has read."""
-    height, width = plain.shape
-    return Source("PNG", width, height)
 
 
 def frame_grey(grey: Grey) -> Grey:

@@ -12,9 +12,8 @@ from typing import Any
 
 import orjson
 
-from handler.environment import LOG_LEVEL, LOG_PATH
-from handler.preprocessing import ImageError
-from handler.seen import Seen, Served
+from handler.protocol import REQUEST_LOG_LEVEL, REQUEST_LOG_PATH
+from handler.records import ImageRecord, Request
 
 
 class RequestLog:
@@ -25,22 +24,22 @@ class RequestLog:
         self.least = 0 if self.path is None else logging.getLevelNamesMapping()[level.upper()]
 
     @classmethod
-    def by_environment(cls) -> "RequestLog":
-        return cls(os.environ.get(LOG_PATH), os.environ.get(LOG_LEVEL, "off"))
+    def from_environment(cls) -> "RequestLog":
+        return cls(os.environ.get(REQUEST_LOG_PATH), os.environ.get(REQUEST_LOG_LEVEL, "off"))
 
-    def write(self, served: Sequence[Served], seconds: float, version: str) -> None:
-        """Lines for a batch's requests, which took the handler so long together."""
+    def write(self, requests: Sequence[Request], seconds: float, version: str) -> None:
+        """Write a line for each request of a batch, which took the handler so many seconds."""
         if self.path is None:
             return
         now, milliseconds = datetime.now(UTC).isoformat(timespec="milliseconds"), round(1000 * seconds, 3)
         common = {"time": now, "version": version, "milliseconds": milliseconds}
         lines = [
-            orjson.dumps(_told(common, each), option=orjson.OPT_APPEND_NEWLINE)
-            for each in served
-            if _level(each.status) >= self.least
+            orjson.dumps(common | _describe(request), option=orjson.OPT_APPEND_NEWLINE)
+            for request in requests
+            if _level(request.status) >= self.least
         ]
         if lines:
-            with suppress(OSError):  # a full disk costs the lines, not the answers
+            with suppress(OSError):  # a full disk costs the lines, not the responses
                 _append(self.path, b"".join(lines))
 
 
@@ -59,31 +58,35 @@ def _level(status: int) -> int:
     return logging.WARNING if status < 500 else logging.ERROR
 
 
-def _told(common: dict[str, Any], served: Served) -> dict[str, Any]:
-    told = {
-        **common,
-        "request_id": served.request_id,
-        "kind": served.kind,
-        "status": served.status,
-        "bytes": served.size,
+def _describe(request: Request) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "request_id": request.request_id,
+        "kind": request.kind,
+        "status": request.status,
+        "bytes": sum(len(image.content) for image in request.images),
     }
-    if served.correlation:
-        told["correlation_id"] = served.correlation
-    if served.kind == "digits":
-        told["pictures"] = len(served.pictures)
-        told["refused"] = sum(isinstance(seen.outcome, ImageError) for seen in served.pictures)
-    else:
-        for seen in served.pictures:  # one, or none of a description
-            _add_picture(told, seen)
-    return told
+    if request.correlation_id:
+        fields["correlation_id"] = request.correlation_id
+    if request.kind == "digits":
+        return fields | {
+            "pictures": len(request.images),
+            "refused": sum(image.error is not None for image in request.images),
+        }
+    for image in request.images:  # one, or none of a description
+        fields |= _describe_image(image)
+    return fields
 
 
-def _add_picture(told: dict[str, Any], seen: Seen) -> None:
-    if isinstance(seen.outcome, ImageError):
-        told["reason"] = seen.outcome.reason
-    else:
-        told["digit"] = seen.told["digit"]
-        told["confidence"] = round(seen.told["confidence"], 6)
-        told["accepted"] = seen.told["accepted"]
-    if seen.source:
-        told["format"], told["width"], told["height"] = seen.source
+def _describe_image(image: ImageRecord) -> dict[str, Any]:
+    fields: dict[str, Any] = {"reason": image.error.reason} if image.error else _describe_prediction(image.prediction)
+    if image.source:
+        fields["format"], fields["width"], fields["height"] = image.source
+    return fields
+
+
+def _describe_prediction(prediction: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "digit": prediction["digit"],
+        "confidence": round(prediction["confidence"], 6),
+        "accepted": prediction["accepted"],
+    }

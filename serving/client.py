@@ -16,12 +16,12 @@ from typing import Any, Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from handler.correlation import PROBE
+from handler.protocol import MAX_INSTANCES, PROBE_HEADER
 from serving.archive import Smoke, by_number, check_archive, read_smoke
 from serving.config import MODEL, ServingError
 from serving.connection import Connection, RefusedError, refused
 from serving.drain import wait_idle
-from serving.pictures import MOST, File, Picture, calls, file_or_error, instances, read_picture
+from serving.pictures import File, Picture, calls, file_or_error, instances, read_picture
 from serving.results import Answer, Explanation, Ready, Sample, Version, answer_of, explanation_of, version_of
 from serving.state import read_state
 
@@ -52,7 +52,7 @@ class DigitsClient(Connection):
 
         A path, a file's bytes, a PIL image, or an array: uint8 [H,W], [H,W,3] or [H,W,4], uint16 or bool [H,W].
         """
-        headers = {PROBE: "1"} if probe else {}
+        headers = {PROBE_HEADER: "1"} if probe else {}
         return answer_of(self._inferred("predictions", version, data=read_picture(picture), headers=headers))
 
     def predict_many(
@@ -63,8 +63,8 @@ class DigitsClient(Connection):
         Takes the pictures as it goes, so that there may be more of them than memory holds: no more than two requests
         of the server's limit for each connection.
         """
-        if not 1 <= bulk <= MOST:
-            raise ServingError(f"{bulk} pictures a call; expected 1 to {MOST}")
+        if not 1 <= bulk <= MAX_INSTANCES:
+            raise ServingError(f"{bulk} pictures a call; expected 1 to {MAX_INSTANCES}")
         files = map(file_or_error, pictures)
         under_way: deque[Future[list[Answer | ServingError]]] = deque()
         with ThreadPoolExecutor(connections) as pool:
@@ -85,7 +85,7 @@ class DigitsClient(Connection):
         """Why the digit on a picture was read; with a `target`, what speaks for that digit and what against it."""
         form = {"data": ("picture", read_picture(picture))}
         fields = {} if target is None else {"target": (None, str(target))}
-        headers = {PROBE: "1"} if probe else {}
+        headers = {PROBE_HEADER: "1"} if probe else {}
         return explanation_of(self._inferred("explanations", version, files=form | fields, headers=headers))
 
     def models(self) -> dict[str, Version]:

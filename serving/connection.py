@@ -14,7 +14,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ReadTimeoutError
 from urllib3.util import Retry
 
-from handler.correlation import CORRELATION
+from handler.protocol import CORRELATION_HEADER
 from serving.config import Config, ServingError, read_config
 
 TOKENS = ("inference", "management", "API")
@@ -187,10 +187,10 @@ class _Own(HTTPAdapter):
     """
 
     def send(self, request: requests.PreparedRequest, *given: Any, **options: Any) -> requests.Response:
-        own = request.headers.setdefault(CORRELATION, uuid4().hex)
+        own = request.headers.setdefault(CORRELATION_HEADER, uuid4().hex)
         for _ in range(1 + (self.max_retries.total or 0)):
             response = super().send(request, *given, **options)
-            if response.headers.get(CORRELATION, own) == own:
+            if response.headers.get(CORRELATION_HEADER, own) == own:
                 return response
             response.close()
         raise AnothersError

@@ -15,8 +15,6 @@ from serving.config import ServingError
 
 Picture = str | Path | bytes | Image.Image | NDArray[Any]
 
-MOST = 256  # pictures of a call that the service accepts
-
 _ITEM = len(json.dumps({"b64": ""}) + ", ")
 _BODY = len(json.dumps({"instances": []}))
 

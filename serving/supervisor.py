@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
 
-from handler.environment import LOG_LEVEL, LOG_PATH
+from handler.protocol import REQUEST_LOG_LEVEL, REQUEST_LOG_PATH
 from serving.archive import archive_path, by_number, check_archive
 from serving.client import DigitsClient
 from serving.config import MODEL, Config, ServingError
@@ -110,7 +110,7 @@ class Supervisor:
         self._new_keys_at(time.time())
 
     def _log_environment(self) -> dict[str, str]:
-        return {LOG_PATH: str(self.config.request_log), LOG_LEVEL: self.config.request_log_level}
+        return {REQUEST_LOG_PATH: str(self.config.request_log), REQUEST_LOG_LEVEL: self.config.request_log_level}
 
     def _wait_ready(self, orders: Orders) -> bool:
         """Waits until all workers answer, or as many as do in READY_SECONDS; False if it is to stop before that."""

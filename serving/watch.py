@@ -17,10 +17,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from handler import __version__
+from handler.drift import DriftWindow, count_features
 from serving.archive import archive_path, sha256
 from serving.client import DigitsClient
 from serving.config import Config, ServingError
-from serving.drift import Window, counts
 from serving.readiness import Readiness
 from serving.results import Version
 from serving.torchserve import TorchServe
@@ -52,7 +52,7 @@ class Watch:
         self.versions: dict[str, Version] = {}
         self.default = ""
         self.processes: dict[tuple[str, str], int] = {}  # of version and worker
-        self.windows: dict[str, Window] = {}
+        self.windows: dict[str, DriftWindow] = {}
         self.drift: dict[str, tuple[int, dict[str, float]]] = {}  # pictures of the window, and index by feature
         self.restarts = Counter(
             "digits_worker_restarts", "workers that were replaced, by version", ["version"], registry=registry
@@ -94,11 +94,11 @@ class Watch:
             self.seen, self.processes = server, {}
         for each in self.versions.values():
             self._count_restarts(each)
-        counted = counts(self.workers.collect())
-        self.windows = {name: self.windows.get(name, Window()) for name in counted.keys() & self.versions.keys()}
+        counted = count_features(self.workers.collect())
+        self.windows = {name: self.windows.get(name, DriftWindow()) for name in counted.keys() & self.versions.keys()}
         for name, window in self.windows.items():
             window.add(counted[name])
-            self.drift[name] = window.pictures(), window.drift(self._record(name)[1])
+            self.drift[name] = window.images, window.compute_drift(self._record(name)[1])
 
     def _count_restarts(self, version: Version) -> None:
         restarts = self.restarts.labels(version.version)

@@ -11,7 +11,7 @@ from prometheus_client import Metric
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from handler.room import FILES, take_room
+from handler.protocol import METRIC_FILES, METRICS_FOLDER, reserve_metric_files
 
 ENDED = 0  # stands for the process in the names of the files that hold what ended workers have counted
 
@@ -34,7 +34,7 @@ class WorkerMetrics:
 
     def environment(self) -> dict[str, str]:
         """Of workers."""
-        return {"PROMETHEUS_MULTIPROC_DIR": str(self.folder)}
+        return {METRICS_FOLDER: str(self.folder)}
 
     def collect(self) -> Iterator[Metric]:
         """Every metric, as prometheus_client's registry asks for it."""
@@ -44,7 +44,7 @@ class WorkerMetrics:
 
     def _merged(self) -> list[Metric]:
         with suppress(OSError):  # a full disk: they are added up all the same
-            for kind in FILES:
+            for kind in METRIC_FILES:
                 self._absorb(kind)
         files = [str(path) for path in self.folder.glob("*.db") if path.stat().st_size]  # others are being made
         return list(MultiProcessCollector.merge(files))  # type: ignore[no-untyped-call]
@@ -55,7 +55,7 @@ class WorkerMetrics:
         if not ended:
             return
         path = self.folder / f"{kind}_{ENDED}.db"
-        take_room(self.folder, ENDED, sum(map(_used, [path, *ended])))
+        reserve_metric_files(self.folder, ENDED, sum(map(_used, [path, *ended])))
         kept = MmapedDict(str(path))  # type: ignore[no-untyped-call]
         for path in ended:
             if path.stat().st_size:

@@ -1,16 +1,13 @@
 """Servers and models that tests share. TorchServe is real, the archives are real; no port is fixed."""
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from zipfile import ZipFile
 
 import pytest
 import torch
-from ts.context import Context, RequestProcessor
 
 import training  # noqa: F401 - makes torchvision importable beside a CPU-only torch
 from handler.digit_handler import DigitHandler
@@ -18,6 +15,7 @@ from serving.archive import build_archive
 from serving.client import DigitsClient
 from serving.config import ROOT, Config
 from serving.supervisor import running
+from tests.handler_calls import make_context
 from tests.servers import with_archives
 
 os.environ["LOKY_MAX_CPU_COUNT"] = "2"  # tests know two workers, on a machine of more cores as well
@@ -81,15 +79,7 @@ def handler(model_dir: Path) -> DigitHandler:
     """As a worker has it."""
     threads = torch.get_num_threads()
     handler = DigitHandler()
-    handler.initialize(context_of(model_dir, 0))
+    handler.initialize(make_context(model_dir, 0))
     assert torch.get_num_threads() == 1
     torch.set_num_threads(threads)
     return handler
-
-
-def context_of(model_dir: Path, rows: int, headers: list[dict[str, Any]] | None = None) -> Context:
-    """TorchServe's own, for a batch of so many rows with these headers."""
-    manifest = json.loads((model_dir / "MAR-INF" / "MANIFEST.json").read_text())
-    context = Context("digits", str(model_dir), manifest, 16, None, "0.12.0")
-    context.request_processor = [RequestProcessor(each) for each in headers or [{}] * rows]
-    return context

@@ -26,9 +26,9 @@ from evaluation.sets import png
 from serving.client import DigitsClient
 from serving.config import ROOT, Config, ServingError, on_free_ports, read_config
 from serving.connection import read_key
+from tests.handler_calls import JSON, make_batch_body
 from tests.pictures import large_picture
 from tests.servers import java, output_until_curl, serving_client, started, wait_for, with_archives, workers
-from tests.test_sent import JSON, bulk
 from training.data import raw_pictures
 
 MONITORING = ROOT / "monitoring"
@@ -184,7 +184,7 @@ def _healthy(found: Prometheus, healthy: Healthy, seconds: float) -> None:
 def _sick(found: Prometheus, config: Config, process: "subprocess.Popen[str]") -> None:
     """Drifting and slow, with workers that die: all at once, as what is sick is."""
     inverted = [png(255 - grey) for grey in raw_pictures("mnist5k")[0][::250]]
-    slow = bulk(*[large_picture()] * 8, *inverted)  # over 0.2 s of a worker's
+    slow = make_batch_body(*[large_picture()] * 8, *inverted)  # over 0.2 s of a worker's
     url = config.url("inference") + "/predictions/digits"
     headers = JSON | {"Authorization": f"Bearer {read_key(config.key_file, 'inference')}"}
     begun = time.monotonic()

@@ -8,13 +8,13 @@ import psutil
 import pytest
 import requests as http
 import yaml
+from handler.reader import Reader
 
 from benchmarks import contenders, loads
 from benchmarks.contenders import DEFAULTS, FASTAPI, IDLE, LITSERVE, started
 from benchmarks.loads import JSON, PATH, as_sent, photos, write_requests
 from benchmarks.usage import family
 from handler.preprocessing import examine
-from handler.reader import Reader
 from serving.archive import cores
 from serving.client import DigitsClient
 from serving.config import ROOT, ServingError, read_config
@@ -28,7 +28,7 @@ EXTRA = {FASTAPI: "fastapi", LITSERVE: "litserve", DEFAULTS: "ts"}
 def test_a_peer_answers_as_the_project_does(name: str, tmp_path: Path) -> None:
     pytest.importorskip(EXTRA[name], reason="of the bench extra: pip install -r requirements-bench.txt")
     reader = Reader(ROOT / "scripted_model.pt", ROOT / "model" / "model.json", "1.0")
-    expected = reader.answers([[examine(SMOKE[7]), examine(SMOKE[3])]])
+    expected = classifier.predict([[examine(SMOKE[7]), examine(SMOKE[3])]])
     with started(name, tmp_path) as server:
         processes = family(server.process.pid)
         assert asked(server, *server.plan.wrap(SMOKE[7]))["probabilities"] == pytest.approx(

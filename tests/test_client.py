@@ -13,11 +13,11 @@ import requests
 from PIL import Image
 
 from handler.preprocessing import examine
-from handler.sent import MAX_ITEMS
+from handler.protocol import MAX_INSTANCES
 from serving.client import DigitsClient
 from serving.config import Config, ServingError, on_free_ports
 from serving.connection import ENVIRONMENT, RefusedError, UnreachableError, read_key
-from serving.pictures import MOST, File, Picture, PictureError, calls, instances
+from serving.pictures import File, Picture, PictureError, calls, instances
 from serving.results import Answer
 from tests.pictures import SMOKE, bad_pictures, digits, encode
 from tests.servers import command, output_until_curl, started
@@ -166,11 +166,10 @@ def test_a_group_is_sent_before_the_next_file_is_read() -> None:
     assert taken == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("bulk", [0, -1, MOST + 1])
+@pytest.mark.parametrize("bulk", [0, -1, MAX_INSTANCES + 1])
 def test_a_call_of_none_or_of_more_than_the_service_takes_is_refused(bulk: int, client: DigitsClient) -> None:
     with pytest.raises(ServingError, match=f"{bulk} pictures a call; expected 1 to 256"):
         next(client.predict_many([SMOKE[1]], bulk=bulk))
-    assert MOST == MAX_ITEMS
 
 
 def test_no_pictures_have_no_answers(client: DigitsClient) -> None:

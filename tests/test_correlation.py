@@ -13,40 +13,41 @@ from typing import Any
 import pytest
 import requests
 
-from handler.correlation import CORRELATION
 from handler.digit_handler import DigitHandler
+from handler.protocol import CORRELATION_HEADER
 from serving.client import DigitsClient
 from serving.config import ROOT, Config
 from serving.connection import UnreachableError
-from tests.conftest import context_of
+from tests.handler_calls import EXPLAIN, JSON, make_batch_body, make_context
 from tests.pictures import SMOKE
-from tests.test_sent import EXPLAIN, JSON, bulk
 
 PREDICT = "/predictions/digits"
 
 
 def test_each_rows_answer_or_refusal_has_what_its_sender_gave(handler: DigitHandler, model_dir: Path) -> None:
-    rows = [{"body": SMOKE[1]}, {"body": b""}, {"body": bulk(SMOKE[2])}, {"body": b"{"}, {"body": SMOKE[3]}]
-    headers = [{CORRELATION: f"row-{row}_{row}.{row}"} | also for row, also in enumerate([{}, {}, JSON, JSON, EXPLAIN])]
-    context = context_of(model_dir, len(rows), headers)
+    rows = [{"body": SMOKE[1]}, {"body": b""}, {"body": make_batch_body(SMOKE[2])}, {"body": b"{"}, {"body": SMOKE[3]}]
+    headers = [
+        {CORRELATION_HEADER: f"row-{row}_{row}.{row}"} | also for row, also in enumerate([{}, {}, JSON, JSON, EXPLAIN])
+    ]
+    context = make_context(model_dir, len(rows), headers)
     handler.handle(rows, context)
-    assert [context.get_response_headers(row)[CORRELATION] for row in range(len(rows))] == [
-        each[CORRELATION] for each in headers
+    assert [context.get_response_headers(row)[CORRELATION_HEADER] for row in range(len(rows))] == [
+        each[CORRELATION_HEADER] for each in headers
     ]
 
 
 @pytest.mark.parametrize("given", ["", "a" * 65, "a b", "a\r\nSet-Cookie: b", "\u0663", {"content-type": ""}])
 def test_what_is_no_name_for_an_answer_does_not_come_back(given: Any, handler: DigitHandler, model_dir: Path) -> None:
-    context = context_of(model_dir, 1, [{CORRELATION: given}])
+    context = make_context(model_dir, 1, [{CORRELATION_HEADER: given}])
     handler.handle([{"body": SMOKE[1]}], context)
-    assert CORRELATION not in context.get_response_headers(0)
+    assert CORRELATION_HEADER not in context.get_response_headers(0)
 
 
 @pytest.mark.parametrize("picture", [SMOKE[1], b"none"])
-@pytest.mark.parametrize("name", [CORRELATION, CORRELATION.lower()])
+@pytest.mark.parametrize("name", [CORRELATION_HEADER, CORRELATION_HEADER.lower()])
 def test_it_comes_back_through_torchserve(name: str, picture: bytes, client: DigitsClient) -> None:
     response = client.request("inference", "POST", PREDICT, data=picture, headers={name: "mine"})
-    assert response.headers[CORRELATION] == "mine"
+    assert response.headers[CORRELATION_HEADER] == "mine"
 
 
 class Late(BaseHTTPRequestHandler):
@@ -64,7 +65,7 @@ class Late(BaseHTTPRequestHandler):
         self.answers.append(requests.post(self.server_url + self.path, body, headers=dict(self.headers), timeout=10))
         answer = self.answers[0] if len(self.answers) == 1 else self.answers.pop(0)
         self.send_response(answer.status_code)
-        for name in {"Content-Type", CORRELATION} & set(answer.headers):
+        for name in {"Content-Type", CORRELATION_HEADER} & set(answer.headers):
             self.send_header(name, answer.headers[name])
         self.send_header("Content-Length", str(len(answer.content)))
         self.end_headers()

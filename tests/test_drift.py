@@ -1,4 +1,4 @@
-"""serving/drift.py: the index by hand, windows that slide, traffic like what the model was measured on, and other."""
+"""handler/drift.py: the index by hand, windows that slide, traffic like what the model was measured on, and other."""
 
 import json
 import math
@@ -14,19 +14,21 @@ from evaluation.drift import windows
 from evaluation.outliers import texture
 from evaluation.photo import photo
 from evaluation.sets import Sample, png
+from handler.drift import FEATURES, FLOOR, WINDOW, Counts, DriftWindow, compute_psi, count_features
 from handler.metrics import Metrics
 from serving.config import ROOT
-from serving.drift import FEATURES, FLOOR, PICTURES, Counts, Window, counts, psi
 from training.data import raw_pictures
 
 REFERENCE = json.loads((ROOT / "model" / "model.json").read_text())["reference"]
 
 
 def test_the_index_is_the_formulas() -> None:
-    assert psi({"a": 30, "b": 70}, {"a": 0.5, "b": 0.5}) == pytest.approx(-0.2 * math.log(0.6) + 0.2 * math.log(1.4))
-    assert psi({"a": 5, "b": 5}, {"a": 0.5, "b": 0.5}) == 0
-    assert psi({"a": 0, "b": 1}, {"a": 0.0, "b": 1.0}) == 0
-    assert psi({"a": 1, "b": 0}, {"a": 0.0, "b": 1.0}) == pytest.approx(2 * (1 - FLOOR) * math.log(1 / FLOOR))
+    assert compute_psi({"a": 30, "b": 70}, {"a": 0.5, "b": 0.5}) == pytest.approx(
+        -0.2 * math.log(0.6) + 0.2 * math.log(1.4)
+    )
+    assert compute_psi({"a": 5, "b": 5}, {"a": 0.5, "b": 0.5}) == 0
+    assert compute_psi({"a": 0, "b": 1}, {"a": 0.0, "b": 1.0}) == 0
+    assert compute_psi({"a": 1, "b": 0}, {"a": 0.0, "b": 1.0}) == pytest.approx(2 * (1 - FLOOR) * math.log(1 / FLOOR))
 
 
 def counted(pictures: int, inverted: int = 0) -> Counts:
@@ -38,25 +40,25 @@ def counted(pictures: int, inverted: int = 0) -> Counts:
 
 
 def test_a_window_is_the_last_pictures_and_no_more_than_a_look_beyond() -> None:
-    window = Window()
-    assert window.pictures() == 0
+    window = DriftWindow()
+    assert window.images == 0
     for pictures in range(0, 5000, 200):
         window.add(counted(pictures))
         window.add(counted(pictures))  # nothing new
-    assert window.pictures() == 600
+    assert window.images == 600
     window.add(counted(9000))
-    assert window.pictures() == 9000 - 4800
+    assert window.images == 9000 - 4800
     assert len(window.looks) == 2
 
 
 def test_nothing_is_said_of_few_pictures() -> None:
-    window = Window()
+    window = DriftWindow()
     window.add(counted(1000))
-    window.add(counted(1000 + PICTURES - 1))
+    window.add(counted(1000 + WINDOW - 1))
     reference = {feature: {"1.0": 1.0, "+Inf": 0.0} for feature in FEATURES}
-    assert window.drift(reference) == {}
-    window.add(counted(1000 + PICTURES, inverted=1))
-    told = window.drift(reference | {"polarity": {"inverted": 0.0, "as_mnist": 1.0}})
+    assert window.compute_drift(reference) == {}
+    window.add(counted(1000 + WINDOW, inverted=1))
+    told = window.compute_drift(reference | {"polarity": {"inverted": 0.0, "as_mnist": 1.0}})
     assert told.pop("polarity") == pytest.approx(0, abs=0.02)
     assert "digit" not in told  # its bins are not the reference's
     assert set(told.values()) == {0.0}
@@ -64,7 +66,7 @@ def test_nothing_is_said_of_few_pictures() -> None:
 
 def test_the_released_reference_has_the_bins_that_workers_count_in() -> None:
     assert REFERENCE["pictures"] == 5001
-    live = counts(Metrics("2.5").registry.collect())["2.5"]
+    live = count_features(Metrics("2.5").registry.collect())["2.5"]
     assert {feature: bins.keys() for feature, bins in REFERENCE["shares"].items()} == {
         feature: bins.keys() for feature, bins in live.items()
     }
@@ -88,7 +90,7 @@ def drift(handler: Asked, pictures: list[bytes]) -> float:
 def digits() -> NDArray[np.uint8]:
     """Of mnist5k; the validation split's own would be no proof."""
     greys, _ = raw_pictures("mnist5k")
-    return greys[np.random.default_rng(7).permutation(len(greys))[:PICTURES]]
+    return greys[np.random.default_rng(7).permutation(len(greys))[:WINDOW]]
 
 
 def test_digits_like_those_it_was_measured_on_do_not_drift(asking: Asked, digits: NDArray[np.uint8]) -> None:
@@ -101,7 +103,8 @@ def test_changed_digits_drift(change: str, asking: Asked, digits: NDArray[np.uin
     assert drift(asking, [png(grey) for grey in changed]) > 0.25
 
 
+@pytest.mark.slow
 def test_photos_and_what_is_no_digit_drift(asking: Asked, digits: NDArray[np.uint8]) -> None:
     random = np.random.default_rng(0)
     assert drift(asking, [photo(grey, random) for grey in digits]) > 0.25
-    assert drift(asking, [png(grey) for grey in texture(random, 2 * PICTURES)]) > 0.25  # some are refused as blank
+    assert drift(asking, [png(grey) for grey in texture(random, 2 * WINDOW)]) > 0.25  # some are refused as blank

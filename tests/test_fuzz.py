@@ -22,11 +22,10 @@ from serving.client import DigitsClient
 from serving.config import Config
 from serving.pictures import instances
 from serving.supervisor import running
-from tests.conftest import context_of
+from tests.handler_calls import EXPLAIN, JSON, make_context
 from tests.mutations import BODIES, PICTURES
 from tests.pictures import SMOKE
 from tests.servers import flat, with_archives
-from tests.test_sent import EXPLAIN, JSON
 
 EXAMPLES = 100  # of a round; what Hypothesis remembers of its examples is forgotten with each
 BATCH = 10  # mutated pictures of an example, with good ones between
@@ -77,7 +76,7 @@ class Watched:
         self.check(rows, [JSON, {}] * len(mutated))
 
     def check(self, rows: list[dict[str, Any]], headers: list[dict[str, Any]]) -> None:
-        context = context_of(self.model_dir, len(rows), headers)
+        context = make_context(self.model_dir, len(rows), headers)
         started = time.monotonic()
         answers = self.handler.handle(rows, context)
         self.longest = max(self.longest, time.monotonic() - started)

@@ -18,7 +18,7 @@ from handler.time_limit import TooLongError, limited
 from serving.client import DigitsClient
 from serving.config import ROOT, Config
 from serving.supervisor import running
-from tests.conftest import context_of
+from tests.handler_calls import make_context
 from tests.pictures import SEVEN, SMOKE, encode
 
 
@@ -48,7 +48,7 @@ def test_a_slow_picture_is_refused_alone(
     name: str, handler: DigitHandler, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("handler.digit_handler.PICTURE_SECONDS", 1.0)  # each takes some seconds, on any machine
-    context = context_of(model_dir, 3)
+    context = make_context(model_dir, 3)
     started = time.process_time()
     one, slow, other = handler.handle([{"body": each} for each in (SMOKE[1], SLOW[name](), SMOKE[2])], context)
     assert time.process_time() - started < 2.5

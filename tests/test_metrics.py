@@ -7,18 +7,16 @@ from typing import Any
 
 import pytest
 from PIL import Image, ImageOps
-from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.samples import Sample
 
-from handler.correlation import PROBE
 from handler.decoding import ImageError
 from handler.digit_handler import DigitHandler
-from handler.metrics import REASONS, SECONDS, Metrics, _Histogram
+from handler.metrics import REASONS, Metrics
+from handler.protocol import PROBE_HEADER
+from handler.records import InternalError, LateError, RequestError
 from handler.request_log import RequestLog
-from handler.sent import InternalError, LateError, RequestError
-from tests.conftest import context_of
+from tests.handler_calls import EXPLAIN, JSON, make_batch_body, make_context
 from tests.pictures import SMOKE, bad_pictures, encode
-from tests.test_sent import EXPLAIN, JSON, bulk
 
 VERSION = "2.5"
 DARK_ON_LIGHT = encode(ImageOps.invert(Image.open(BytesIO(SMOKE[7]))))
@@ -47,12 +45,12 @@ def shown(sample: Sample) -> str:
 
 
 def ask(handler: DigitHandler, model_dir: Path, rows: list[Any], headers: list[dict[str, str]]) -> None:
-    handler.handle([{"body": row} for row in rows], context_of(model_dir, len(rows), headers))
+    handler.handle([{"body": row} for row in rows], make_context(model_dir, len(rows), headers))
 
 
 def test_a_batch_of_all_kinds_is_counted_to_the_last_picture(counting: DigitHandler, model_dir: Path) -> None:
     blank = bad_pictures()["blank white"].body
-    rows = [SMOKE[7], DARK_ON_LIGHT, b"none", blank, bulk(SMOKE[1], blank, b"none"), b"{", SMOKE[3], b""]
+    rows = [SMOKE[7], DARK_ON_LIGHT, b"none", blank, make_batch_body(SMOKE[1], blank, b"none"), b"{", SMOKE[3], b""]
     headers: list[dict[str, str]] = [{}, {}, {}, {}, JSON, JSON, EXPLAIN, {"explain": "True", "X-Target": "x"}]
     ask(counting, model_dir, rows, headers)
     told = values(counting)
@@ -87,12 +85,12 @@ def test_a_batch_of_all_kinds_is_counted_to_the_last_picture(counting: DigitHand
 
 
 def test_a_probe_is_counted_as_nothing_else(counting: DigitHandler, model_dir: Path) -> None:
-    ask(counting, model_dir, [SMOKE[7], b"none"], [{PROBE.lower(): "1"}, {PROBE: ""}])
+    ask(counting, model_dir, [SMOKE[7], b"none"], [{PROBE_HEADER.lower(): "1"}, {PROBE_HEADER: ""}])
     assert values(counting) == {"digits_probes_total": 2}
 
 
 def test_a_forms_field_makes_no_probe(counting: DigitHandler, model_dir: Path) -> None:
-    ask(counting, model_dir, [SMOKE[7]], [{PROBE: {"filename": "x"}}])  # type: ignore[dict-item]  # as TorchServe has it
+    ask(counting, model_dir, [SMOKE[7]], [{PROBE_HEADER: {"filename": "x"}}])  # type: ignore[dict-item]  # as TorchServe has it
     assert values(counting)["digits_predictions_total 7"] == 1
 
 
@@ -103,7 +101,7 @@ def test_answers_are_given_whatever_fails_in_counting_them(
         raise MemoryError
 
     monkeypatch.setattr(counting.metrics, "record", fail)
-    [answer] = counting.handle([{"body": SMOKE[7]}], context_of(model_dir, 1))
+    [answer] = counting.handle([{"body": SMOKE[7]}], make_context(model_dir, 1))
     assert json.loads(answer)["digit"] == 7
     assert "a batch is not counted or logged" in caplog.text
 
@@ -121,28 +119,16 @@ def test_every_refusal_has_a_reason_that_is_counted() -> None:
     assert {error.reason for error in errors} == set(REASONS)
 
 
-def test_values_taken_at_once_are_those_taken_one_by_one() -> None:
-    many = [0.0, 0.0002, 0.00021, 0.3, 1.0, 7.0]
-    kinds = [kind("a", "b", registry=CollectorRegistry(), buckets=SECONDS) for kind in (Histogram, _Histogram)]
-    for value in many:
-        kinds[0].observe(value)
-    kinds[1].observe_all(many)  # type: ignore[attr-defined]
-    plain, ours = ([sample for metric in kind.collect() for sample in metric.samples] for kind in kinds)
-    assert [each for each in plain if "_created" not in each.name] == [
-        each for each in ours if "_created" not in each.name
-    ]
-
-
 def test_the_log_tells_each_request_and_no_picture(
     counting: DigitHandler, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "requests.log"
     monkeypatch.setattr(counting, "log", RequestLog(str(path), "info"))
-    headers: list[dict[str, str]] = [{"X-Correlation-ID": "mine-1"}, {}, JSON, {PROBE: "1"}, {}]
-    context = context_of(model_dir, 5, headers)
+    headers: list[dict[str, str]] = [{"X-Correlation-ID": "mine-1"}, {}, JSON, {PROBE_HEADER: "1"}, {}]
+    context = make_context(model_dir, 5, headers)
     context.request_ids = {0: "first", 1: "second", 2: "third", 3: "fourth", 4: "fifth"}
     cut = encode(Image.new("RGB", (640, 480), "white"), "JPEG")[:-200]
-    bodies = (SMOKE[7], b"none", bulk(SMOKE[1], b""), SMOKE[7], cut)
+    bodies = (SMOKE[7], b"none", make_batch_body(SMOKE[1], b""), SMOKE[7], cut)
     counting.handle([{"body": each} for each in bodies], context)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert all(line.pop("milliseconds") > 0 and line.pop("time").endswith("+00:00") for line in lines)

@@ -18,15 +18,16 @@ import requests
 
 from evaluation.outliers import texture
 from evaluation.sets import png
-from handler.metrics import CONFIDENCE, SECONDS
+from handler.drift import CONFIDENCE
+from handler.metrics import SECONDS
 from serving.archive import archive_path, sha256
 from serving.client import DigitsClient
 from serving.config import ROOT, Config
 from serving.connection import read_key
+from tests.handler_calls import JSON, make_batch_body
 from tests.pictures import SMOKE, bad_pictures
 from tests.servers import Load, serving_client, under_load, wait_for, with_archives
 from tests.test_metrics import DARK_ON_LIGHT
-from tests.test_sent import JSON, bulk
 
 VERSIONS = ("1.0", "1.1")
 REQUESTS = 5000
@@ -51,7 +52,7 @@ def plan() -> list[tuple[str, str, bytes]]:
     """Kind, named version and body: mostly good ones by the default version; what is refused names its version."""
     drawn = random.Random(7)
     rare = [("digit", b"none"), ("digit", b""), ("digit", BLANK), ("digits", b"{"), ("digit", DARK_ON_LIGHT)]
-    rare += [("digits", bulk(SMOKE[1], BLANK, b"none")), ("explanation", SMOKE[3]), ("digit", rejected())]
+    rare += [("digits", make_batch_body(SMOKE[1], BLANK, b"none")), ("explanation", SMOKE[3]), ("digit", rejected())]
     planned = []
     for _ in range(REQUESTS):
         if drawn.random() < 0.8:

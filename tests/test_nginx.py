@@ -21,6 +21,7 @@ from serving.certs import CERTIFICATE, write_certificate
 from serving.client import DigitsClient
 from serving.config import ROOT, Config
 from serving.connection import TOKENS
+from tests.handler_calls import JSON, make_batch_body
 from tests.nginx import (
     EXPLAIN,
     FILE,
@@ -38,7 +39,6 @@ from tests.nginx import (
 )
 from tests.pictures import SMOKE
 from tests.servers import wait_for
-from tests.test_sent import JSON, bulk
 
 HASTY, CROWD = "127.0.0.3", "127.0.0.4"  # addresses of clients, each with limits of its own
 BURST, CONNECTIONS = 200, 16  # of the file: limit_req and limit_conn
@@ -108,7 +108,7 @@ def test_pictures_pass_as_raw_bodies_and_as_fields_by_post_and_put_with_and_with
 
 
 def test_many_pictures_in_json_and_the_bare_digit_as_text_pass(client: DigitsClient) -> None:
-    told = client.ask("inference", "POST", PREDICT, data=bulk(SMOKE[3], b"", SMOKE[8]), headers=JSON).json()
+    told = client.ask("inference", "POST", PREDICT, data=make_batch_body(SMOKE[3], b"", SMOKE[8]), headers=JSON).json()
     assert [each.get("digit", each.get("code")) for each in told["predictions"]] == [3, 400, 8]
     text = client.ask("inference", "POST", PREDICT, data=SMOKE[7], headers={"Accept": "text/plain"})
     assert (text.text, text.headers["Content-Type"]) == ("7", "text/plain")

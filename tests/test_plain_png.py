@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
-from handler.preprocessing import Grey, ImageError, decode, plain_png, read_grey
+from handler.plain_png import plain_png
+from handler.preprocessing import Grey, ImageError, decode, read_grey
 from tests.pictures import SMOKE, digits, encode
 
 HEADER = struct.pack(">IIBBBBB", 28, 28, 8, 0, 0, 0, 0)

@@ -7,23 +7,23 @@ from pathlib import Path
 
 import pytest
 
+from handler.records import Request
 from handler.request_log import RequestLog
-from handler.seen import Served
 from serving.config import Config, ServingError, read_config
 from serving.rotation import KEPT, Rotation
 
 STATUSES = (200, 404, 503)
 
 
-def served(*statuses: int) -> list[Served]:
-    return [Served("description", [], status, "", "", request_id=str(number)) for number, status in enumerate(statuses)]
+def served(*statuses: int) -> list[Request]:
+    return [Request("description", [], status=status, request_id=str(number)) for number, status in enumerate(statuses)]
 
 
 def statuses(path: Path) -> list[int]:
     return [json.loads(line)["status"] for line in path.read_text().splitlines()]
 
 
-def written(path: Path, level: str, batches: list[list[Served]]) -> None:
+def written(path: Path, level: str, batches: list[list[Request]]) -> None:
     log = RequestLog(str(path), level)
     for batch in batches:
         log.write(batch, 0.1, "1.0")

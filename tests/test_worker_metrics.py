@@ -10,17 +10,17 @@ import pytest
 from prometheus_client import values
 
 from handler.metrics import Metrics
-from handler.room import FILE_BYTES, FILES
-from handler.seen import Served
+from handler.protocol import METRIC_FILE_BYTES, METRIC_FILES
+from handler.records import Request
 from serving.config import ROOT
 from serving.worker_metrics import WorkerMetrics
 
 COUNTING = """
 import sys
 from handler.metrics import Metrics
-from handler.seen import Served
+from handler.records import Request
 metrics = Metrics(sys.argv[2])
-metrics.record([Served("digit", [], 200, "", "")] * int(sys.argv[1]), 0.3)
+metrics.record([Request("digit", [])] * int(sys.argv[1]), 0.3)
 print("counted", flush=True)
 sys.stdin.read()
 """
@@ -66,7 +66,7 @@ def test_workers_that_end_are_still_counted_in_one_file_of_each_kind(metrics: Wo
         process.kill()
         process.communicate()
         assert told(metrics) == expected
-        assert len(list(metrics.folder.glob("*.db"))) <= left + len(FILES)
+        assert len(list(metrics.folder.glob("*.db"))) <= left + len(METRIC_FILES)
     assert sorted(path.name for path in metrics.folder.iterdir()) == ["counter_0.db", "histogram_0.db"]
     metrics.begin()
     assert list(metrics.collect()) == []
@@ -97,7 +97,7 @@ def test_values_of_many_versions_have_room_on_the_disk_before_they_are_kept(metr
         process.communicate("")
         list(metrics.collect())
     [kept] = metrics.folder.glob("histogram_*.db")
-    assert kept.stat().st_size > FILE_BYTES
+    assert kept.stat().st_size > METRIC_FILE_BYTES
     assert kept.stat().st_blocks * 512 >= kept.stat().st_size
     samples = [sample for metric in metrics.collect() for sample in metric.samples]
     assert [each.value for each in samples if each.name == "digits_handler_seconds_count"] == [1] * 4
@@ -112,7 +112,7 @@ def test_on_a_full_disk_a_worker_serves_and_counts_for_itself(tmp_path: Path, mo
     monkeypatch.setattr("os.posix_fallocate", full)
     monkeypatch.setattr(values, "ValueClass", values.MultiProcessValue())  # type: ignore[no-untyped-call]
     metrics = Metrics("1.0")
-    metrics.record([Served("digit", [], 200, "", "")], 0.3)
+    metrics.record([Request("digit", [])], 0.3)
     samples = [sample for metric in metrics.registry.collect() for sample in metric.samples]
     assert [each.value for each in samples if each.name == "digits_handler_seconds_count"] == [1]
 

@@ -1,90 +1,74 @@
-"""What a row of TorchServe's batch asks for, by its headers and fields: a digit, many, a reason, a description."""
+"""Parse a row of TorchServe's batch: one digit, many, an explanation or a description."""
 
 import binascii
 import json
 from base64 import b64decode
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from handler.decoding import ImageError
+from handler.protocol import MAX_INSTANCES, read_marks
+from handler.records import ImageRecord, InternalError, Request, RequestError
 
-MAX_ITEMS = 256  # pictures in one JSON body
 MAX_BRACKETS = 1_000  # of a JSON body, in strings too: neither deep nor wide bodies cost more than their bytes
 MAX_COMMAS = 10_000
-SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"GIF8", b"BM", b"RIFF", b"II", b"MM")  # no JSON begins like a picture
+SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"GIF8", b"BM", b"RIFF", b"II", b"MM")  # no JSON begins like an image
 
 Row = dict[str, Any]  # field -> what was sent in it; a raw body is the field "body"
 Headers = Mapping[str, Any]  # as sent; fields of forms and queries are among them, as dicts
 
 
-class RequestError(ImageError):
-    """A request that cannot be answered whatever its pictures are."""
-
-    type = "InvalidRequest"
-    reason = "invalid_request"
-
-
-class LateError(ImageError):
-    """A picture that was not looked at, because those before it took all the time there is."""
-
-    type = "DeadlineExceeded"
-    reason = "late"
+def parse_request(row: Row, headers: Headers) -> Request:
+    """Parse a row by its fields and headers; an invalid request becomes one image with an error."""
+    try:
+        request = _parse(row, headers)
+    except ImageError as error:
+        request = Request("digit", [ImageRecord(error=error.without_frames())])
+    except Exception as error:
+        request = Request("digit", [ImageRecord(error=InternalError.from_exception(error))])
+    request.correlation_id, request.is_probe = read_marks(headers)
+    return request
 
 
-class InternalError(ImageError):
-    """A picture that was not answered, through no fault of its sender's."""
-
-    type = "InternalServerException"  # as TorchServe calls it
-    reason = "internal_error"
-
-
-class Sent(NamedTuple):
-    """`kind` is digit, digits, explanation or description; `pictures` are files' bytes, or why they are none."""
-
-    kind: str
-    pictures: list[bytes | ImageError]
-    plain: bool = False  # the bare digit is wanted, as text
-    target: int | None = None  # the digit to be explained
-
-
-def read(row: Row, headers: Headers) -> Sent:
-    """What the row asks for; RequestError or ImageError if that cannot be told."""
+def _parse(row: Row, headers: Headers) -> Request:
     if headers.get("describe") == "True" and not row:  # TorchServe's management API sends neither field nor body
-        return Sent("description", [])
+        return Request("description", [])
     explain = headers.get("explain") == "True"  # TorchServe's, last and so valid, whatever else was sent
     named = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
     if _is_json(row.get("body"), named.get("content-type", "")):
         if explain:
             raise RequestError(400, "JSON with many pictures cannot be explained; send one picture as the raw body")
-        return Sent("digits", _instances(row["body"]))
+        return Request("digits", _parse_instances(row["body"]))
     if explain:
-        return Sent("explanation", [_picture(row)], target=_target(row.get("target", named.get("x-target"))))
-    return Sent("digit", [_picture(row)], plain=_media_type(named.get("accept", "")) == "text/plain")
+        target = _parse_target(row.get("target", named.get("x-target")))
+        return Request("explanation", [ImageRecord(_find_image(row))], target=target)
+    plain = _media_type(named.get("accept", "")) == "text/plain"
+    return Request("digit", [ImageRecord(_find_image(row))], plain)
 
 
 def _media_type(header: str) -> str:
-    """The first one of a header, without parameters."""
+    """Return the first media type of a header, without parameters."""
     return header.partition(",")[0].partition(";")[0].strip().lower()
 
 
 def _is_json(body: Any, content_type: str) -> bool:
-    """By its Content-Type, unless it is a picture all the same; a dict is JSON that TorchServe has read already."""
+    """Go by the Content-Type, unless the body is an image all the same; a dict is JSON that TorchServe has parsed."""
     if _media_type(content_type) != "application/json":
         return False
     return isinstance(body, dict) or (isinstance(body, bytes | bytearray) and not body.startswith(SIGNATURES))
 
 
-def _instances(body: bytes | bytearray | dict[str, Any]) -> list[bytes | ImageError]:
-    sent = body if isinstance(body, dict) else _parsed(body)
+def _parse_instances(body: bytes | bytearray | dict[str, Any]) -> list[ImageRecord]:
+    sent = body if isinstance(body, dict) else _parse_json(body)
     instances = sent.get("instances") if isinstance(sent, dict) else None
     if not isinstance(instances, list):
         raise RequestError(400, 'the JSON has no list "instances"; expected {"instances": [{"b64": "…"}, …]}')
-    if len(instances) > MAX_ITEMS:
-        raise RequestError(413, f"the JSON has {len(instances)} instances; at most {MAX_ITEMS} are accepted")
-    return [_decoded(instance) for instance in instances]
+    if len(instances) > MAX_INSTANCES:
+        raise RequestError(413, f"the JSON has {len(instances)} instances; at most {MAX_INSTANCES} are accepted")
+    return [_parse_instance(instance) for instance in instances]
 
 
-def _parsed(body: bytes | bytearray) -> Any:
+def _parse_json(body: bytes | bytearray) -> Any:
     for name, most in (("[", MAX_BRACKETS), ("{", MAX_BRACKETS), (",", MAX_COMMAS)):
         if (count := body.count(name.encode())) > most:
             raise RequestError(413, f"the JSON has {count} '{name}'; at most {most} are accepted")
@@ -96,19 +80,21 @@ def _parsed(body: bytes | bytearray) -> Any:
         raise RequestError(400, f"the body is no JSON: {ascii(str(error))[1:-1][:80]}") from error
 
 
-def _decoded(instance: Any) -> bytes | ImageError:
-    """One item of a bulk request; what is wrong with it concerns no other."""
+def _parse_instance(instance: Any) -> ImageRecord:
+    """Parse one instance of a batch request; what is wrong with it concerns no other."""
     text = instance.get("b64") if isinstance(instance, dict) else None
     if not isinstance(text, str):
-        return ImageError(400, 'the instance has no text "b64"; expected {"b64": "…"} with the picture in base64')
+        message = 'the instance has no text "b64"; expected {"b64": "…"} with the picture in base64'
+        return ImageRecord(error=ImageError(400, message))
     try:
-        return b64decode(text, validate=True)
+        return ImageRecord(b64decode(text, validate=True))
     except (binascii.Error, ValueError) as error:
-        return ImageError(400, f"the instance's b64 is no base64, without line breaks or data: prefix: {error}")
+        message = f"the instance's b64 is no base64, without line breaks or data: prefix: {error}"
+        return ImageRecord(error=ImageError(400, message))
 
 
-def _picture(row: Row) -> bytes:
-    """The picture's bytes: the multipart field `data`, else the raw body."""
+def _find_image(row: Row) -> bytes:
+    """Return the image's bytes: the multipart field `data`, else the raw body."""
     sent = row.get("data", row.get("body"))
     if isinstance(sent, bytes | bytearray):
         return bytes(sent)
@@ -118,8 +104,8 @@ def _picture(row: Row) -> bytes:
     )
 
 
-def _target(sent: Any) -> int | None:
-    """The form's field `target`, or the header X-Target: TorchServe 0.12.0 drops the query of /explanations."""
+def _parse_target(sent: Any) -> int | None:
+    """Parse the form's field `target`, or the header X-Target: TorchServe 0.12.0 drops the query of /explanations."""
     if sent is None:
         return None
     text = sent.decode(errors="replace") if isinstance(sent, bytes | bytearray) else str(sent)

@@ -1,0 +1,58 @@
+"""The released model behind its calibration: frames in, predictions out."""
+
+from collections.abc import Iterable, Sequence
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from handler.confidence import read_calibration
+from handler.preprocessing import Framed, to_input
+
+CALL = 32  # images of one model call; what more would take, malloc gives back each time (serving/torchserve.py)
+
+
+class Classifier:
+    """The scripted model and the calibration of its model.json."""
+
+    def __init__(self, scripted: Path, record: Path, version: str) -> None:
+        self.calibration = read_calibration(record)
+        self.network = load_gray_network(scripted)
+        self.version = version
+
+    def predict(self, images: Sequence[Framed]) -> list[dict[str, Any]]:
+        """Predict at most CALL images in one model call; returns the fields of their responses, in order."""
+        with torch.inference_mode():
+            logits = self.network(to_input([image.frame for image in images])[:, :1])  # [N,10]
+            probabilities = self.calibration.probabilities(logits)  # [N,10]
+            accepted = self.calibration.accepted(logits)  # [N]
+        columns = (images, probabilities.tolist(), accepted.tolist())
+        return [self._prediction(*row) for row in zip(*columns, strict=True)]
+
+    def warm_up(self, images: Iterable[Framed], batch: int) -> None:
+        """Make the first calls of each batch size, which are slow for a scripted model, before any request comes."""
+        for size in (1, 1, 1, *range(1, batch + 1), batch, CALL, CALL):
+            self.predict(list(islice(cycle(images), size)))
+
+    def _prediction(self, image: Framed, probabilities: list[float], accepted: bool) -> dict[str, Any]:
+        confidence = max(probabilities)
+        return {
+            "digit": probabilities.index(confidence),
+            "confidence": confidence,
+            "accepted": accepted,
+            "probabilities": probabilities,
+            "warnings": image.warnings,
+            "model_version": self.version,
+        }
+
+
+def load_gray_network(scripted: Path) -> torch.jit.ScriptModule:
+    """Load the scripted model for grayscale float32 [N,1,64,64], frozen and optimised.
+
+    The three equal channels are folded into one: the first convolution gets their summed weights. Logits [N,10]
+    differ by rounding alone.
+    """
+    model = torch.jit.load(str(scripted), map_location="cpu").eval()
+    model.conv1.weight.data = model.conv1.weight.data.sum(1, keepdim=True)
+    return torch.jit.optimize_for_inference(torch.jit.freeze(model))

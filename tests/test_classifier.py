@@ -1,0 +1,57 @@
+"""handler/classifier.py."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from handler.classifier import CALL, Classifier, load_gray_network
+from handler.preprocessing import Framed, examine, to_input
+from serving.config import ROOT
+from tests.pictures import SMOKE, digits, encode
+from training.model import load_model
+
+SCRIPTED = ROOT / "scripted_model.pt"
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    return Classifier(SCRIPTED, ROOT / "model" / "model.json", "2.5")
+
+
+def frame_smoke_images(count: int) -> list[Framed]:
+    return [examine(SMOKE[index % 10]) for index in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 7, 64])
+def test_folded_channels_give_the_scripted_models_logits(count: int) -> None:
+    """Whatever is on the image: digits, and noise of every level."""
+    noise = np.random.default_rng(0).integers(0, 256, (count, 64, 64), np.uint8)
+    drawn = [examine(encode(Image.fromarray(gray))).frame for gray in digits()[0][:count]]
+    images = to_input([*noise, *drawn])
+    with torch.inference_mode():
+        expected = load_model(SCRIPTED)(images)
+        logits = load_gray_network(SCRIPTED)(images[:, :1])
+    assert logits.shape == (2 * count, 10)
+    assert (logits - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("count", [1, 7, CALL])
+def test_predictions_come_in_order_with_the_version(count: int, classifier: Classifier) -> None:
+    predictions = classifier.predict(frame_smoke_images(count))
+    assert [prediction["digit"] for prediction in predictions] == [index % 10 for index in range(count)]
+    assert {prediction["model_version"] for prediction in predictions} == {"2.5"}
+
+
+def test_warm_up_makes_a_call_of_every_size_of_a_batch(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    network = classifier.network
+
+    def count_images(images: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(images))
+        logits: torch.Tensor = network(images)
+        return logits
+
+    monkeypatch.setattr(classifier, "network", count_images)
+    classifier.warm_up(frame_smoke_images(10), 16)
+    assert {*range(1, 17), CALL} == set(sizes)
