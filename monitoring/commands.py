@@ -9,7 +9,7 @@ from monitoring.drawing import drawn
 from monitoring.process import check_running, running, targets, wait_ready
 from serving.config import Config
 from serving.files import write_named
-from serving.foreground import orders_by_signals, own_terminal
+from serving.signals import handle_signals, take_terminal
 
 POLL_SECONDS = 0.5
 CHECKED_MINUTES = 10.0  # a panel that had data in them is not empty
@@ -17,13 +17,13 @@ CHECKED_MINUTES = 10.0  # a panel that had data in them is not empty
 
 def start(config: Config, given: argparse.Namespace) -> int:
     """Runs Prometheus until a signal stops it."""
-    with own_terminal():
-        orders = orders_by_signals()
+    with take_terminal():
+        request = handle_signals()
         with running(config, given.address) as process:
-            wait_ready(process, given.address, orders)
+            wait_ready(process, given.address, request)
             scraped = ", ".join(f"{address} ({job})" for job, address in targets(config).items())
             print(f"Prometheus listens on http://{given.address}\nit scrapes {scraped}\nCtrl-C ends it", flush=True)
-            while not orders.stop.wait(POLL_SECONDS):
+            while not request.stop.wait(POLL_SECONDS):
                 check_running(process)
     return 0
 

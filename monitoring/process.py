@@ -14,7 +14,7 @@ import yaml
 
 from monitoring.api import Prometheus
 from serving.config import Config, ServingError
-from serving.foreground import Orders
+from serving.signals import ShutdownRequest
 from serving.torchserve import end_with_parent
 
 TEMPLATE = Path(__file__).with_name("prometheus.yml")
@@ -83,14 +83,14 @@ def running(config: Config, address: str) -> Iterator["subprocess.Popen[bytes]"]
             process.wait()
 
 
-def wait_ready(process: "subprocess.Popen[bytes]", address: str, orders: Orders) -> None:
+def wait_ready(process: "subprocess.Popen[bytes]", address: str, request: ShutdownRequest) -> None:
     """Returns when it answers, or is to stop; ServingError if it ends or does not answer in time."""
     prometheus, deadline = Prometheus(address), time.monotonic() + START_SECONDS
-    while not (orders.stop.is_set() or prometheus.is_ready()):
+    while not (request.stop.is_set() or prometheus.is_ready()):
         check_running(process)
         if time.monotonic() > deadline:
             raise ServingError(f"Prometheus does not answer on {address} after {START_SECONDS:.0f} s")
-        orders.stop.wait(POLL_SECONDS)
+        request.stop.wait(POLL_SECONDS)
 
 
 def check_running(process: "subprocess.Popen[bytes]") -> None:

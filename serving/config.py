@@ -1,8 +1,6 @@
 """config.properties, the one place of addresses, as the supervisor and the client read it."""
 
 import re
-import socket
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -139,24 +137,3 @@ def _check_numbers(config: Config) -> None:
         given = config.properties[key]
         if not re.fullmatch(r"[0-9]+" if key == "max_request_size" else r"[0-9]*\.?[0-9]+", given) or not float(given):
             raise ServingError(f"{config.path}: {key} is {given}; expected {expected[key]}")
-
-
-def on_free_ports(folder: Path, store: Path | None = None) -> Config:
-    """The project's configuration for a second server: ports that are free now, its files in `folder`."""
-    config = read_config()
-    free = iter(_free_ports(len(_ADDRESSES) + len(_GRPC_PORTS)))
-    changed = {f"{api}_address": f"http://127.0.0.1:{next(free)}" for api in _ADDRESSES}
-    changed |= {key: str(next(free)) for key in _GRPC_PORTS}
-    changed["model_store"] = str(store or config.model_store)
-    properties = config.properties | changed
-    path = folder / "config.properties"
-    path.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
-    return read_config(path)
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]

@@ -1,7 +1,8 @@
 """Servers and models that tests share. TorchServe is real, the archives are real; no port is fixed."""
 
 import os
-import shutil
+import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from zipfile import ZipFile
@@ -11,14 +12,23 @@ import torch
 
 import training  # noqa: F401 - makes torchvision importable beside a CPU-only torch
 from handler.digit_handler import DigitHandler
-from serving.archive import build_archive
 from serving.client import DigitsClient
-from serving.config import ROOT, Config
-from serving.supervisor import running
+from serving.config import Config
+from tests.archives import CACHE, copy_project, provide_archive
 from tests.handler_calls import make_context
-from tests.servers import with_archives
+from tests.servers import run_supervised, with_archives
 
 os.environ["LOKY_MAX_CPU_COUNT"] = "2"  # tests know two workers, on a machine of more cores as well
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Share archives among the run's processes; give children a SIGINT that works, also below a background shell."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if CACHE not in os.environ:
+        folder = tempfile.TemporaryDirectory(prefix="archives-")
+        config.add_cleanup(folder.cleanup)
+        os.environ[CACHE] = folder.name
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,7 +44,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 @pytest.fixture(scope="session")
 def server(config: Config) -> Iterator[Config]:
     """TorchServe with version 1.0, ready."""
-    with running(config):
+    with run_supervised(config):
         yield config
 
 
@@ -57,19 +67,11 @@ def project(tmp_path: Path) -> Path:
     return copy_project(tmp_path)
 
 
-def copy_project(folder: Path) -> Path:
-    """Copies what an archive is made of."""
-    for name in ("handler", "model"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy2(ROOT / "scripted_model.pt", folder)
-    return folder
-
-
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An archive of version 2.5, unpacked as TorchServe does it."""
     folder = tmp_path_factory.mktemp("model_dir")
-    with ZipFile(build_archive("2.5", tmp_path_factory.mktemp("store"))) as mar:
+    with ZipFile(provide_archive("2.5", tmp_path_factory.mktemp("store"))) as mar:
         mar.extractall(folder)
     return folder
 

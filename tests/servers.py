@@ -2,32 +2,80 @@
 
 import http.client
 import json
+import os
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 import psutil
 import requests
 
-from serving.archive import build_archive
 from serving.client import DigitsClient
-from serving.config import ROOT, Config, ServingError, on_free_ports
+from serving.config import ROOT, Config, ServingError, read_config
 from serving.connection import read_key
+from serving.signals import ShutdownRequest
+from serving.supervisor import Supervisor
+from tests.archives import provide_archive
 from tests.pictures import SMOKE
 
 START_SECONDS = 60
+APIS = ("inference", "management", "metrics", "supervisor")
+
+
+# Below the ports that the system gives to connections; each of pytest-xdist's workers has some of its own.
+_PORTS = count(20_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]))
+
+
+def configure_free_ports(folder: Path, store: Path | None = None) -> Config:
+    """Write the project's configuration for a server of its own: free ports, its files in `folder`."""
+    config = read_config()
+    changed = {f"{api}_address": f"http://127.0.0.1:{find_port()}" for api in APIS}
+    changed |= {key: str(find_port()) for key in config.properties if key.startswith("grpc") and key.endswith("_port")}
+    changed["model_store"] = str(store or config.model_store)
+    path = folder / "config.properties"
+    path.write_text("".join(f"{key}={value}\n" for key, value in (config.properties | changed).items()))
+    return read_config(path)
+
+
+def find_port() -> int:
+    """Find a port that nobody listens on, and that no other test is given."""
+    for port in _PORTS:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def with_archives(folder: Path, *versions: str) -> Config:
     """A folder and free ports for a server, with archives of these versions in its store."""
     for version in versions:
-        build_archive(version, folder / "model_store")
-    return on_free_ports(folder, folder / "model_store")
+        provide_archive(version, folder / "model_store")
+    return configure_free_ports(folder, folder / "model_store")
+
+
+@contextmanager
+def run_supervised(config: Config, version: str | None = None) -> Iterator[ShutdownRequest]:
+    """A server that is ready, supervised by a thread of this process, until the end of the block."""
+    supervisor, request = Supervisor(config, version), ShutdownRequest()
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(supervisor.run, request)
+        try:
+            while not supervisor.is_ready and not ended.done():
+                time.sleep(0.05)
+            if ended.done():
+                ended.result()
+            yield request
+        finally:
+            request.stop.set()
+    ended.result()
 
 
 def serving(config: Config, *words: str) -> list[str]:

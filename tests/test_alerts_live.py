@@ -24,11 +24,20 @@ import yaml
 
 from evaluation.sets import png
 from serving.client import DigitsClient
-from serving.config import ROOT, Config, ServingError, on_free_ports, read_config
+from serving.config import ROOT, Config, ServingError, read_config
 from serving.connection import read_key
 from tests.handler_calls import JSON, make_batch_body
 from tests.pictures import large_picture
-from tests.servers import java, output_until_curl, serving_client, started, wait_for, with_archives, workers
+from tests.servers import (
+    configure_free_ports,
+    java,
+    output_until_curl,
+    serving_client,
+    started,
+    wait_for,
+    with_archives,
+    workers,
+)
 from training.data import raw_pictures
 
 MONITORING = ROOT / "monitoring"
@@ -258,7 +267,7 @@ def three(folder: Path) -> dict[str, Config]:
     configs = {}
     for name in (HEALTHY, SICK, STUCK):
         (folder / name).mkdir()
-        configs[name] = on_free_ports(folder / name, archives.model_store)
+        configs[name] = configure_free_ports(folder / name, archives.model_store)
     text = configs[STUCK].path.read_text()
     configs[STUCK].path.write_text(re.sub("token_expiration_min=.*", "token_expiration_min=1", text))
     return configs | {STUCK: read_config(configs[STUCK].path)}

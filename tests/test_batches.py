@@ -20,7 +20,7 @@ from serving.config import ROOT, Config
 from serving.connection import RefusedError
 from serving.pictures import instances
 from serving.results import Answer
-from tests.conftest import copy_project
+from tests.archives import copy_project
 from tests.pictures import SMOKE, Bad, bad_pictures, digits, encode
 from tests.test_served import PREDICT, refused, register
 

@@ -15,12 +15,12 @@ from PIL import Image
 from handler.preprocessing import examine
 from handler.protocol import MAX_INSTANCES
 from serving.client import DigitsClient
-from serving.config import Config, ServingError, on_free_ports
+from serving.config import Config, ServingError
 from serving.connection import ENVIRONMENT, RefusedError, UnreachableError, read_key
 from serving.pictures import File, Picture, PictureError, calls, instances
 from serving.results import Answer
 from tests.pictures import SMOKE, bad_pictures, digits, encode
-from tests.servers import command, output_until_curl, started
+from tests.servers import command, configure_free_ports, output_until_curl, started
 
 SEVEN = Path(__file__).parents[1] / "handler" / "smoke" / "7.png"
 
@@ -220,7 +220,7 @@ def test_a_wrong_token_of_the_environment_is_not_replaced(server: Config, monkey
 
 
 def test_nobody_there_is_said_at_once(tmp_path: Path) -> None:
-    config = on_free_ports(tmp_path)
+    config = configure_free_ports(tmp_path)
     begun = time.monotonic()
     with DigitsClient(config) as client:
         with pytest.raises(UnreachableError, match="no tokens: the server does not run"):

@@ -16,11 +16,11 @@ from handler.preprocessing import WARNINGS
 from monitoring import __main__ as monitoring_cli
 from serving import __main__ as serving_cli
 from serving.client import DigitsClient
-from serving.config import ROOT, on_free_ports, read_config
+from serving.config import ROOT, read_config
 from serving.config import Config as ServingConfig
 from serving.lock import stop
 from tests.pictures import SMOKE
-from tests.servers import wait_for
+from tests.servers import configure_free_ports, wait_for
 from training import __main__ as training_cli
 from training.recipe import RECIPES, Config
 
@@ -136,7 +136,7 @@ def checkout(tmp_path: Path) -> Iterator[tuple[Path, ServingConfig]]:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     (folder / ".venv").symlink_to(ROOT / ".venv")
-    free = on_free_ports(tmp_path)
+    free = configure_free_ports(tmp_path)
     (folder / "config.properties").write_text(with_ports(read_config().path.read_text(), free))
     config = read_config(folder / "config.properties")
     yield folder, config

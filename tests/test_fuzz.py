@@ -21,11 +21,10 @@ from handler.digit_handler import DigitHandler
 from serving.client import DigitsClient
 from serving.config import Config
 from serving.pictures import instances
-from serving.supervisor import running
 from tests.handler_calls import EXPLAIN, JSON, make_context
 from tests.mutations import BODIES, PICTURES
 from tests.pictures import SMOKE
-from tests.servers import flat, with_archives
+from tests.servers import flat, run_supervised, with_archives
 
 EXAMPLES = 100  # of a round; what Hypothesis remembers of its examples is forgotten with each
 BATCH = 10  # mutated pictures of an example, with good ones between
@@ -126,7 +125,7 @@ def test_mutated_json_never_leaves_handle_with_an_exception(
 def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
     """A server that others need not suffer for."""
     config = with_archives(tmp_path_factory.mktemp("fuzzed"), "1.0")
-    with running(config):
+    with run_supervised(config):
         yield config
 
 

@@ -17,9 +17,9 @@ from handler.digit_handler import DigitHandler
 from handler.time_limit import TooLongError, limited
 from serving.client import DigitsClient
 from serving.config import ROOT, Config
-from serving.supervisor import running
 from tests.handler_calls import make_context
 from tests.pictures import SEVEN, SMOKE, encode
+from tests.servers import run_supervised
 
 
 def bmp_of_runs() -> bytes:
@@ -105,7 +105,11 @@ def test_the_time_limit_ends_code_that_catches_every_error_and_no_other_code() -
 def test_slow_pictures_by_the_dozen_cost_no_worker_and_no_neighbour(count: int, own: Config) -> None:
     """Both workers with batches full of them. Good pictures wait, or are told to ask again, but are not lost."""
     slow = bmp_of_runs()
-    with running(own), DigitsClient(own, retries=0, timeout=150) as client, ThreadPoolExecutor(2 * count) as pool:
+    with (
+        run_supervised(own),
+        DigitsClient(own, retries=0, timeout=150) as client,
+        ThreadPoolExecutor(2 * count) as pool,
+    ):
         workers = {worker.pid for worker in client.default().workers}
         started = time.monotonic()
         sent = [slow, SMOKE[7]] * count

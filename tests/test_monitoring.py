@@ -24,9 +24,9 @@ from monitoring.dashboard import DASHBOARD, Panel, read_dashboard
 from monitoring.process import TEMPLATE, effective
 from monitoring.units import written
 from serving.client import DigitsClient
-from serving.config import ROOT, Config, on_free_ports
+from serving.config import ROOT, Config
 from tests.pictures import SEVENS, SMOKE, bad_pictures
-from tests.servers import serving_client, wait_for, with_archives
+from tests.servers import configure_free_ports, serving_client, wait_for, with_archives
 from tests.test_metrics_truth import rejected
 
 MONITORING = ROOT / "monitoring"
@@ -111,7 +111,7 @@ def test_grafana_finds_the_dashboards_data_where_prometheus_listens() -> None:
 
 
 def test_targets_come_from_the_configuration_and_all_else_from_the_template(tmp_path: Path) -> None:
-    config = on_free_ports(tmp_path)
+    config = configure_free_ports(tmp_path)
     template = yaml.safe_load(TEMPLATE.read_text())
     other = {"targets": ["other:8083"], "labels": {"server": "other"}}
     template["scrape_configs"][0]["static_configs"] += [other, {"targets": ["nameless:8083"]}]
@@ -169,7 +169,7 @@ def stub(tmp_path: Path) -> Path:
 
 def errors_of_start(tmp_path: Path, path: Path, address: str) -> str:
     """What `start` says when it fails: one line."""
-    config = on_free_ports(tmp_path)
+    config = configure_free_ports(tmp_path)
     ended = monitoring("--config", str(config.path), "start", "--address", address, path=path)
     assert ended.returncode == 1
     assert ended.stdout == ""

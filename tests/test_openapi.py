@@ -26,7 +26,7 @@ from serving.archive import build_archive
 from serving.client import DigitsClient
 from serving.config import ROOT, Config, read_config
 from serving.connection import read_key
-from tests.conftest import copy_project
+from tests.archives import copy_project
 from tests.pictures import SMOKE, encode, png_header
 
 PATH = ROOT / "docs" / "openapi.yaml"

@@ -9,7 +9,6 @@ import pytest
 
 from handler.records import Request
 from handler.request_log import RequestLog
-from serving.config import Config, ServingError, read_config
 from serving.rotation import KEPT, Rotation
 
 STATUSES = (200, 404, 503)
@@ -75,10 +74,3 @@ def test_a_line_that_cannot_be_written_costs_nothing_else(capfd: pytest.CaptureF
     for _ in range(100):
         log.write(served(200), 0.1, "1.0")
     assert capfd.readouterr().err == ""
-
-
-def test_a_level_that_does_not_exist_is_told(config: Config, tmp_path: Path) -> None:
-    path = tmp_path / "config.properties"
-    path.write_text(config.path.read_text().replace("request_log_level=info", "request_log_level=loud"))
-    with pytest.raises(ServingError, match="request_log_level is loud; expected info, warning, error, off"):
-        read_config(path)

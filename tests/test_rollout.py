@@ -16,11 +16,9 @@ from serving.client import DigitsClient
 from serving.config import Config, ServingError
 from serving.connection import RefusedError
 from serving.state import read_state
-from serving.supervisor import running
-from tests.conftest import copy_project
+from tests.archives import copy_project, provide_archive, swap_digits
 from tests.pictures import SMOKE
-from tests.servers import Load, under_load, with_archives
-from tests.test_supervisor import exchange_digits
+from tests.servers import Load, run_supervised, under_load, with_archives
 
 TIMES = 20
 
@@ -29,7 +27,7 @@ TIMES = 20
 def rolling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
     """A server of version 1.0, with 1.1 in its store."""
     config = with_archives(tmp_path_factory.mktemp("rolling"), "1.0", "1.1")
-    with running(config):
+    with run_supervised(config):
         yield config
 
 
@@ -96,7 +94,7 @@ def test_register_leaves_the_default_alone_and_gives_as_many_workers(client: Dig
 
 
 def test_rollback_goes_back_step_by_step_and_says_when_there_is_nothing_left(client: DigitsClient) -> None:
-    build_archive("1.2", client.config.model_store)
+    provide_archive("1.2", client.config.model_store)
     for version in ("1.1", "1.2"):
         client.register(f"digits-{version}.mar")
         client.promote(version)
@@ -136,7 +134,7 @@ def test_what_was_registered_before_stays_if_it_is_registered_again(client: Digi
 
 
 def test_a_model_that_reads_wrong_is_not_registered(client: DigitsClient, tmp_path: Path) -> None:
-    build_archive("6.6", client.config.model_store, exchange_digits(copy_project(tmp_path)))
+    build_archive("6.6", client.config.model_store, swap_digits(copy_project(tmp_path)))
     with pytest.raises(ServingError, match=r"6\.6: smoke picture 3.png was read as 5"):
         client.register("digits-6.6.mar")
     assert set(client.models()) == {"1.0"}
@@ -212,11 +210,11 @@ def foreign(path: Path, folder: Path) -> None:
 def hostile(client: DigitsClient, tmp_path: Path) -> dict[str, str]:
     """What must not be registered, by kind."""
     store = client.config.model_store
-    outside = build_archive("3.1", tmp_path / "elsewhere")
+    outside = provide_archive("3.1", tmp_path / "elsewhere")
     (store / "digits-3.1.mar").unlink(missing_ok=True)
     (store / "digits-3.1.mar").symlink_to(outside)
     shutil.copy(f"{outside}.sha256", store)
-    changed = build_archive("3.2", store)
+    changed = provide_archive("3.2", store)
     content = bytearray(changed.read_bytes())
     content[len(content) // 2] ^= 1
     changed.write_bytes(content)
@@ -224,18 +222,18 @@ def hostile(client: DigitsClient, tmp_path: Path) -> dict[str, str]:
     (store / "digits-3.0.mar.sha256").write_text("0" * 64)
     foreign(store / "digits-3.3.mar", tmp_path)
     write_sum(store / "digits-3.3.mar")
-    build_archive("3.4", store).rename(store / "digits-3.5.mar")
+    provide_archive("3.4", store).rename(store / "digits-3.5.mar")
     (store / "digits-3.4.mar.sha256").rename(store / "digits-3.5.mar.sha256")
-    climbing = build_archive("3.8", store)
+    climbing = provide_archive("3.8", store)
     with ZipFile(climbing, "a") as mar:
         mar.writestr("../climbed.py", "")
     write_sum(climbing)
-    damaged = build_archive("3.9", store)
+    damaged = provide_archive("3.9", store)
     original = damaged.read_bytes()
     middle = len(original) // 2  # amid scripted_model.pt
     damaged.write_bytes(original[:middle] + bytes([original[middle] ^ 255]) + original[middle + 1 :])
     write_sum(damaged)
-    build_archive("3.6", store)
+    provide_archive("3.6", store)
     (store / "digits-3.6.mar.sha256").unlink()
     (store / "digits-3.7.mar").mkdir(exist_ok=True)
     for kind, (version, change) in enumerate(SPOILT.values()):
@@ -280,7 +278,7 @@ SPOILT: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
 
 def spoil(store: Path, version: str, told: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """An archive of ours with other contents, and with its SHA-256."""
-    with ZipFile(build_archive(version, store)) as mar:
+    with ZipFile(provide_archive(version, store)) as mar:
         members = {name: mar.read(name) for name in mar.namelist()}
     members["model.json"] = json.dumps(change(json.loads(members["model.json"]))).encode()
     manifest = json.loads(members["MAR-INF/MANIFEST.json"])

@@ -18,7 +18,6 @@ import pytest
 
 from serving.client import DigitsClient
 from serving.config import Config
-from serving.supervisor import running
 from tests.nginx import (
     PREDICT,
     authorised,
@@ -27,7 +26,7 @@ from tests.nginx import (
     request,
 )
 from tests.pictures import SMOKE
-from tests.servers import Sent
+from tests.servers import Sent, run_supervised
 
 # The normal load: 8 connections with a picture every 0.1 s each: 80 a second, under the limit of 100.
 NORMAL, EVERY = 8, 0.1
@@ -189,7 +188,7 @@ def test_rude_clients_cost_a_normal_load_behind_nginx_nothing(front: Config) -> 
 
 def test_torchserve_alone_answers_again_after_rude_clients(own: Config) -> None:
     """What they cost without nginx is told, not promised."""
-    with running(own):
+    with run_supervised(own):
         ratio("TorchServe alone", *beside_rude_clients(own, 2))
         with DigitsClient(own, retries=0) as client:
             assert client.predict(SMOKE[7]).digit == 7

@@ -7,10 +7,10 @@ import psutil
 import pytest
 import requests
 
-from serving.archive import build_archive
 from serving.client import DigitsClient
 from serving.config import Config, ServingError
 from serving.connection import TOKENS, read_key
+from tests.archives import provide_archive
 from tests.pictures import SMOKE
 from tests.servers import command, family, output_until_curl, started, wait_for, with_archives, workers
 
@@ -70,7 +70,7 @@ def _with_tokens(config: Config, processes: list[psutil.Process]) -> list[Path]:
 @pytest.fixture(scope="module")
 def bad_day(tmp_path_factory: pytest.TempPathFactory) -> BadDay:
     config = with_archives(tmp_path_factory.mktemp("secrets"), "1.0")
-    build_archive("2.0", config.model_store).write_bytes(b"no archive")
+    provide_archive("2.0", config.model_store).write_bytes(b"no archive")
     return BadDay(config)
 
 

@@ -10,10 +10,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.evaluate_served import served, trained
 from handler.decoding import MAX_BYTES
-from serving.archive import build_archive
 from serving.client import DigitsClient
 from serving.config import Config
 from serving.connection import TOKENS, RefusedError
+from tests.archives import provide_archive
 from tests.pictures import SEVENS, SMOKE, Bad, bad_pictures, digits, encode
 
 PREDICT = "/predictions/digits"
@@ -92,7 +92,7 @@ def test_two_versions_at_once_then_the_default_switches_and_the_old_one_goes(
     server: Config, client: DigitsClient
 ) -> None:
     for version in ("1.1", "1.2"):
-        build_archive(version, server.model_store)
+        provide_archive(version, server.model_store)
         register(client, version)
     urls = {"": "1.0", "1.0": "1.0", "1.1": "1.1", "1.2": "1.2"}
     assert {url: client.predict(SMOKE[3], url).model_version for url in urls} == urls

@@ -21,14 +21,14 @@ from PIL import Image
 from serving import __main__ as serving_main
 from serving.archive import build_archive
 from serving.client import DigitsClient
-from serving.config import ROOT, Config, ServingError, on_free_ports
+from serving.config import ROOT, Config, ServingError
 from serving.drawing import drawn
 from serving.files import write_named
 from serving.folders import find_pictures
 from serving.results import Answer, Explanation
+from tests.archives import swap_digits
 from tests.pictures import SEVENS, encode
-from tests.servers import command, output_until_curl, serving, started, wait_for, with_archives
-from tests.test_supervisor import exchange_digits
+from tests.servers import command, configure_free_ports, output_until_curl, serving, started, wait_for, with_archives
 from training import __main__ as training_main
 
 SMOKE = ROOT / "handler" / "smoke"
@@ -324,7 +324,7 @@ def test_roll_out_by_command(running_here: Config, folder: Path) -> None:
 
 
 def test_compare_lists_what_is_read_differently(running_here: Config, folder: Path, project: Path) -> None:
-    build_archive("6.6", running_here.model_store, exchange_digits(project))
+    build_archive("6.6", running_here.model_store, swap_digits(project))
     management = ["curl", "-sf", "-X", "POST", "-H", f"Authorization: Bearer {token(running_here, 'management')}"]
     url = running_here.url("management") + "/models?url=digits-6.6.mar&synchronous=true"
     subprocess.run([*management, url], check=True, capture_output=True)
@@ -369,7 +369,7 @@ def test_a_registered_version_is_not_archived_anew_while_it_is_served(running_he
     ],
 )
 def test_without_a_server_every_command_says_so(words: list[str], tmp_path: Path) -> None:
-    run = command(on_free_ports(tmp_path), *words)
+    run = command(configure_free_ports(tmp_path), *words)
     assert run.returncode == 1
     assert not run.stdout
     assert "`make status` tells" in run.stderr or "no server is running here" in run.stderr

@@ -12,11 +12,11 @@ import psutil
 import pytest
 from PIL import Image
 
-from serving.archive import build_archive
 from serving.client import DigitsClient
 from serving.config import Config, ServingError
 from serving.connection import RefusedError
 from serving.results import Answer, Worker
+from tests.archives import provide_archive
 from tests.pictures import SMOKE, encode
 from tests.servers import Load, command, flat, java, output_until_curl, ready, started, under_load, wait_for, workers
 
@@ -93,7 +93,7 @@ def everything(own: Config, operator: DigitsClient) -> Counter[str]:
 
 
 def test_minutes_of_everything_are_seen_by_no_caller(own: Config, capsys: pytest.CaptureFixture[str]) -> None:
-    build_archive("1.1", own.model_store)
+    provide_archive("1.1", own.model_store)
     with started(own) as process, DigitsClient(own) as operator:
         output_until_curl(process)
         operator.register("digits-1.1.mar")
@@ -107,7 +107,7 @@ def test_minutes_of_everything_are_seen_by_no_caller(own: Config, capsys: pytest
 
 
 def test_a_killed_java_is_back_within_20_s_each_time(own: Config, capsys: pytest.CaptureFixture[str]) -> None:
-    build_archive("1.1", own.model_store)
+    provide_archive("1.1", own.model_store)
     away: list[float] = []
     with started(own) as process, DigitsClient(own) as operator:
         output_until_curl(process)

@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 
-from serving.archive import Archive, build_archive
-from serving.config import Config, ServingError, on_free_ports
+from serving.archive import Archive
+from serving.config import Config, ServingError
 from serving.state import State, Versions, discard_snapshots, read_state, write_state
+from tests.archives import provide_archive
+from tests.servers import configure_free_ports
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     (tmp_path / "logs" / "config").mkdir(parents=True)
-    return on_free_ports(tmp_path, tmp_path / "model_store")
+    return configure_free_ports(tmp_path, tmp_path / "model_store")
 
 
 def versions(default: str, *names: str) -> Versions:
@@ -125,7 +127,7 @@ def test_a_state_that_cannot_be_read_is_named(text: str, config: Config) -> None
 
 def test_what_is_lost_is_told_and_the_default_moves_to_the_one_before(config: Config) -> None:
     for version in ("1.0", "1.1"):
-        build_archive(version, config.model_store)
+        provide_archive(version, config.model_store)
     state = State({"digits": versions("1.2", "1.0", "1.1", "1.2"), "other": versions("9", "9")}, ("1.1", "1.0", "1.2"))
     rest, told = state.without_lost(config.model_store)
     assert (rest.default, rest.previous, set(rest.versions), set(rest.models)) == (

@@ -1,330 +1,327 @@
-"""serving/supervisor.py with real processes: signals, crashes, taken ports, and readiness that tells the truth."""
+"""serving/supervisor.py: its decisions, against a stand-in for TorchServe, in milliseconds."""
 
-import json
 import os
-import pty
-import shutil
-import signal
-import socket
-import subprocess
-import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-import psutil
 import pytest
-import requests
-import torch
 
-from serving.archive import build_archive
-from serving.config import ROOT, Config, ServingError, on_free_ports, read_config
-from serving.foreground import orders_by_signals
-from serving.torchserve import END_SECONDS, check_ports, end_leftovers
-from tests.conftest import copy_project
-from tests.servers import alive, family, output_until_curl, ready, serving, started, wait_for
-from training.export import MODEL, RECORD, export
-from training.model import DigitCNN, load_model
+from serving import supervisor as supervising
+from serving.config import Config, ServingError
+from serving.connection import UnreachableError
+from serving.signals import ShutdownRequest
+from serving.state import State, read_state, write_state
+from serving.supervisor import Supervisor
+from tests.servers import with_archives
+from tests.snapshots import make_versions, write_snapshot
+
+Step = Callable[[], object]
+
+
+class StandIn:
+    """A TorchServe that a test ends with an exit code."""
+
+    def __init__(self, config: Config, state: State, environment: dict[str, str]) -> None:
+        self.state, self.environment, self.code = state, environment, None
+        self.key_file, self.temporary = config.folder / "own_keys.json", config.folder
+        self.process, self.stopped, self.killed = SimpleNamespace(pid=1), False, False
+
+    def exit_code(self) -> int | None:
+        return self.code
+
+    def publish_keys(self) -> None:
+        pass
+
+    def kill(self) -> None:
+        self.killed = True
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+class ScriptedStop(threading.Event):
+    """Stands for the event that stops a supervisor: each wait runs the next step, and after the last it is set."""
+
+    def __init__(self, *steps: Step) -> None:
+        super().__init__()
+        self.steps, self.waits = list(steps), list[float]()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout or 0.0)
+        if not self.steps:
+            self.set()
+            return True
+        self.steps.pop(0)()
+        return False
+
+
+class Supervised:
+    """A supervisor whose servers are stand-ins; `problem` is what readiness says of the last one."""
+
+    def __init__(self, config: Config, version: str | None = None) -> None:
+        self.servers: list[StandIn] = []
+        self.problem: str | None = None
+        self.partial: str | None = None  # the problem where some workers are enough
+        self.supervisor = Supervisor(config, version, self.start)  # type: ignore[arg-type]
+        self.supervisor.readiness.problem = self.find_problem  # type: ignore[method-assign]
+        self.welcomed = 0
+
+    def start(self, *given: Any) -> StandIn:
+        self.servers.append(StandIn(*given))
+        return self.servers[-1]
+
+    def find_problem(self, all_workers: bool = False) -> str | None:
+        return self.problem if all_workers else self.partial or None
+
+    def die(self, code: int = -9) -> None:
+        self.servers[-1].code = code  # type: ignore[assignment]
+
+    def welcome(self) -> None:
+        self.welcomed += 1
+
+    def run(self, *steps: Step) -> ScriptedStop:
+        """Run to the end; each step is taken at a look of the supervisor's."""
+        stop = ScriptedStop(*steps)
+        self.supervisor.run(ShutdownRequest(stop=stop), self.welcome)
+        return stop
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No HTTP server, no metrics, no ports, no tokens: what these do has tests of its own."""
+    monkeypatch.setattr(supervising, "door", lambda *_: nullcontext())
+    monkeypatch.setattr(supervising, "check_ports", lambda _: None)
+    monkeypatch.setattr("serving.watch.Watch.looking", lambda _: nullcontext())
+    monkeypatch.setattr("serving.tokens.Tokens.revoke_inference", lambda _: None)
+    monkeypatch.setattr("serving.tokens.Tokens.open_client", lambda _: nullcontext())
+    monkeypatch.setattr(supervising, "wait_idle", lambda *_: True)
 
 
 @pytest.fixture
-def in_a_terminal() -> Iterator[None]:
-    """Tests under `nohup` ignore hang-ups, and so would the servers they start."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
-@pytest.mark.usefixtures("in_a_terminal")
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_a_signal_stops_every_process_and_exits_0(name: str, own: Config) -> None:
-    with started(own) as process:
-        output = output_until_curl(process)
-        children = family(process)
-        assert len(children) >= 3  # Java and two workers
-        sent = time.monotonic()
-        process.send_signal(getattr(signal, name))
-        assert process.wait(60) == 0
-        print(f"an idle server ended {time.monotonic() - sent:.1f} s after {name}")
-    assert not alive(children)
-    assert not own.key_file.exists()
-    check_ports(own)
-    assert float(output.split("READY in ")[1].split(" s")[0]) <= 15
-    assert "Traceback" not in (own.folder / "errors").read_text()
+def config(tmp_path: Path) -> Config:
+    """A folder with archives of 1.0 and 1.1."""
+    return with_archives(tmp_path, "1.0", "1.1")
 
 
 @pytest.fixture
-def own_signals() -> Iterator[None]:
-    """The handlers of before come back."""
-    names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-    before = {name: signal.getsignal(name) for name in names}
-    yield
-    for name, handler in before.items():
-        signal.signal(name, handler)
+def served(config: Config) -> Config:
+    """1.1 is the default, promoted from 1.0."""
+    write_state(config, State({"digits": make_versions("1.1", "1.0", "1.1")}, ("1.0", "1.1")))
+    return config
 
 
-STORM = """
-import os, signal, time
-parent = os.getppid()
-while os.getppid() == parent:
-    os.kill(parent, signal.SIGUSR1)
-    time.sleep(0.00005)
-"""
+def nothing() -> None:
+    pass
 
 
-@pytest.mark.usefixtures("own_signals")
-def test_a_signal_amid_a_wait_for_it_hangs_nobody() -> None:
-    """It may come while the main thread holds the lock of the event that stands for it.
-
-    The storm comes from a process: a thread of ours would only run, and send, while the main thread waits in peace.
-    """
-    orders = orders_by_signals()
-    with subprocess.Popen([sys.executable, "-c", STORM]) as storm:
-        for _ in range(5000):
-            orders.rotate.wait(0.00001)
-            orders.rotate.clear()
-        storm.kill()
-    signal.raise_signal(signal.SIGTERM)
-    assert orders.stop.wait(10)
-    assert not orders.hurry.is_set()
-    signal.raise_signal(signal.SIGINT)
-    assert orders.hurry.wait(10)
+def test_the_first_start_serves_1_0_welcomes_once_and_keeps_what_it_serves(config: Config) -> None:
+    supervised = Supervised(config)
+    supervised.run(nothing, nothing)
+    [server] = supervised.servers
+    assert (server.state.default, server.killed, server.stopped, supervised.welcomed) == ("1.0", True, True, 1)
+    assert server.environment["DIGITS_REQUEST_LOG_LEVEL"] == "info"
+    assert read_state(config).default == "1.0"
 
 
-UNSEEN = """
-import subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5)"], start_new_session=True)
-print(child.pid, flush=True)
-time.sleep(60)
-"""
+def test_a_start_serves_what_was_served_before(served: Config) -> None:
+    supervised = Supervised(served)
+    supervised.run()
+    assert (supervised.servers[0].state.default, set(supervised.servers[0].state.versions)) == ("1.1", {"1.0", "1.1"})
 
 
-def test_who_has_ended_is_not_waited_for_until_its_parent_sees_it(tmp_path: Path) -> None:
-    """The first process of a container, whose child an orphan becomes, may take seconds; this parent never looks."""
-    temporary = tmp_path / "digits-own"
-    temporary.mkdir()
-    environment = os.environ | {"TMPDIR": str(temporary)}
-    with subprocess.Popen([sys.executable, "-c", UNSEEN], env=environment, stdout=subprocess.PIPE) as parent:
-        assert parent.stdout is not None
-        leftover = int(parent.stdout.readline())
-        begun = time.monotonic()
-        end_leftovers(leftover, temporary)
-        took, status = time.monotonic() - begun, psutil.Process(leftover).status()
-        parent.kill()
-    assert status == psutil.STATUS_ZOMBIE
-    assert took < END_SECONDS
-    assert not temporary.exists()
+def test_a_named_version_becomes_the_default_once_it_has_answered(served: Config) -> None:
+    Supervised(served, "1.0").run()
+    assert (read_state(served).default, read_state(served).previous) == ("1.0", None)
 
 
-ENDING = """
-import ctypes, socket, threading, time
-listening = socket.create_server(("127.0.0.1", 0))
-threading.Thread(target=time.sleep, args=[60]).start()
-print(listening.getsockname()[1], flush=True)
-ctypes.CDLL(None).pthread_exit(None)
-"""
+def test_a_missing_archive_is_named(config: Config) -> None:
+    with pytest.raises(ServingError, match=r"digits-9\.9\.mar: no such archive in"):
+        Supervised(config, "9.9").run()
 
 
-def test_who_is_just_ending_is_waited_for_as_its_threads_hold_ports(tmp_path: Path) -> None:
-    """A killed Java is a zombie some hundredths of a second before its last thread lets its ports go."""
-    command = [sys.executable, "-c", ENDING]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as leftover:
-        assert leftover.stdout is not None
-        port = int(leftover.stdout.readline())
-        wait_for(lambda: psutil.Process(leftover.pid).status() == psutil.STATUS_ZOMBIE)
-        socket.create_connection(("127.0.0.1", port)).close()
-        try:
-            end_leftovers(leftover.pid, tmp_path)
-            with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(("127.0.0.1", port)).close()
-        finally:
-            leftover.kill()
+def test_a_named_version_that_never_answers_is_not_kept(served: Config) -> None:
+    supervised = Supervised(served, "1.0")
+    supervised.problem = "0 of 2 workers of digits 1.0 are READY"
+    supervised.run(lambda: write_snapshot(served, 1, "1.0", "1.0", "1.1"))
+    assert supervised.servers[0].state.default == "1.0"
+    assert supervised.servers[0].stopped
+    assert read_state(served).default == "1.1"
 
 
-def test_a_hangup_that_nohup_has_ignored_is_ignored(own: Config) -> None:
-    with started(own, before=["nohup"]) as process:
-        output_until_curl(process)
-        process.send_signal(signal.SIGHUP)
-        time.sleep(1)
-        assert ready(own) == (200, "ready")
+def test_a_server_that_dies_is_started_again_with_what_it_served_last(
+    served: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What curl has just changed is in TorchServe's snapshot alone."""
+
+    def change_and_die() -> None:
+        write_snapshot(served, 1, "1.0", "1.0", "1.1")
+        supervised.die()
+
+    supervised = Supervised(served)
+    supervised.run(change_and_die, nothing, nothing)
+    first, second = supervised.servers
+    assert (first.stopped, first.state.default, second.state.default) == (True, "1.1", "1.0")
+    said = capsys.readouterr().err
+    assert "TorchServe ended by itself, with code -9; it is started again" in said
+    assert said.count("READY again") == 1
+    assert supervised.supervisor.restarts._value.get() == 1
 
 
-def test_a_signal_while_it_starts_exits_0(own: Config) -> None:
-    with started(own) as process:
-        wait_for(lambda: bool(family(process)))
-        process.terminate()
-        assert process.wait(60) == 0
-    check_ports(own)
+def test_restarts_wait_longer_and_end_with_the_sixth_death(served: Config) -> None:
+    supervised, steps = Supervised(served), list[Step]()
+    for _ in range(6):
+        steps += [supervised.die, nothing]
+    stop = ScriptedStop(*steps)
+    with pytest.raises(ServingError, match=r"with code -9, for the 6th time in 0 s; see logs/torchserve\.log"):
+        supervised.supervisor.run(ShutdownRequest(stop=stop))
+    assert [wait for wait in stop.waits if wait != supervising.POLL_SECONDS] == [0, 1, 2, 3, 4]
+    assert len(supervised.servers) == 6
 
 
-def test_the_printed_curl_line_works(own: Config) -> None:
-    if not shutil.which("curl"):
-        pytest.skip("curl is not installed")
-    with started(own) as process:
-        line = output_until_curl(process).splitlines()[-1]
-        token = subprocess.run(
-            serving(own, "token"), cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout.strip()
-        shell = line.replace("$(make -s token)", token)
-        answer = subprocess.run(shell, shell=True, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert '"digit": 7' in answer
+def test_deaths_long_ago_do_not_count(served: Config) -> None:
+    supervised = Supervised(served)
+    supervised.supervisor.deaths.extend([time.monotonic() - supervising.RESTART_SECONDS - 1] * 5)
+    supervised.run(supervised.die, nothing, nothing)
+    assert (len(supervised.servers), len(supervised.supervisor.deaths)) == (2, 1)
 
 
-def test_ctrl_c_in_a_terminal_ends_make_without_an_error(own: Config) -> None:
-    """As typed: a terminal, a `make` between it and the server, and the key Ctrl-C."""
-    (own.folder / "Makefile").write_text(f"serve:\n\t@exec {' '.join(serving(own, 'serve'))}\n")
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.environ["PYTHONPATH"] = str(ROOT)
-        os.chdir(own.folder)
-        os.execvp("make", ["make", "serve"])
-    shown = b""
-    while b"curl" not in shown:
-        shown += os.read(terminal, 1000)
-    os.write(terminal, b"\x03")
-    while True:
-        try:
-            shown += os.read(terminal, 1000)
-        except OSError:  # the terminal's other end is closed
-            break
-    _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
-    assert b"***" not in shown
-    check_ports(own)
+def test_a_stop_during_a_restart_forgets_nothing(served: Config) -> None:
+    def change_and_stop() -> None:
+        write_snapshot(served, 1, "1.0", "1.0", "1.1")
+        supervised.problem = "TorchServe does not answer yet"
+
+    supervised = Supervised(served)
+    supervised.run(supervised.die, change_and_stop)
+    assert read_state(served).default == "1.0"
 
 
-def test_stop_from_another_terminal(own: Config) -> None:
-    with started(own) as process:
-        output_until_curl(process)
-        stop = subprocess.run(serving(own, "stop"), cwd=ROOT, capture_output=True, text=True)
-        assert (stop.stdout, process.wait(5)) == ("stopped\n", 0)
-    again = subprocess.run(serving(own, "stop"), cwd=ROOT, capture_output=True, text=True)
-    assert (again.stdout, again.returncode) == ("no server is running here\n", 0)
+def test_a_death_during_the_start_is_an_error_and_forgets_nothing(served: Config) -> None:
+    write_snapshot(served, 1, "1.0", "1.0", "1.1")  # of a server that was killed before
+    supervised = Supervised(served)
+    supervised.problem = "TorchServe does not answer yet"
+    with pytest.raises(ServingError, match="TorchServe ended while starting, with code 1; see logs/"):
+        supervised.run(lambda: supervised.die(1), nothing)
+    assert read_state(served).default == "1.0"
+    assert supervised.servers[0].stopped
 
 
-@pytest.mark.parametrize(
-    "name", ["inference", "management", "metrics", "supervisor", "grpc_inference", "grpc_management"]
-)
-def test_a_taken_port_is_named_before_anything_starts(name: str, own: Config) -> None:
-    host, port = own.ports()[name]
-    with socket.create_server((host, port)):
-        run = subprocess.run(serving(own, "serve"), cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == 1
-    assert f"error: already in use: {name} {host}:{port};" in run.stderr
-    assert not (own.folder / "logs").exists()
+def test_a_server_that_is_never_ready_is_given_up(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervising, "READY_SECONDS", -1.0)
+    supervised = Supervised(config)
+    supervised.problem = supervised.partial = "0 of 2 workers of digits 1.0 are READY"
+    with pytest.raises(ServingError, match=r"not ready after -1 s: 0 of 2 workers of digits 1\.0 are READY"):
+        supervised.run()
 
 
-def test_a_missing_archive_is_named(own: Config) -> None:
-    run = subprocess.run(serving(own, "serve", "--version", "9.9"), cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == 1
-    assert "digits-9.9.mar: no such archive in" in run.stderr
+def test_a_server_with_some_of_its_workers_goes_on(
+    config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(supervising, "READY_SECONDS", -1.0)
+    supervised = Supervised(config)
+    supervised.problem = "1 of 2 workers of digits 1.0 are READY"
+    supervised.run()
+    assert supervised.welcomed == 1
+    assert "going on: 1 of 2 workers of digits 1.0 are READY" in capsys.readouterr().err
 
 
-def test_a_wrong_java_home_is_named(own: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JAVA_HOME", "/nowhere")
-    run = subprocess.run(serving(own, "serve"), cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == 1
-    assert "JAVA_HOME=/nowhere: has no bin/java" in run.stderr
+def test_lost_archives_are_reported_and_the_rest_is_served(served: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    (served.model_store / "digits-1.1.mar").unlink()
+    supervised = Supervised(served)
+    supervised.run()
+    assert (supervised.servers[0].state.default, set(supervised.servers[0].state.versions)) == ("1.0", {"1.0"})
+    said = capsys.readouterr().err
+    assert "digits 1.1 is not served any more:" in said
+    assert "the default is now digits 1.0" in said
 
 
-def test_a_second_server_in_the_same_folder_is_refused_and_harms_nothing(own: Config) -> None:
-    with started(own) as process:
-        output_until_curl(process)
-        second = subprocess.run(serving(own, "serve"), cwd=ROOT, capture_output=True, text=True)
-        assert second.returncode == 1
-        assert f"a server already runs here, as process {process.pid}; `make stop` ends it" in second.stderr
-        assert ready(own) == (200, "ready")
+def test_a_restart_with_nothing_left_is_an_error(config: Config) -> None:
+    def lose_everything() -> None:
+        (config.model_store / "digits-1.0.mar").unlink()
+        supervised.die()
+
+    supervised = Supervised(config)
+    with pytest.raises(ServingError, match="nothing is left to serve in"):
+        supervised.run(lose_everything, nothing)
 
 
-def test_readiness_does_not_ask_a_proxy(own: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    monkeypatch.delenv("no_proxy", raising=False)
-    with started(own) as process:
-        output_until_curl(process)
+def test_a_disk_that_refuses_is_reported_once_and_tried_again(
+    served: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder in the place of the state's temporary file: root cannot write it either."""
+
+    def block() -> None:
+        write_snapshot(served, 1, "1.0", "1.0", "1.1")
+        blocked.mkdir()
+        (blocked / "x").touch()
+
+    def unblock() -> None:
+        assert read_state(served).default == "1.0"  # by the snapshot
+        (blocked / "x").unlink()
+        blocked.rmdir()
+
+    blocked = served.folder / f".{served.state_file.name}.{os.getpid()}.tmp"
+    Supervised(served).run(block, nothing, unblock, nothing)
+    assert capsys.readouterr().err.count("changes are not kept:") == 1
+    assert not list((served.logs / "config").glob("*-snapshot.cfg"))
+    assert read_state(served).default == "1.0"
 
 
-def test_a_port_that_is_none_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "config.properties"
-    for wrong in ("grpc_inference_port=abc", "grpc_inference_port=99999"):
-        path.write_text((ROOT / "config.properties").read_text().replace("grpc_inference_port=7070", wrong))
-        with pytest.raises(ServingError, match="expected"):
-            read_config(path)
+def test_a_log_that_cannot_be_renamed_is_reported_once(
+    config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise OSError("read-only")
+
+    supervised = Supervised(config)
+    monkeypatch.setattr(supervised.supervisor.rotation, "look", fail)
+    supervised.run(nothing, nothing)
+    assert capsys.readouterr().err.count("the log of requests is not renamed: read-only") == 1
 
 
-def test_ready_is_503_with_the_reason_until_the_workers_answer(own: Config) -> None:
-    with started(own) as process:
-        seen: list[tuple[int, str]] = []
+@pytest.fixture
+def drained(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long drains may take; none ends by itself."""
+    seconds: list[float] = []
 
-        def asked() -> bool:
-            try:
-                seen.append(ready(own))
-            except requests.ConnectionError:
-                return False
-            return seen[-1][0] == 200
+    def wait(_: object, most: float, __: object) -> bool:
+        seconds.append(most)
+        return False
 
-        wait_for(asked)
-        assert {status for status, _ in seen[:-1]} == {503}
-        assert "TorchServe does not answer yet" in {reason for _, reason in seen}
-        assert process.poll() is None
+    monkeypatch.setattr(supervising, "wait_idle", wait)
+    return seconds
 
 
-def test_ready_is_503_while_no_worker_lives(own: Config) -> None:
-    with started(own) as process:
-        output_until_curl(process)
-        assert ready(own) == (200, "ready")
-        for child in family(process):
-            if child.name() != "java":
-                child.kill()
-        wait_for(lambda: ready(own)[0] == 503, 10)
-        wait_for(lambda: ready(own)[0] == 200)
-
-
-def test_a_model_that_reads_the_smoke_pictures_wrong_is_not_ready(tmp_path: Path) -> None:
-    build_archive("1.0", tmp_path / "model_store", exchange_digits(copy_project(tmp_path / "project")))
-    config = on_free_ports(tmp_path, tmp_path / "model_store")
-    with started(config):
-        wait_for(lambda: "was read as" in (config.folder / "errors").read_text())
-        assert ready(config)[0] == 503
-
-
-def exchange_digits(project: Path) -> Path:
-    """Gives the project a model that reads a 3 as a 5 and a 5 as a 3."""
-    model = load_model(project / MODEL)
-    assert isinstance(model, DigitCNN)
-    order = [0, 1, 2, 5, 4, 3, 6, 7, 8, 9]
-    with torch.no_grad():
-        model.linear.weight.copy_(model.linear.weight[order].clone())
-        model.linear.bias.copy_(model.linear.bias[order].clone())
-    export(model, json.loads((project / RECORD).read_text()), project)
-    return project
+@pytest.mark.parametrize(("hurries", "said"), [(True, "stopping at once"), (False, "stopping with requests under way")])
+def test_a_drain_ends_by_a_second_ctrl_c_or_its_time(
+    hurries: bool, said: str, config: Config, drained: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = ShutdownRequest(stop=ScriptedStop())
+    if hurries:
+        request.hurry.set()
+    supervised = Supervised(config)
+    supervised.supervisor.run(request)
+    assert drained == [supervising.DRAIN_SECONDS]
+    assert said in capsys.readouterr().err
+    assert (supervised.servers[0].killed, supervised.servers[0].stopped) == (False, True)
+    assert supervised.supervisor.readiness.draining
 
 
 @pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        *((f"token_expiration_min={minutes}", "minutes") for minutes in ("abc", "0", "-5", "1.2.3")),
-        *((f"max_request_size={size}", "bytes") for size in ("", "0", "1.5", "16M")),
-    ],
+    ("error", "said"), [(UnreachableError("gone"), ""), (ServingError("no"), "stopping without draining: no")]
 )
-def test_a_number_that_is_none_is_named(line: str, expected: str, tmp_path: Path) -> None:
-    path = tmp_path / "config.properties"
-    path.write_text(f"{(ROOT / 'config.properties').read_text()}\n{line}\n")
-    with pytest.raises(ServingError, match=f"{line.replace('=', ' is ')}; expected {expected}"):
-        read_config(path)
+def test_a_server_that_cannot_be_drained_is_stopped(
+    error: ServingError, said: str, config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: object) -> None:
+        raise error
 
-
-def test_a_configuration_without_an_address_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "config.properties"
-    path.write_text((ROOT / "config.properties").read_text().replace("grpc_inference_port", "#"))
-    with pytest.raises(ServingError, match="no line grpc_inference_port="):
-        read_config(path)
-
-
-def test_everything_listens_on_loopback_alone() -> None:
-    assert {host for host, _ in read_config().ports().values()} == {"127.0.0.1"}
-
-
-def test_token_without_a_server_says_so(own: Config) -> None:
-    run = subprocess.run(serving(own, "token"), cwd=ROOT, capture_output=True, text=True)
-    assert (run.returncode, run.stdout) == (1, "")
-    assert "key_file.json: no tokens: the server does not run, or is starting; `make status`" in run.stderr
+    monkeypatch.setattr("serving.tokens.Tokens.revoke_inference", fail)
+    supervised = Supervised(config)
+    supervised.run()
+    assert supervised.servers[0].stopped
+    assert said in capsys.readouterr().err

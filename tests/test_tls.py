@@ -13,9 +13,8 @@ from serving.certs import CERTIFICATE, KEY, write_certificate
 from serving.client import DigitsClient
 from serving.config import Config, ServingError, read_config
 from serving.connection import UnreachableError, read_key
-from serving.supervisor import running
 from tests.pictures import SMOKE
-from tests.servers import command, with_archives
+from tests.servers import command, run_supervised, with_archives
 
 SEVEN = Path(__file__).parents[1] / "handler" / "smoke" / "7.png"
 openssl = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
@@ -31,7 +30,7 @@ def with_tls(config: Config) -> Config:
 @pytest.fixture(scope="module")
 def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
     config = with_tls(with_archives(tmp_path_factory.mktemp("tls"), "1.0"))
-    with running(config):
+    with run_supervised(config):
         yield config
 
 

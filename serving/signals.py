@@ -1,4 +1,4 @@
-"""What a server in a terminal owes to the person before it: signals that stop it, and Ctrl-C that is its own."""
+"""Signals that stop a server in a terminal, and Ctrl-C that reaches it and not `make`."""
 
 import os
 import signal
@@ -10,43 +10,43 @@ from queue import SimpleQueue
 
 
 @dataclass
-class Orders:
-    """What has been asked of a server: to stop, to stop without waiting for requests, to change its tokens."""
+class ShutdownRequest:
+    """What signals ask of a server: to stop, to stop without waiting for requests, to make new tokens."""
 
     stop: threading.Event = field(default_factory=threading.Event)
     hurry: threading.Event = field(default_factory=threading.Event)
     rotate: threading.Event = field(default_factory=threading.Event)
 
 
-def orders_by_signals() -> Orders:
-    """SIGINT, SIGTERM and SIGHUP stop, in order; SIGINT after one of them stops at once. SIGUSR1 changes the tokens.
+def handle_signals() -> ShutdownRequest:
+    """Stop on SIGINT, SIGTERM and SIGHUP; hurry on a SIGINT after one of them; make new tokens on SIGUSR1.
 
-    A handler runs in the midst of what the main thread does, and that may hold the lock of the very event that is to be
-    set, for good. So a handler only puts the signal into a queue that may be interrupted, and a thread obeys.
+    A handler interrupts the main thread, which may hold the lock of the very event that is to be set. So a handler
+    only puts the signal into a queue that may be interrupted, and a thread sets the event.
     """
-    orders, come = Orders(), SimpleQueue[int]()
+    request, received = ShutdownRequest(), SimpleQueue[int]()
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         if name != signal.SIGHUP or signal.getsignal(name) != signal.SIG_IGN:  # `nohup` has it ignored
-            signal.signal(name, lambda number, _: come.put(number))
-    threading.Thread(target=_obey, args=[orders, come], daemon=True).start()
-    return orders
+            signal.signal(name, lambda number, _: received.put(number))
+    threading.Thread(target=_set_events, args=[request, received], daemon=True).start()
+    return request
 
 
-def _obey(orders: Orders, come: SimpleQueue[int]) -> None:
+def _set_events(request: ShutdownRequest, received: SimpleQueue[int]) -> None:
     while True:
-        number = come.get()
+        number = received.get()
         if number == signal.SIGUSR1:
-            orders.rotate.set()
+            request.rotate.set()
             continue
-        # A second SIGTERM is a second person who stops: it must not cost what is under way.
-        if number == signal.SIGINT and orders.stop.is_set():
-            orders.hurry.set()
-        orders.stop.set()
+        # A second SIGTERM is a second person who stops: it must not cost requests that are being answered.
+        if number == signal.SIGINT and request.stop.is_set():
+            request.hurry.set()
+        request.stop.set()
 
 
 @contextmanager
-def own_terminal() -> Iterator[None]:
-    """Takes the terminal for the block, as a shell gives it to a job: Ctrl-C then reaches us and not `make`.
+def take_terminal() -> Iterator[None]:
+    """Take the terminal for the block, as a shell gives it to a job: Ctrl-C then reaches us and not `make`.
 
     `make` would report it as an error. Without a terminal, or in the background, nothing is done.
     """

@@ -1,0 +1,49 @@
+"""Archives for tests: real ones, built once a run for each version, and projects that are changed before."""
+
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+from serving.archive import archive_path, build_archive
+from serving.config import ROOT
+from training.export import MODEL, RECORD, export
+from training.model import DigitCNN, load_model
+
+CACHE = "DIGITS_TEST_ARCHIVES"  # environment: the folder of this run's archives, which its processes share
+
+
+def provide_archive(version: str, store: Path) -> Path:
+    """Copy the archive of this version into the store, with its SHA-256; it is built by the first who needs it."""
+    cache = Path(os.environ[CACHE])
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        built = archive_path(cache, version)
+        if not built.exists():
+            build_archive(version, cache)
+    store.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(f"{built}.sha256", store)
+    return shutil.copy2(built, store)
+
+
+def copy_project(folder: Path) -> Path:
+    """Copy what an archive is made of."""
+    for name in ("handler", "model"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy2(ROOT / "scripted_model.pt", folder)
+    return folder
+
+
+def swap_digits(project: Path) -> Path:
+    """Give the project a model that reads a 3 as a 5 and a 5 as a 3."""
+    model = load_model(project / MODEL)
+    assert isinstance(model, DigitCNN)
+    order = [0, 1, 2, 5, 4, 3, 6, 7, 8, 9]
+    with torch.no_grad():
+        model.linear.weight.copy_(model.linear.weight[order].clone())
+        model.linear.bias.copy_(model.linear.bias[order].clone())
+    export(model, json.loads((project / RECORD).read_text()), project)
+    return project

@@ -1,0 +1,183 @@
+"""`python -m serving serve` as a process of its own: from its start to its end, as a person meets it."""
+
+import os
+import pty
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+import requests
+
+from serving.archive import build_archive
+from serving.client import DigitsClient
+from serving.config import ROOT, Config
+from serving.connection import UnreachableError
+from serving.readiness import PROOF_SECONDS
+from serving.torchserve import check_ports
+from tests.archives import copy_project, swap_digits
+from tests.pictures import SMOKE
+from tests.servers import (
+    alive,
+    command,
+    configure_free_ports,
+    errors,
+    family,
+    output_until_curl,
+    ready,
+    serving,
+    serving_client,
+    started,
+    wait_for,
+    workers,
+)
+
+
+def collect_readiness(config: Config) -> list[tuple[int, str]]:
+    """Collect what /ready says until it is 200, which must mean an answer, and at once."""
+    said: list[tuple[int, str]] = []
+
+    def is_ready() -> bool:
+        try:
+            said.append(ready(config))
+        except requests.ConnectionError:
+            return False
+        return said[-1][0] == 200
+
+    wait_for(is_ready)
+    with DigitsClient(config, timeout=2, retries=0) as client:
+        assert client.predict(SMOKE[7]).digit == 7
+    return said
+
+
+def test_a_server_from_its_start_to_make_stop(own: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a proxy that it must not ask, its workers killed meanwhile."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with started(own) as process:
+        said = collect_readiness(own)
+        assert {status for status, _ in said[:-1]} == {503}
+        assert "TorchServe does not answer yet" in {reason for _, reason in said}
+        line = output_until_curl(process).splitlines()[-1]
+        children = family(process)
+        assert len(children) >= 3  # Java and two workers
+
+        killed = workers(process)
+        for worker in killed:
+            worker.kill()
+        wait_for(lambda: not alive(killed))
+        assert collect_readiness(own)[0][0] == 503
+
+        second = command(own, "serve")
+        assert second.returncode == 1
+        assert f"a server already runs here, as process {process.pid}; `make stop` ends it" in second.stderr
+        if shutil.which("curl"):
+            shell = line.replace("$(make -s token)", command(own, "token").stdout.strip())
+            run = subprocess.run(shell, shell=True, cwd=ROOT, capture_output=True, text=True, check=True)
+            assert '"digit": 7' in run.stdout
+        assert command(own, "stop").stdout == "stopped\n"
+        assert process.wait(5) == 0
+    assert not alive(children)
+    assert not own.key_file.exists()
+    check_ports(own)
+    assert "Traceback" not in errors(own)
+    again = command(own, "stop")
+    assert (again.stdout, again.returncode) == ("no server is running here\n", 0)
+
+
+def test_ctrl_c_in_a_terminal_ends_make_without_an_error(own: Config) -> None:
+    """As typed: a terminal, a `make` between it and the server, and the key Ctrl-C."""
+    (own.folder / "Makefile").write_text(f"serve:\n\t@exec {' '.join(serving(own, 'serve'))}\n")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ["PYTHONPATH"] = str(ROOT)
+        os.chdir(own.folder)
+        os.execvp("make", ["make", "serve"])
+    shown = b""
+    while b"curl" not in shown:
+        shown += os.read(terminal, 1000)
+    os.write(terminal, b"\x03")
+    while True:
+        try:
+            shown += os.read(terminal, 1000)
+        except OSError:  # the terminal's other end is closed
+            break
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert b"***" not in shown
+    check_ports(own)
+
+
+def test_a_signal_while_it_starts_exits_0(own: Config) -> None:
+    with started(own) as process:
+        wait_for(lambda: bool(family(process)))
+        process.terminate()
+        assert process.wait(60) == 0
+    check_ports(own)
+
+
+def test_a_start_that_cannot_be_is_named_before_anything_runs(own: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, port = own.ports()["management"]
+    with socket.create_server((host, port)):
+        run = command(own, "serve")
+    assert run.returncode == 1
+    assert f"error: already in use: management {host}:{port};" in run.stderr
+    assert not (own.folder / "logs").exists()
+    monkeypatch.setenv("JAVA_HOME", "/nowhere")
+    run = command(own, "serve")
+    assert run.returncode == 1
+    assert "JAVA_HOME=/nowhere: has no bin/java" in run.stderr
+
+
+def test_token_without_a_server_says_so(own: Config) -> None:
+    run = command(own, "token")
+    assert (run.returncode, run.stdout) == (1, "")
+    assert "key_file.json: no tokens: the server does not run, or is starting; `make status`" in run.stderr
+
+
+def test_a_model_that_reads_the_smoke_images_wrong_is_not_ready(tmp_path: Path) -> None:
+    build_archive("1.0", tmp_path / "model_store", swap_digits(copy_project(tmp_path / "project")))
+    config = configure_free_ports(tmp_path, tmp_path / "model_store")
+    with started(config):
+        wait_for(lambda: "was read as" in errors(config))
+        assert ready(config)[0] == 503
+
+
+HANGS = """
+
+_read = Calibration.probabilities
+
+
+def _hanging(*given):
+    import os, time
+    while os.path.exists({brake!r}):
+        time.sleep(0.1)
+    return _read(*given)
+
+
+Calibration.probabilities = _hanging
+"""
+
+
+def test_ready_is_503_while_all_workers_hang(own: Config, project: Path) -> None:
+    """They are alive, and TorchServe says READY."""
+    brake = own.folder / "brake"
+    with (project / "handler" / "confidence.py").open("a") as handler:
+        handler.write(HANGS.format(brake=str(brake)))
+    build_archive("1.0", own.model_store, project)
+    with serving_client(own) as (_, client):
+        brake.touch()
+        wait_for(lambda: ready(own)[0] == 503, 2 * PROOF_SECONDS + 5)
+        assert client.default().ready == 2
+        with DigitsClient(own, timeout=0.5) as hurried, pytest.raises(UnreachableError, match="not answered in time"):
+            hurried.predict(SMOKE[7])
+        brake.unlink()
+        wait_for(lambda: ready(own) == (200, "ready"))
+
+
+def test_a_response_comes_in_one_piece(server: Config) -> None:
+    """So that a supervisor that ends leaves no half of one."""
+    with socket.create_connection(server.ports()["supervisor"]) as asking:
+        asking.sendall(b"GET /live HTTP/1.0\r\n\r\n")
+        assert asking.recv(1 << 16).endswith(b"\r\n\r\nlive\n")

@@ -1,0 +1,116 @@
+"""serving/torchserve.py and serving/lock.py: what a server leaves behind is ended, whoever still looks at it."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from serving.config import Config, ServingError
+from serving.lock import locked, process_of
+from serving.torchserve import END_SECONDS, check_ports, end_leftovers
+from tests.servers import alive, configure_free_ports, wait_for
+
+UNSEEN = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5)"], start_new_session=True)
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_who_has_ended_is_not_waited_for_until_its_parent_sees_it(tmp_path: Path) -> None:
+    """The first process of a container, whose child an orphan becomes, may take seconds; this parent never looks."""
+    temporary = tmp_path / "digits-own"
+    temporary.mkdir()
+    environment = os.environ | {"TMPDIR": str(temporary)}
+    with subprocess.Popen([sys.executable, "-c", UNSEEN], env=environment, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        leftover = int(parent.stdout.readline())
+        begun = time.monotonic()
+        end_leftovers(leftover, temporary)
+        took, status = time.monotonic() - begun, psutil.Process(leftover).status()
+        parent.kill()
+    assert status == psutil.STATUS_ZOMBIE
+    assert took < END_SECONDS
+    assert not temporary.exists()
+
+
+ENDING = """
+import ctypes, socket, threading, time
+listening = socket.create_server(("127.0.0.1", 0))
+threading.Thread(target=time.sleep, args=[60]).start()
+print(listening.getsockname()[1], flush=True)
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+def test_who_is_just_ending_is_waited_for_as_its_threads_hold_ports(tmp_path: Path) -> None:
+    """A killed Java is a zombie some hundredths of a second before its last thread lets its ports go."""
+    command = [sys.executable, "-c", ENDING]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as leftover:
+        assert leftover.stdout is not None
+        port = int(leftover.stdout.readline())
+        wait_for(lambda: psutil.Process(leftover.pid).status() == psutil.STATUS_ZOMBIE)
+        socket.create_connection(("127.0.0.1", port)).close()
+        try:
+            end_leftovers(leftover.pid, tmp_path)
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port)).close()
+        finally:
+            leftover.kill()
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return configure_free_ports(tmp_path)
+
+
+def test_a_start_ends_what_a_killed_server_left_and_can_be_stopped_meanwhile(config: Config) -> None:
+    """A suspended process does not end by itself; the lock names the new supervisor before it is ended."""
+    temporary = config.folder / "digits-left"
+    temporary.mkdir()
+    environment = os.environ | {"TMPDIR": str(temporary)}
+    left = subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=environment, start_new_session=True
+    )
+    psutil.Process(left.pid).suspend()
+    config.lock_file.write_text(json.dumps({"supervisor": 1, "java": left.pid, "temporary": str(temporary)}))
+    config.key_file.write_text("{}")
+    released = threading.Event()
+
+    def hold() -> None:
+        with locked(config):
+            released.wait(10)
+
+    holding = threading.Thread(target=hold)
+    holding.start()
+    wait_for(lambda: process_of(config) == os.getpid(), 10)
+    wait_for(lambda: not alive([psutil.Process(left.pid)]), 10)
+    wait_for(lambda: not temporary.exists(), 10)
+    assert not config.key_file.exists()
+    with pytest.raises(ServingError, match=f"already runs here, as process {os.getpid()}; `make stop` ends it"):
+        locked(config).__enter__()
+    released.set()
+    holding.join()
+    left.communicate()
+    assert process_of(config) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["inference", "management", "metrics", "supervisor", "grpc_inference", "grpc_management"]
+)
+def test_a_port_in_use_is_named(name: str, config: Config) -> None:
+    check_ports(config)
+    host, port = config.ports()[name]
+    with (
+        socket.create_server((host, port)),
+        pytest.raises(ServingError, match=f"already in use: {name} {host}:{port};"),
+    ):
+        check_ports(config)
