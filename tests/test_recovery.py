@@ -59,6 +59,7 @@ def roll_out(client: DigitsClient) -> None:
     wait_for(lambda: read_served(client) == ROLLED_OUT)
 
 
+@pytest.mark.serial
 def test_a_roll_out_survives_killed_java_a_killed_supervisor_a_stop_and_lost_archives(own: Config) -> None:
     with serving_client(own) as (process, client):
         roll_out(client)

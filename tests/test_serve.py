@@ -51,11 +51,9 @@ def collect_readiness(config: Config) -> list[tuple[int, str]]:
     return said
 
 
-def test_a_server_from_its_start_to_make_stop(own: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behind a proxy that it must not ask, its workers killed meanwhile."""
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    monkeypatch.delenv("no_proxy", raising=False)
-    with started(own) as process:
+def test_a_server_from_its_start_to_make_stop(own: Config) -> None:
+    """With a proxy in its environment that it must not use; its workers are killed meanwhile."""
+    with started(own, before=["env", "-u", "no_proxy", "http_proxy=http://127.0.0.1:9"]) as process:
         said = collect_readiness(own)
         assert {status for status, _ in said[:-1]} == {503}
         assert "TorchServe does not answer yet" in {reason for _, reason in said}
