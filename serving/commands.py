@@ -23,7 +23,7 @@ from serving.archive import build_archive, by_number
 from serving.certs import CERTIFICATE, KEY, write_certificate
 from serving.client import DigitsClient
 from serving.config import Config, ServingError
-from serving.draw import PATH
+from serving.draw_page import PATH
 from serving.files import write_named
 from serving.folders import COLUMNS, Side, find_pictures, rows
 from serving.folders import compare as compare_versions

@@ -11,9 +11,9 @@ from handler.protocol import REQUEST_LOG_LEVEL, REQUEST_LOG_PATH
 from serving.archive import archive_path, by_number, check_archive
 from serving.config import MODEL, Config, ServingError
 from serving.connection import UnreachableError
-from serving.door import door
 from serving.drain import wait_idle
-from serving.draw import PATH
+from serving.draw_page import PATH
+from serving.http_server import run_http_server
 from serving.lock import Lock, locked
 from serving.readiness import Readiness
 from serving.rotation import Rotation
@@ -73,7 +73,7 @@ class Supervisor:
             discard_snapshots(self.config)  # and did not write to its end
             wanted = self._choose_state()
             self.workers.begin()
-            with door(self.config, self.registry, self.readiness.problem), self.watch.looking():
+            with run_http_server(self.config, self.registry, self.readiness.problem), self.watch.looking():
                 self.supervise(lock, wanted, request, welcome)
 
     def supervise(self, lock: Lock, wanted: State, request: ShutdownRequest, welcome: Callable[[], None]) -> None:

@@ -37,7 +37,7 @@ class Tokens:
         left.set_function(lambda: self.expires_at - time.time())
 
     def note_creation(self, when: float) -> None:
-        """Note when the tokens were made; they are replaced after half of their life, so that there is time to retry."""
+        """Note when the tokens were made; half of their life later they are replaced, with time left to retry."""
         self.rotate_at, self.expires_at = when + self.config.token_seconds / 2, when + self.config.token_seconds
 
     def publish(self) -> None:

@@ -94,7 +94,7 @@ class Supervised:
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No HTTP server, no metrics, no ports, no tokens: what these do has tests of its own."""
-    monkeypatch.setattr(supervising, "door", lambda *_: nullcontext())
+    monkeypatch.setattr(supervising, "run_http_server", lambda *_: nullcontext())
     monkeypatch.setattr(supervising, "check_ports", lambda _: None)
     monkeypatch.setattr("serving.watch.Watch.looking", lambda _: nullcontext())
     monkeypatch.setattr("serving.tokens.Tokens.revoke_inference", lambda _: None)
