@@ -8,9 +8,9 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -237,29 +237,46 @@ def _suspend_others(process: "subprocess.Popen[str]", survivor: psutil.Process) 
 
 def _flooded(found: Prometheus, config: Config, process: "subprocess.Popen[str]") -> None:
     """No worker takes what comes, and more comes than may wait."""
-    request = config.folder / "request"
     picture = png(raw_pictures("mnist5k")[0][0])
     token = read_key(config.key_file, "inference")
     head = f"POST /predictions/digits HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
-    request.write_bytes(f"{head}Content-Length: {len(picture)}\r\n\r\n".encode() + picture)
-    (config.folder / "list").write_text(f"{request}\n")
     wait_for(lambda: ("DigitsErrorRatio", "", SICK) not in found.firing())  # as it may when workers die
     stopped = workers(process)
     for each in stopped:
         each.suspend()
     begun = time.monotonic()
-    words = [sys.executable, str(ROOT / "benchmarks" / "generator.py"), str(config.ports()["inference"][1])]
-    words += [str(config.folder / "list"), "--seconds", "150", "--connections", str(FLOOD), "--rate", str(FLOOD_RATE)]
-    flood = subprocess.Popen(words, stdout=subprocess.DEVNULL)
     try:
-        flooded = [("DigitsErrorRatio", ""), ("DigitsQueueGrowing", "backlog"), ("DigitsNotReady", "")]
-        fires(found, SICK, dict.fromkeys(flooded, begun))
+        with _sending(config, f"{head}Content-Length: {len(picture)}\r\n\r\n".encode() + picture):
+            flooded = [("DigitsErrorRatio", ""), ("DigitsQueueGrowing", "backlog"), ("DigitsNotReady", "")]
+            fires(found, SICK, dict.fromkeys(flooded, begun))
     finally:
-        flood.terminate()
-        flood.wait()
         for each in stopped:
             with suppress(psutil.NoSuchProcess):
                 each.resume()
+
+
+@contextmanager
+def _sending(config: Config, request: bytes) -> Iterator[None]:
+    """Send FLOOD_RATE requests a second whether or not there are responses, each over a connection of its own."""
+    ended = threading.Event()
+
+    def send() -> None:
+        connections: deque[socket.socket] = deque()
+        while not ended.wait(1 / FLOOD_RATE):
+            connections.append(socket.create_connection(config.ports()["inference"]))
+            connections[-1].sendall(request)
+            if len(connections) > FLOOD:
+                connections.popleft().close()
+        for connection in connections:
+            connection.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(send)
+        try:
+            yield
+        finally:
+            ended.set()
+    sending.result()
 
 
 def three(folder: Path) -> dict[str, Config]:
