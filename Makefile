@@ -17,7 +17,7 @@ needed = $(or $($(1)),$(error no $(1); make $@ $(1)=$(2)))
 
 .DEFAULT_GOAL := help
 .PHONY: help serve demo stop status token certs archive register compare promote rollback scale unregister models metrics monitor \
-  train tune evaluate evaluate-served report predict explain bench bench-quick sweep profile test test-slow soak lint audit licences clean
+  train tune evaluate evaluate-served report predict explain bench bench-quick profile test test-slow soak lint audit licences clean
 
 help: ## these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -87,7 +87,7 @@ evaluate: $(INSTALLED) ## accuracy, recall, confusion matrix of the released mod
 	@$(PY) -m training evaluate --data "$(DATA)" $(ARGS)
 
 evaluate-served: $(INSTALLED) ## accuracy through the served API, and its agreement with training; DATA=
-	@$(PY) -m benchmarks.evaluate_served --data "$(DATA)"
+	@$(PY) -m benchmarks evaluate-served --data "$(DATA)"
 
 report: $(INSTALLED) ## docs/report.md: the released model on every set of digits and of what is none; DATA=, ARGS=
 	@$(PY) -m evaluation report --data "$(DATA)" $(ARGS)
@@ -98,20 +98,15 @@ predict: $(INSTALLED) ## read pictures without a server; IMAGES="a.png b.jpg"
 explain: $(INSTALLED) ## draw what of a picture spoke for its digit; IMAGE=a.png, ARGS="--target 3 -o why.png"
 	@$(PY) -m serving explain "$(call needed,IMAGE,a.png)" $(ARGS)
 
-bench: $(INSTALLED_BENCH) ## some 41 minutes: serving beside FastAPI, LitServe and TorchServe's defaults, training beside the original's way
-	@$(PY) -m benchmarks.serving
-	@$(PY) -m benchmarks.observed
-	@$(PY) -m benchmarks.training_speed
+bench: $(INSTALLED_BENCH) ## some 20 minutes: serving beside FastAPI, LitServe and TorchServe's defaults; what metrics cost; needs wrk
+	@$(PY) -m benchmarks compare-servers
+	@$(PY) -m benchmarks metrics-overhead
 
-bench-quick: $(INSTALLED_BENCH) ## the same of serving in two minutes, for a first look
-	@$(PY) -m benchmarks.serving --quick
+bench-quick: $(INSTALLED_BENCH) ## the first of these in two minutes, for a first look
+	@$(PY) -m benchmarks compare-servers --quick
 
-sweep: $(INSTALLED_BENCH) ## some 21 minutes: every setting of serving, and every part of the handler's speed, changed alone
-	@$(PY) -m benchmarks.sweep $(ARGS)
-	@$(if $(ARGS),,$(PY) -m benchmarks.handler_sweep)
-
-profile: $(INSTALLED_BENCH) ## where the time of a request goes, by py-spy and TorchServe's counters, and what an idle handler leaves
-	@$(PY) -m benchmarks.profile_served
+profile: $(INSTALLED_BENCH) ## where the time of a request goes, by py-spy and TorchServe's counters
+	@$(PY) -m benchmarks profile
 
 # Most tests run two at once; those marked `serial` run by themselves afterwards. With ARGS one run, of what they name.
 test: $(INSTALLED_DEV) ## the tests that an edit can break, real TorchServe included; ARGS=options of pytest

@@ -1,3 +1,1 @@
-"""Measurements that the README quotes; they use training and serving as a user would."""
-
-import training  # noqa: F401 - makes torchvision importable beside a CPU-only torch
+"""Measurements that the docs quote; they start servers as a user does, on free ports."""

@@ -8,7 +8,7 @@ import requests
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.evaluate_served import served, trained
+from benchmarks.evaluate_served import predict_served, predict_trained
 from handler.decoding import MAX_BYTES
 from serving.client import DigitsClient
 from serving.config import Config
@@ -63,7 +63,7 @@ def test_served_probabilities_equal_trainings_own_on_500_pictures(server: Config
     """By the functions that `make evaluate-served` uses for all of MNIST."""
     pictures = [encode(Image.fromarray(grey)) for grey in digits()[0][::10]]
     assert len(pictures) == 500
-    assert np.abs(served(server, pictures) - trained(pictures)).max() <= 1e-4
+    assert np.abs(predict_served(server, pictures) - predict_trained(pictures)).max() <= 1e-4
 
 
 @pytest.mark.parametrize("name", bad_pictures())

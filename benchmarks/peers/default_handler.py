@@ -1,29 +1,28 @@
-"""A handler for TorchServe as its documentation writes one, run with its defaults: no batching, no settings of ours.
+"""A handler for TorchServe as its documentation writes one, for its defaults: no batching, no settings of ours.
 
 https://pytorch.org/serve/custom_service.html
 """
 
-from pathlib import Path
 from typing import Any
 
 from ts.torch_handler.base_handler import BaseHandler
 
-from reading import Reading, instances
+from benchmarks.peers.common import DigitModel, decode_instances, respond
 
 
 class DefaultHandler(BaseHandler):  # type: ignore[misc]  # TorchServe has no type hints
-    """Takes a picture as the body, or many as JSON, which TorchServe has parsed."""
+    """Takes an image as the body, or a batch request, which TorchServe has parsed."""
 
-    def initialize(self, context: Any) -> None:
-        folder = Path(context.system_properties["model_dir"])
-        self.reading = Reading(folder / "scripted_model.pt", folder / "model.json")
+    def initialize(self, context: Any) -> None:  # noqa: ARG002 - TorchServe's signature
+        self.model = DigitModel()
         self.initialized = True
 
     def preprocess(self, data: list[dict[str, Any]]) -> list[list[bytes]]:
-        return [instances(row["body"]) if isinstance(row["body"], dict) else [bytes(row["body"])] for row in data]
+        bodies = [row["body"] for row in data]
+        return [decode_instances(body) if isinstance(body, dict) else [bytes(body)] for body in bodies]
 
     def inference(self, data: list[list[bytes]]) -> list[list[dict[str, Any]]]:
-        return [self.reading.answers(pictures) for pictures in data]
+        return [self.model.predict_images(images) for images in data]
 
     def postprocess(self, data: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-        return [answers[0] if len(answers) == 1 else {"predictions": answers} for answers in data]
+        return [respond(predictions) for predictions in data]

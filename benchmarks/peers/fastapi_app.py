@@ -1,25 +1,20 @@
-"""uvicorn --app-dir benchmarks/peers --workers 2 fastapi_app:app
+"""uvicorn --workers 2 benchmarks.peers.fastapi_app:app
 
 FastAPI as its documentation puts it into production: uvicorn[standard] (uvloop, httptools) with a worker process for
-each core (https://fastapi.tiangolo.com/deployment/server-workers/).
+every core (https://fastapi.tiangolo.com/deployment/server-workers/).
 """
 
 from typing import Any
 
-import cv2
-import torch
 from fastapi import FastAPI, Request
 
-from reading import released
+from benchmarks.peers.common import DigitModel, decode_body, respond
 
-torch.set_num_threads(1)  # each worker has one core's work; more threads only fight each other
-cv2.setNumThreads(1)
 app = FastAPI()
-reading = released()
+model = DigitModel()
 
 
-# async, though it computes: a plain `def`, which runs in a pool of threads, answered fewer requests a second, with 8
-# connections a third as many.
+# async, though it computes: a plain `def` runs in a pool of threads and is slower, by two thirds with 8 connections.
 @app.post("/predictions/digits")
 async def predict(request: Request) -> dict[str, Any]:
-    return reading.answer(await request.body(), request.headers["content-type"])
+    return respond(model.predict_images(decode_body(await request.body(), request.headers["content-type"])))

@@ -1,4 +1,4 @@
-"""The project's command line, with a supervisor that does not watch its server for metrics."""
+"""The project's command line with a supervisor that collects no metrics of TorchServe and its workers."""
 
 import sys
 

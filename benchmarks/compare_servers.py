@@ -1,0 +1,155 @@
+"""This project beside FastAPI, LitServe and TorchServe's defaults, in one run: docs/performance/bench.md.
+
+The same released model and framing behind every server, as many workers, one server at a time. The servers take turns,
+so that a machine that slows down meanwhile slows all of them. Some 15 minutes; `--quick` two, without the page.
+"""
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from tabulate import tabulate
+
+from benchmarks.comparison import Comparison, Start
+from benchmarks.load_test import describe_wrk, run_load_test
+from benchmarks.resources import describe_machine, measure_pss_mb
+from benchmarks.servers import DEFAULTS, FASTAPI, LITSERVE, OURS, TITLES, start_server
+from benchmarks.targets import list_targets
+from benchmarks.workloads import IMAGES, OPEN_SHARE, WARM_UP, WORKLOADS, Workload
+from common.atomic import write_atomic
+from serving.config import ROOT
+
+PAGE = ROOT / "docs" / "performance" / "bench.md"
+SERVERS = (OURS, FASTAPI, LITSERVE, DEFAULTS)
+REPEATS = 3
+QUICK_SECONDS = 2  # of a workload
+
+TEXT = """# Serving benchmark
+
+Written by `make bench` at commit {commit}, {date}.
+
+- {cpu}, {cores} cores
+- {versions}
+- load by {wrk}
+
+The same released model, framing and prediction behind every server, {cores} worker processes; the peers are in
+`benchmarks/peers/`. FastAPI and LitServe are set up as their documentation recommends for a CPU; TorchServe's defaults
+are its own, but for one thread a worker, which its performance guide recommends: otherwise they compete for the cores.
+A peer is ready when it answers its first image, this project when all its workers do.
+
+One server runs at a time, on loopback, and shares the cores with the load generator. It is warmed up after its start.
+Repeats: {repeats}, the servers taking turns. Figures are medians, with lowest and highest; x is the median of the
+repeats' ratios, this project beside the other. Few connections to FastAPI may all reach one of its workers. In closed
+loops wrk adds to its latencies those of requests that a slow one kept from being sent. Requests are 28x28 PNGs,
+{images} different ones; a bulk request has 64.
+
+## Targets
+
+{targets}
+
+## Throughput, images a second
+
+{throughput}
+
+## Latency, p50 / p99 in milliseconds
+
+The open loop is at {share:.0%} of the server's own peak in the same repeat. Its latency counts from when a request was
+due, so it has no coordinated omission. Failures are requests without status 200.
+
+{latency}
+
+## CPU and memory
+
+Cores in use, of {cores}: the server's + the load generator's. Memory is the summed PSS of all processes, once ready and
+at its highest after any workload. From the start command to ready this project takes {start}.
+
+{usage}
+"""
+
+
+def run(given: argparse.Namespace) -> int:
+    """Compare the servers and write the page, or print it after a quick run."""
+    machine = describe_machine() | {"wrk": describe_wrk()}
+    workloads = [WARM_UP, *WORKLOADS]
+    if given.quick:
+        workloads = [replace(workload, seconds=QUICK_SECONDS) for workload in workloads]
+    results = Comparison()
+    for repeat in range(1 if given.quick else REPEATS):
+        for name in SERVERS:
+            measure_server(name, repeat, workloads, results)
+    text = render_page(results, machine)
+    if given.quick:
+        print("QUICK: one short repeat; `make bench` measures figures to quote.\n")
+    else:
+        write_atomic(PAGE, text.encode())
+    print(text)
+    return 0
+
+
+def measure_server(name: str, repeat: int, workloads: Sequence[Workload], results: Comparison) -> None:
+    """Start a server and add what the workloads measure, but for the first, which warms up."""
+    with start_server(name) as server:
+        results.starts.append(Start(name, server.start_seconds, measure_pss_mb(server.process.pid)))
+        run_load_test(server, workloads[0])
+        for workload in workloads[1:]:
+            rate = OPEN_SHARE * results.peak_rate(name, repeat) if workload.is_open else None
+            measured = run_load_test(server, workload, repeat, rate)
+            results.measurements.append(measured)
+            figures = f"{measured.images_per_second:,.0f} images/s, p99 {measured.p99_ms:.1f} ms"
+            print(f"repeat {repeat + 1}, {TITLES[name]}, {workload.name}: {figures}", file=sys.stderr)
+
+
+def render_page(results: Comparison, machine: dict[str, str | int]) -> str:
+    """Return the page, Markdown."""
+    starts = [each.seconds for each in results.starts if each.server == OURS]
+    return TEXT.format(
+        **machine,
+        repeats=len(starts),
+        images=IMAGES,
+        share=OPEN_SHARE,
+        targets=render_table(("what", "target", "measured", ""), [each.render() for each in list_targets(results)]),
+        throughput=_render_servers(_list_workloads(results, _format_throughput)),
+        latency=_render_servers(_list_workloads(results, _format_latency)),
+        usage=_render_servers([*_list_workloads(results, _format_cores), *_list_memory(results)]),
+        start=f"{min(starts):.1f} to {max(starts):.1f} s",
+    )
+
+
+def render_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """Return a Markdown table, numbers on the right."""
+    aligned = ("left", *["right"] * (len(head) - 1))
+    return tabulate(list(rows), head, tablefmt="github", disable_numparse=True, colalign=aligned)
+
+
+def _render_servers(rows: Iterable[tuple[str, ...]]) -> str:
+    return render_table(("", *(TITLES[name] for name in SERVERS)), rows)
+
+
+def _list_workloads(results: Comparison, cell: Callable[[Comparison, str, Workload], str]) -> list[tuple[str, ...]]:
+    return [(workload.name, *(cell(results, name, workload) for name in SERVERS)) for workload in WORKLOADS]
+
+
+def _format_throughput(results: Comparison, name: str, workload: Workload) -> str:
+    speeds = [each.images_per_second for each in results.select(name, workload)]
+    text = f"{statistics.median(speeds):,.0f} ({min(speeds):,.0f} to {max(speeds):,.0f})"
+    return text if name == OURS or workload.is_open else f"{text}, {results.ratio(OURS, name, workload):.2f}x"
+
+
+def _format_latency(results: Comparison, name: str, workload: Workload) -> str:
+    failures = sum(each.failures for each in results.select(name, workload))
+    text = f"{results.median(name, workload, 'p50_ms'):.1f} / {results.median(name, workload, 'p99_ms'):.1f}"
+    return text + (f", {failures:,} failed" if failures else "")
+
+
+def _format_cores(results: Comparison, name: str, workload: Workload) -> str:
+    cores = [results.median(name, workload, value) for value in ("server_cores", "generator_cores")]
+    return " + ".join(f"{value:.2f}" for value in cores)
+
+
+def _list_memory(results: Comparison) -> list[tuple[str, ...]]:
+    ready = [statistics.median(each.pss_mb for each in results.starts if each.server == name) for name in SERVERS]
+    highest = [max(each.pss_mb for each in results.measurements if each.server == name) for name in SERVERS]
+    rows = {"ready, MB": ready, "highest, MB": highest}
+    return [(title, *(f"{value:,.0f}" for value in values)) for title, values in rows.items()]

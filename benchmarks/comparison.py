@@ -1,0 +1,44 @@
+"""What one run measured, and the medians and ratios that are read from it."""
+
+import statistics
+from dataclasses import dataclass, field
+
+from benchmarks.load_test import Measurement
+from benchmarks.workloads import Workload
+
+SPEED = "images_per_second"
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of a server: seconds until it was ready, and its memory then."""
+
+    server: str
+    seconds: float
+    pss_mb: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All starts and measurements, in order."""
+
+    starts: list[Start] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
+
+    def select(self, server: str, workload: Workload) -> list[Measurement]:
+        """Return the repeats of a workload on a server, in order."""
+        return [each for each in self.measurements if (each.server, each.workload) == (server, workload.name)]
+
+    def median(self, server: str, workload: Workload, value: str = SPEED) -> float:
+        """Return the median of a field over the repeats."""
+        return float(statistics.median(getattr(each, value) for each in self.select(server, workload)))
+
+    def ratio(self, server: str, other: str, workload: Workload, value: str = SPEED) -> float:
+        """Return the median of the repeats' ratios: those of one repeat ran close to one another."""
+        pairs = zip(self.select(server, workload), self.select(other, workload), strict=True)
+        return float(statistics.median(getattr(one, value) / getattr(two, value) for one, two in pairs))
+
+    def peak_rate(self, server: str, repeat: int) -> float:
+        """Return the best throughput of closed loops in that repeat, in requests a second."""
+        closed = [each for each in self.measurements if (each.server, each.repeat, each.rate) == (server, repeat, None)]
+        return max(each.statuses.get("200", 0) / each.seconds for each in closed)

@@ -1,0 +1,45 @@
+"""What the peers share: the project's own framing, model call and prediction, so that only the server differs."""
+
+import json
+from base64 import b64decode
+from typing import Any
+
+import cv2
+import torch
+
+from handler.preprocessing import examine
+from handler.reader import CALL, Reader
+from serving.config import ROOT
+
+BATCH = 16  # most images that a server may put into one model call
+
+
+class DigitModel:
+    """The released model, warmed up for every batch size."""
+
+    def __init__(self) -> None:
+        torch.set_num_threads(1)  # a worker for every core; more threads only compete
+        cv2.setNumThreads(1)
+        self.reader = Reader(ROOT / "scripted_model.pt", ROOT / "model" / "model.json", "1.0")
+        smoke = sorted((ROOT / "handler" / "smoke").glob("*.png"))
+        self.reader.warm_up([examine(path.read_bytes()) for path in smoke], BATCH)
+
+    def predict_images(self, images: list[bytes]) -> list[dict[str, Any]]:
+        """Return one prediction an image, as the project's handler does."""
+        frames = [examine(image) for image in images]
+        return self.reader.answers([frames[start : start + CALL] for start in range(0, len(frames), CALL)])
+
+
+def decode_instances(request: dict[str, Any]) -> list[bytes]:
+    """Return the images of `{"instances": [{"b64": "..."}]}`."""
+    return [b64decode(instance["b64"], validate=True) for instance in request["instances"]]
+
+
+def decode_body(body: bytes, content_type: str) -> list[bytes]:
+    """Return the images of a body: an image, or a batch request."""
+    return decode_instances(json.loads(body)) if content_type == "application/json" else [body]
+
+
+def respond(predictions: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the response to one image or to several."""
+    return predictions[0] if len(predictions) == 1 else {"predictions": predictions}

@@ -1,0 +1,86 @@
+"""What a server's processes use, and what the machine is."""
+
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+from common.errors import UserError
+from serving.archive import cores
+from serving.config import ROOT
+
+PACKAGES = ("torch", "torchserve", "fastapi", "uvicorn", "litserve")
+
+
+def list_processes(pid: int) -> list[psutil.Process]:
+    """Return the process and its descendants; nothing if it has ended."""
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def measure_cpu_seconds(pid: int) -> float:
+    """Return user and system time of the process and its living descendants."""
+    total = 0.0
+    for process in list_processes(pid):
+        with suppress(psutil.Error):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def measure_pss_mb(pid: int) -> float:
+    """Return the memory of the process and its descendants in MB; shared pages count once."""
+    total = 0
+    for process in list_processes(pid):
+        with suppress(psutil.Error):
+            total += process.memory_full_info().pss
+    return total / 1e6
+
+
+@contextmanager
+def suspend_processes(pids: list[int]) -> Iterator[None]:
+    """Suspend these processes and their descendants while the block runs."""
+    processes = [process for pid in pids for process in list_processes(pid)]
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.suspend()
+    try:
+        yield
+    finally:
+        for process in reversed(processes):
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
+
+
+def describe_machine() -> dict[str, str | int]:
+    """Return what a reader needs to compare figures; UserError if a server to compare with is not installed."""
+    try:
+        versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    except PackageNotFoundError as error:
+        raise UserError(f"{error.name} is not installed; `make bench` installs what is compared") from error
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.is_file() else []
+    models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return {
+        "cpu": next(iter(models), platform.processor()),
+        "cores": cores(),
+        "versions": f"Python {platform.python_version()}, {versions}",
+        "commit": _describe_commit(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _describe_commit() -> str:
+    """Return the commit, marked -dirty if files differ from it; pages that benchmarks write do not count."""
+    status = ["git", "status", "--porcelain", "--", ":!docs/performance"]
+    is_dirty = subprocess.run(status, cwd=ROOT, capture_output=True).stdout != b""
+    run = subprocess.run(["git", "describe", "--always"], cwd=ROOT, capture_output=True, text=True)
+    return (run.stdout.strip() or "unknown") + "-dirty" * is_dirty

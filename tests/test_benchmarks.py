@@ -1,0 +1,169 @@
+"""benchmarks/: what figures are turned into, and short real runs against servers as `make bench` starts them."""
+
+import json
+import re
+import shutil
+import time
+from base64 import b64decode
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from benchmarks import load_test, servers
+from benchmarks.compare_servers import SERVERS, measure_server, render_page
+from benchmarks.comparison import Comparison, Start
+from benchmarks.load_test import Measurement, run_load_test
+from benchmarks.metrics_overhead import ROUNDS, STARTS, measure_rounds
+from benchmarks.metrics_overhead import render_page as render_overhead
+from benchmarks.profile_server import share_samples
+from benchmarks.resources import list_processes, suspend_processes
+from benchmarks.servers import DEFAULTS, FASTAPI, LITSERVE, OURS, TITLES, WITHOUT_METRICS, Launch, start_server
+from benchmarks.targets import list_targets
+from benchmarks.workloads import IMAGES, PATH, WARM_UP, WORKLOADS, Workload, encode_batch, encode_raw, write_requests
+from common.errors import UserError
+from handler.preprocessing import frame
+from serving.config import ROOT, read_config
+from tests.pictures import SMOKE
+
+_, _, MANY, FLOOD, BULK, OPEN = WORKLOADS
+EXTRA = {FASTAPI: "fastapi", LITSERVE: "litserve", DEFAULTS: "ts"}
+SPEED = {OURS: 2000.0, FASTAPI: 1000.0, LITSERVE: 800.0, DEFAULTS: 500.0}
+MACHINE: dict[str, str | int] = dict.fromkeys(("cpu", "versions", "commit", "date", "wrk"), "some") | {"cores": 2}
+needs_wrk = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed (Debian: wrk)")
+
+
+def make_results(changed: str = "", **values: object) -> Comparison:
+    """Return good figures of three repeats; `values` replace those of this project under a workload."""
+    results = Comparison([Start(name, 5.0, 680.0) for name in SERVERS])
+    for workload, repeat, name in product(WORKLOADS, range(3), SERVERS):
+        speed = SPEED[name] * (2 if workload is BULK else 1) / (1 + (repeat == 1))  # the machine slows down
+        fields = (8.0, speed, 10.0, 18.0, {"200": 9}, 0, 700.0 if workload is OPEN else None, 1.8, 0.1, 700.0)
+        own = values if (name, workload.name) == (OURS, changed) else {}
+        results.measurements.append(replace(Measurement(name, workload.name, repeat, *fields), **own))  # type: ignore[arg-type]
+    return results
+
+
+@pytest.mark.parametrize(
+    ("workload", "values", "missed"),
+    [
+        (MANY, {"images_per_second": 1499.0}, {"FastAPI", "LitServe", "TorchServe's"}),
+        (MANY, {"p99_ms": 20.1}, {"p99 beside p50"}),
+        (BULK, {"images_per_second": 3499.0}, {"bulk JSON"}),
+        (OPEN, {"p99_ms": 25.1}, {"open loop at 70% of the peak, p99"}),
+        (OPEN, {"broken": 1}, {"open loop at 70% of the peak, failures"}),
+        (FLOOD, {"statuses": {"200": 9, "500": 1}}, {"256 connections, errors"}),
+        (BULK, {"pss_mb": 1201.0}, {"memory after any workload"}),
+    ],
+)
+def test_a_missed_target_is_named(workload: Workload, values: dict[str, object], missed: set[str]) -> None:
+    results = make_results(workload.name, **values)
+    named = [target.what for target in list_targets(results) if not target.is_met]
+    assert all(any(part in what for what in named) for part in missed)
+    assert all(any(part in what for part in missed) for what in named)
+    assert "**not met**" in render_page(results, MACHINE)
+
+
+def test_good_figures_meet_all_targets_and_the_page_shows_every_server_and_workload() -> None:
+    results = make_results()
+    assert all(target.is_met for target in list_targets(results))
+    assert results.ratio(OURS, FASTAPI, MANY) == 2.0  # though the machine was half as fast in one repeat
+    page = render_page(results, MACHINE)
+    assert all(f" {TITLES[name]} |" in page for name in SERVERS)
+    assert all(f"| {workload.name}" in page for workload in WORKLOADS)
+    assert "1,000 (500 to 1,000), 2.00x" in page
+
+
+def test_overhead_is_the_median_of_the_rounds() -> None:
+    speeds = {OURS: [90.0, 97.0, 99.0] * (STARTS * ROUNDS // 3), WITHOUT_METRICS: [100.0] * STARTS * ROUNDS}
+    page = render_overhead(speeds, MACHINE)
+    assert "median 0.970" in page
+    assert "measured 3% of throughput, met" in page
+
+
+def test_samples_belong_to_the_innermost_known_file_and_waiting_to_none() -> None:
+    handle = "run (ts/model_service_worker.py:1);handle (digit_handler.py:2)"
+    waits = "run (ts/model_service_worker.py:1);retrieve_msg (ts/protocol/otf.py:1) 90"
+    lines = [f"{handle};find (handler/marks.py:3);ndimage (scipy/ndimage/_filters.py:9) 3", f"{handle} 1", waits]
+    assert share_samples(lines) == {"handler/marks.py": 0.75, "digit_handler.py": 0.25}
+
+
+def test_requests_are_different_images_and_batches_of_64(tmp_path: Path) -> None:
+    for images, count in ((1, IMAGES), (64, 7)):
+        write_requests(tmp_path / "requests", images, encode_raw, {"Authorization": "Bearer token"})
+        requests_ = re.split(rb"\d+\nPOST ", (tmp_path / "requests").read_bytes())[1:]
+        head, _, body = requests_[-1].partition(b"\r\n\r\n")
+        assert len(set(requests_)) == count
+        assert f"Content-Length: {len(body)}\r\n".encode() in head
+        frame(body if images == 1 else b64decode(json.loads(body)["instances"][63]["b64"]))
+
+
+def test_missing_wrk_and_a_server_that_ends_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "LOGS", tmp_path)
+    monkeypatch.setitem(servers.LAUNCHES, FASTAPI, lambda _: Launch(["false"], 9))
+    with pytest.raises(UserError, match=r"FastAPI \+ uvicorn ended with code 1; see .*fastapi\.log"):
+        start_server(FASTAPI).__enter__()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"wrk is not installed; .* apt install wrk"):
+        load_test.describe_wrk()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXTRA)
+def test_a_peer_predicts_as_the_project_does_and_stops_to_the_last_process(name: str) -> None:
+    pytest.importorskip(EXTRA[name], reason="of the bench extra: pip install -r requirements-bench.txt")
+    expected = json.loads((ROOT / "model" / "model.json").read_text())["smoke"]
+    with start_server(name) as server:
+        processes = list_processes(server.process.pid)
+        url, headers = f"http://127.0.0.1:{server.launch.port}{PATH}", server.launch.headers()
+        predictions = []
+        for body, kind in (server.launch.encode(SMOKE[7]), encode_batch([SMOKE[7], SMOKE[3]])):
+            response = requests.post(url, body, headers=headers | {"Content-Type": kind}, timeout=30).json()
+            predictions += response.get("predictions", [response])
+    assert [each["digit"] for each in predictions] == [7, 7, 3]
+    assert predictions[0]["probabilities"] == pytest.approx(expected["7"], abs=1e-4)
+    assert predictions[2].keys() == {"digit", "confidence", "accepted", "probabilities", "warnings", "model_version"}
+    assert not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes)
+
+
+@needs_wrk
+@pytest.mark.slow
+@pytest.mark.serial
+def test_a_short_run_measures_and_its_open_loop_shows_a_stall(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = Comparison()
+    with start_server(OURS) as server:
+        monkeypatch.setattr("benchmarks.compare_servers.start_server", lambda _: nullcontext(server))
+        measure_server(OURS, 0, [replace(each, seconds=2) for each in (WARM_UP, MANY, OPEN)], results)
+        with ThreadPoolExecutor(1) as pool:
+            stalled = pool.submit(run_load_test, server, replace(OPEN, seconds=4), rate=100.0)
+            time.sleep(1)
+            with suspend_processes([server.process.pid]):
+                time.sleep(1)
+    closed, open_loop = results.measurements
+    assert closed.failures == open_loop.failures == stalled.result().failures == 0
+    assert closed.server_cores > closed.generator_cores > 0
+    assert open_loop.images_per_second == pytest.approx(0.7 * closed.images_per_second, rel=0.2)
+    assert stalled.result().p99_ms >= 900  # of a second's 100 due requests, not of the few under way
+    assert stalled.result().statuses["200"] >= 350
+
+
+@needs_wrk
+@pytest.mark.slow
+def test_without_metrics_nothing_is_counted_or_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.metrics_overhead.WARM_UP", replace(WARM_UP, seconds=1))
+    monkeypatch.setattr("benchmarks.metrics_overhead.SECONDS", 1)
+    speeds: dict[str, list[float]] = {OURS: [], WITHOUT_METRICS: []}
+    with start_server(OURS) as ours, start_server(WITHOUT_METRICS) as without:
+        measure_rounds([ours, without], speeds, rounds=1)
+        for server in (ours, without):
+            config = read_config(server.folder / "config.properties")
+            lines = requests.get(f"{config.url('supervisor')}/metrics", timeout=10).text.splitlines()
+            counted = sum(float(line.split()[1]) for line in lines if line.startswith("digits_predictions_total{"))
+            is_logged = config.request_log.exists() and config.request_log.stat().st_size > 0
+            assert (counted > 0) == is_logged == (server is ours)
+    assert [len(each) for each in speeds.values()] == [1, 1]
