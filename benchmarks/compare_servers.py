@@ -103,13 +103,13 @@ def measure_server(name: str, repeat: int, workloads: Sequence[Workload], result
 
 def render_page(results: Comparison, machine: dict[str, str | int]) -> str:
     """Return the page, Markdown."""
-    starts = [each.seconds for each in results.starts if each.server == OURS]
+    starts = [start.seconds for start in results.starts if start.server == OURS]
     return TEXT.format(
         **machine,
         repeats=len(starts),
         images=IMAGES,
         share=OPEN_SHARE,
-        targets=render_table(("what", "target", "measured", ""), [each.render() for each in list_targets(results)]),
+        targets=render_table(("what", "target", "measured", ""), [target.render() for target in list_targets(results)]),
         throughput=_render_servers(_list_workloads(results, _format_throughput)),
         latency=_render_servers(_list_workloads(results, _format_latency)),
         usage=_render_servers([*_list_workloads(results, _format_cores), *_list_memory(results)]),
@@ -132,13 +132,13 @@ def _list_workloads(results: Comparison, cell: Callable[[Comparison, str, Worklo
 
 
 def _format_throughput(results: Comparison, name: str, workload: Workload) -> str:
-    speeds = [each.images_per_second for each in results.select(name, workload)]
+    speeds = [measured.images_per_second for measured in results.select(name, workload)]
     text = f"{statistics.median(speeds):,.0f} ({min(speeds):,.0f} to {max(speeds):,.0f})"
     return text if name == OURS or workload.is_open else f"{text}, {results.ratio(OURS, name, workload):.2f}x"
 
 
 def _format_latency(results: Comparison, name: str, workload: Workload) -> str:
-    failures = sum(each.failures for each in results.select(name, workload))
+    failures = sum(measured.failures for measured in results.select(name, workload))
     text = f"{results.median(name, workload, 'p50_ms'):.1f} / {results.median(name, workload, 'p99_ms'):.1f}"
     return text + (f", {failures:,} failed" if failures else "")
 
@@ -149,7 +149,7 @@ def _format_cores(results: Comparison, name: str, workload: Workload) -> str:
 
 
 def _list_memory(results: Comparison) -> list[tuple[str, ...]]:
-    ready = [statistics.median(each.pss_mb for each in results.starts if each.server == name) for name in SERVERS]
-    highest = [max(each.pss_mb for each in results.measurements if each.server == name) for name in SERVERS]
+    ready = [statistics.median(start.pss_mb for start in results.starts if start.server == name) for name in SERVERS]
+    highest = [max(measured.pss_mb for measured in results.measurements if measured.server == name) for name in SERVERS]
     rows = {"ready, MB": ready, "highest, MB": highest}
     return [(title, *(f"{value:,.0f}" for value in values)) for title, values in rows.items()]

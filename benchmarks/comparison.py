@@ -27,11 +27,11 @@ class Comparison:
 
     def select(self, server: str, workload: Workload) -> list[Measurement]:
         """Return the repeats of a workload on a server, in order."""
-        return [each for each in self.measurements if (each.server, each.workload) == (server, workload.name)]
+        return [run for run in self.measurements if (run.server, run.workload) == (server, workload.name)]
 
     def median(self, server: str, workload: Workload, value: str = SPEED) -> float:
         """Return the median of a field over the repeats."""
-        return float(statistics.median(getattr(each, value) for each in self.select(server, workload)))
+        return float(statistics.median(getattr(run, value) for run in self.select(server, workload)))
 
     def ratio(self, server: str, other: str, workload: Workload, value: str = SPEED) -> float:
         """Return the median of the repeats' ratios: those of one repeat ran close to one another."""
@@ -40,5 +40,5 @@ class Comparison:
 
     def peak_rate(self, server: str, repeat: int) -> float:
         """Return the best throughput of closed loops in that repeat, in requests a second."""
-        closed = [each for each in self.measurements if (each.server, each.repeat, each.rate) == (server, repeat, None)]
-        return max(each.statuses.get("200", 0) / each.seconds for each in closed)
+        closed = [run for run in self.measurements if (run.server, run.repeat, run.rate) == (server, repeat, None)]
+        return max(run.statuses.get("200", 0) / run.seconds for run in closed)

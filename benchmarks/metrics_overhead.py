@@ -25,7 +25,7 @@ from serving.config import ROOT, read_config
 
 PAGE = ROOT / "docs" / "performance" / "metrics.md"
 STARTS, ROUNDS, SECONDS = 3, 6, 5
-SCRAPED = {OURS: ("metrics", "supervisor"), WITHOUT_METRICS: ("metrics",)}  # addresses of each server
+SCRAPED = {OURS: ("metrics", "supervisor"), WITHOUT_METRICS: ("metrics",)}  # addresses by server
 
 Speeds = dict[str, list[float]]  # server -> images a second, round by round
 
@@ -33,9 +33,9 @@ TEXT = """# What metrics and the request log cost
 
 Written by `python -m benchmarks metrics-overhead` on {cpu}, {cores} cores, commit {commit}, {date}.
 
-Single 28x28 PNGs at 64 connections, {rounds} on each server in turn while the other is suspended, after each of
-{starts} starts. Metrics are scraped once a round: ports 8082 and 8083 of this project as it ships, port 8082 of the
-same without its metrics and request log.
+Single 28x28 PNGs at 64 connections, {rounds} on one server while the other is suspended, in turn, after {starts}
+starts of both. Metrics are scraped once a round: ports 8082 and 8083 of this project as it ships, port 8082 of the same
+without its metrics and request log.
 
 As it ships {ours:,.0f} images a second, without {without:,.0f} (medians). As it ships to without, by round:
 {ratio}; medians of the starts {medians}.

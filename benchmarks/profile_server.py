@@ -1,6 +1,6 @@
 """Where the time of a request goes, at 64 connections and alone: docs/performance/profile.md.
 
-py-spy samples a worker, TorchServe's counters tell how long requests waited. Under two minutes; py-spy needs root, or
+py-spy samples a worker, TorchServe's counters show how long requests waited. Under two minutes; py-spy needs root, or
 the right to trace.
 """
 

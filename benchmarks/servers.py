@@ -1,4 +1,4 @@
-"""The servers that are compared: how each is started, when it is ready, how it is stopped."""
+"""The servers that are compared: how they are started, when they are ready, how they are stopped."""
 
 import os
 import shutil
@@ -107,13 +107,13 @@ def stop_server(process: "subprocess.Popen[bytes]") -> None:
     with suppress(subprocess.TimeoutExpired):
         process.send_signal(signal.SIGINT)
         process.wait(STOP_SECONDS)
-    for each in processes:
+    for child in processes:
         with suppress(psutil.NoSuchProcess):
-            each.terminate()
+            child.terminate()
     _, alive = psutil.wait_procs(processes, KILL_SECONDS)
-    for each in alive:
+    for child in alive:
         with suppress(psutil.NoSuchProcess):
-            each.kill()
+            child.kill()
     process.wait()
 
 
@@ -133,7 +133,7 @@ def find_free_ports(count: int) -> list[int]:
     """Return ports of 127.0.0.1 that are free now."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in sockets]
+        return [one.getsockname()[1] for one in sockets]
 
 
 def _wait_until_ready(title: str, launch: Launch, process: "subprocess.Popen[bytes]", log: Path) -> None:

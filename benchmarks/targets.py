@@ -53,7 +53,7 @@ def _list_throughput(results: Comparison) -> Iterator[Target]:
 
 
 def _list_latency(results: Comparison) -> Iterator[Target]:
-    tail = statistics.median(each.p99_ms / each.p50_ms for each in results.select(OURS, MANY))
+    tail = statistics.median(measured.p99_ms / measured.p50_ms for measured in results.select(OURS, MANY))
     yield Target(f"{MANY.name}, p99 beside p50", tail, 2, " x")
     alone = results.ratio(OURS, FASTAPI, ALONE, "p50_ms")
     yield Target(f"{ALONE.name}, p50 beside {TITLES[FASTAPI]}", alone, 2.5, " x")
@@ -63,7 +63,7 @@ def _list_latency(results: Comparison) -> Iterator[Target]:
 
 def _list_flood(results: Comparison) -> Iterator[Target]:
     flood = results.select(OURS, FLOOD)
-    errors = max(each.failures - each.statuses.get("503", 0) for each in flood)
+    errors = max(measured.failures - measured.statuses.get("503", 0) for measured in flood)
     yield Target(f"{FLOOD.name}, errors other than a full queue's 503", errors, 0)
     yield Target(f"{FLOOD.name}, p99, any 503 included", results.median(OURS, FLOOD, "p99_ms"), 1000, " ms")
     pairs = zip(flood, results.select(OURS, MANY), strict=True)
@@ -72,8 +72,8 @@ def _list_flood(results: Comparison) -> Iterator[Target]:
 
 
 def _list_start(results: Comparison) -> Iterator[Target]:
-    starts = [each for each in results.starts if each.server == OURS]
-    yield Target("start to ready", statistics.median(each.seconds for each in starts), 8, " s")
-    yield Target("memory once ready, summed PSS", statistics.median(each.pss_mb for each in starts), 1200, " MB")
-    highest = max(each.pss_mb for each in results.measurements if each.server == OURS)
+    starts = [start for start in results.starts if start.server == OURS]
+    yield Target("start to ready", statistics.median(start.seconds for start in starts), 8, " s")
+    yield Target("memory once ready, summed PSS", statistics.median(start.pss_mb for start in starts), 1200, " MB")
+    highest = max(measured.pss_mb for measured in results.measurements if measured.server == OURS)
     yield Target("memory after any workload", highest, 1200, " MB")

@@ -125,10 +125,10 @@ def test_a_peer_predicts_as_the_project_does_and_stops_to_the_last_process(name:
         for body, kind in (server.launch.encode(SMOKE[7]), encode_batch([SMOKE[7], SMOKE[3]])):
             response = requests.post(url, body, headers=headers | {"Content-Type": kind}, timeout=30).json()
             predictions += response.get("predictions", [response])
-    assert [each["digit"] for each in predictions] == [7, 7, 3]
+    assert [prediction["digit"] for prediction in predictions] == [7, 7, 3]
     assert predictions[0]["probabilities"] == pytest.approx(expected["7"], abs=1e-4)
     assert predictions[2].keys() == {"digit", "confidence", "accepted", "probabilities", "warnings", "model_version"}
-    assert not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes)
+    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
 
 
 @needs_wrk
@@ -138,7 +138,7 @@ def test_a_short_run_measures_and_its_open_loop_shows_a_stall(monkeypatch: pytes
     results = Comparison()
     with start_server(OURS) as server:
         monkeypatch.setattr("benchmarks.compare_servers.start_server", lambda _: nullcontext(server))
-        measure_server(OURS, 0, [replace(each, seconds=2) for each in (WARM_UP, MANY, OPEN)], results)
+        measure_server(OURS, 0, [replace(workload, seconds=2) for workload in (WARM_UP, MANY, OPEN)], results)
         with ThreadPoolExecutor(1) as pool:
             stalled = pool.submit(run_load_test, server, replace(OPEN, seconds=4), rate=100.0)
             time.sleep(1)
@@ -166,4 +166,4 @@ def test_without_metrics_nothing_is_counted_or_logged(monkeypatch: pytest.Monkey
             counted = sum(float(line.split()[1]) for line in lines if line.startswith("digits_predictions_total{"))
             is_logged = config.request_log.exists() and config.request_log.stat().st_size > 0
             assert (counted > 0) == is_logged == (server is ours)
-    assert [len(each) for each in speeds.values()] == [1, 1]
+    assert [len(rounds) for rounds in speeds.values()] == [1, 1]
