@@ -25,8 +25,9 @@ def provide_archive(version: str, store: Path) -> Path:
         if not built.exists():
             build_archive(version, cache)
     store.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(f"{built}.sha256", store)
-    return shutil.copy2(built, store)
+    for path in (built, Path(f"{built}.sha256")):
+        shutil.copy2(path, store)
+    return archive_path(store, version)
 
 
 def copy_project(folder: Path) -> Path:

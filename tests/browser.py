@@ -37,7 +37,7 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not in
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
+def launch_chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         root = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses root's sandbox
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=root)

@@ -9,12 +9,14 @@ from zipfile import ZipFile
 
 import pytest
 import torch
+from playwright.sync_api import Browser
 
 import training  # noqa: F401 - makes torchvision importable beside a CPU-only torch
 from handler.digit_handler import DigitHandler
 from serving.client import DigitsClient
 from serving.config import Config
 from tests.archives import CACHE, copy_project, provide_archive
+from tests.browser import DrawPage, launch_chromium
 from tests.handler_calls import make_context
 from tests.servers import run_supervised, with_archives
 
@@ -85,3 +87,33 @@ def handler(model_dir: Path) -> DigitHandler:
     assert torch.get_num_threads() == 1
     torch.set_num_threads(threads)
     return handler
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium; for a module alone, as Playwright occupies the thread's event loop."""
+    with launch_chromium() as launched:
+        yield launched
+
+
+@pytest.fixture
+def drawn(browser: Browser, server: Config) -> Iterator[DrawPage]:
+    """The page at a desk; nothing may be said in its console."""
+    with browser.new_context(viewport={"width": 1100, "height": 900}) as context:
+        page = DrawPage(context, server)
+        yield page
+        assert page.errors == []
+
+
+@pytest.fixture
+def phone(browser: Browser, server: Config) -> Iterator[DrawPage]:
+    with browser.new_context(
+        viewport={"width": 360, "height": 740},
+        has_touch=True,
+        is_mobile=True,
+        color_scheme="dark",
+        device_scale_factor=2,
+    ) as context:
+        page = DrawPage(context, server)
+        yield page
+        assert page.errors == []

@@ -1,25 +1,16 @@
 """/draw in a real Chromium, before a real server: what people draw and send is read, told and explained."""
 
 import statistics
-from base64 import b64encode
-from collections.abc import Iterator
-from email.message import Message
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from io import BufferedIOBase
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Response, Route
+from playwright.sync_api import Browser, Route
 
-from serving import draw
+from serving import draw_page
 from serving.config import ROOT, Config
-from serving.connection import TOKENS, read_key
-from serving.draw import Draw, Told
-from tests.browser import DrawPage, chromium, needs_chromium
+from tests.browser import DrawPage, needs_chromium
 from tests.pictures import SMOKE
-from tests.servers import java, serving_client, wait_for, with_archives
+from tests.servers import java, serving_client, with_archives
 from tests.strokes import WAYS, every_way, line, placed
 from tests.test_draw import all_turns_taken
 
@@ -39,35 +30,8 @@ SCRIBBLE = [
 ]
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as opened:
-        yield opened
-
-
-@pytest.fixture
-def drawn(browser: Browser, server: Config) -> Iterator[DrawPage]:
-    """The page at a desk; nothing may be said in its console."""
-    with browser.new_context(viewport={"width": 1100, "height": 900}) as context:
-        page = DrawPage(context, server)
-        yield page
-        assert page.errors == []
-
-
-@pytest.fixture
-def phone(browser: Browser, server: Config) -> Iterator[DrawPage]:
-    with browser.new_context(
-        viewport={"width": 360, "height": 740},
-        has_touch=True,
-        is_mobile=True,
-        color_scheme="dark",
-        device_scale_factor=2,
-    ) as context:
-        page = DrawPage(context, server)
-        yield page
-        assert page.errors == []
-
-
+@pytest.mark.slow
+@pytest.mark.serial
 @pytest.mark.parametrize("where", [LARGE, CORNER], ids=["large", "corner"])
 def test_ten_digits_in_three_ways_are_read_soon(drawn: DrawPage, where: tuple[float, float, float]) -> None:
     read = [(digit, drawn.read(placed(strokes, *where))) for digit, strokes in every_way()]
@@ -194,7 +158,7 @@ def test_an_explanation_that_is_late_is_not_shown_beside_a_newer_answer(drawn: D
 
 
 def test_the_page_waits_its_turn(drawn: DrawPage, server: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draw, "TURN_SECONDS", 0.2)
+    monkeypatch.setattr(draw_page, "TURN_SECONDS", 0.2)
     with all_turns_taken(server):
         drawn.draw(placed(WAYS[7][0], *LARGE))
         drawn.says("problem", "4 pictures of the page are being read; ask again (429 TooManyRequests).")
@@ -229,79 +193,6 @@ def test_it_is_explained_and_so_is_why_it_is_no_other_digit(drawn: DrawPage) -> 
     assert drawn.page.evaluate(inked.format("framed", 128) + ".length") > 64 * 64 + 100  # ink, besides the opaque alpha
 
 
-def test_everything_works_by_keyboard_and_is_said(drawn: DrawPage) -> None:
-    """A 7: to the left top, a line to the right, a slanted one down."""
-    keys = drawn.page.keyboard
-
-    def press(key: str, times: int) -> None:
-        for _ in range(times):
-            keys.press(key)
-
-    keys.press("Tab")
-    assert drawn.page.evaluate("document.activeElement.id") == "sheet"
-    press("Shift+ArrowLeft", 3)
-    keys.press("Space")
-    drawn.says("said", "Pen down.")
-    press("ArrowRight", 20)
-    keys.down("ArrowDown")
-    press("ArrowLeft", 5)
-    keys.up("ArrowDown")
-    press("ArrowDown", 12)
-    keys.press("Space")
-    drawn.says("said", "Read as 7")
-    while drawn.page.evaluate("document.activeElement.closest('#bars') === null"):
-        keys.press("Tab")
-    keys.press("Enter")
-    drawn.says("why-text", "Why not 0")
-    drawn.page.focus("#sheet")
-    keys.press("Backspace")
-    drawn.says("said", "Draw a digit")
-    keys.press("Space")
-    press("Shift+ArrowUp", 5)
-    keys.press("Tab")  # lifts the pen
-    drawn.says("said", "Read as 1")
-    drawn.page.focus("#sheet")
-    press("Space", 1)
-    press("ArrowLeft", 5)
-    keys.press("Backspace")  # the stroke under way alone
-    drawn.says("said", "Read as 1")
-    keys.press("Escape")
-    drawn.says("said", "Draw a digit")
-    keys.press("Control+z")
-    drawn.says("said", "Read as 1")
-    keys.press("Meta+z")
-    drawn.says("said", "Draw a digit")
-
-
-def test_it_works_on_a_phone_with_a_finger(phone: DrawPage) -> None:
-    phone.touch(placed(WAYS[2][0], *LARGE))
-    phone.says("said", "Read as 2")
-    phone.says("why-text", "Why 2")
-    assert phone.page.evaluate("document.documentElement.scrollWidth") == 360
-    box = phone.page.locator("#said").bounding_box()
-    assert box is not None
-    assert box["y"] + box["height"] < 740  # the answer is in sight while a finger draws
-
-
-def test_nothing_is_in_the_way_of_those_who_see_or_move_less(drawn: DrawPage, phone: DrawPage) -> None:
-    for page in (drawn, phone):
-        assert page.violations() == []
-        page.page.click("[data-example='letter.png']")
-        page.says("why-text", "Why 8")
-        assert page.violations() == []
-        page.page.evaluate("document.body.classList.add('old', 'unexplained')")  # as while the service is slow
-        page.until("getComputedStyle(document.getElementById('why')).opacity === '0.45'")
-        assert page.violations() == []
-        page.page.click("#clear")
-        page.page.click("#again")
-        page.says("problem", "Blank")
-        assert page.violations() == []
-    moves = "getComputedStyle(document.querySelector('.track span')).transitionDuration"
-    assert drawn.page.evaluate(moves) == "0.15s"
-    drawn.page.emulate_media(reduced_motion="reduce")
-    assert drawn.page.evaluate(moves) == "0s"
-
-
 @pytest.mark.timeout(180)
 def test_versions_are_switched_compared_and_missed_and_a_crash_is_waited_for(browser: Browser, tmp_path: Path) -> None:
     config = with_archives(tmp_path, "1.0", "1.1")
@@ -332,88 +223,6 @@ def test_versions_are_switched_compared_and_missed_and_a_crash_is_waited_for(bro
         drawn.says("state", "Ready.")
         drawn.says("said", "Read as 5")
         drawn.until("!document.body.classList.contains('old')")
-
-
-class Elsewhere(BaseHTTPRequestHandler):
-    """Another site's page, which has its visitor's browser ask ours in every way that needs no consent."""
-
-    target = ""
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html")
-        self.end_headers()
-        page = f"""<!doctype html><title>elsewhere</title><iframe name=inside src="{self.target}/draw"></iframe>
-          <form method=post target=answered enctype=text/plain action="{self.target}/draw/predictions">
-          <input name=a value=b></form><iframe name=answered></iframe>"""
-        self.wfile.write(page.encode())
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-ATTEMPTS = """async ([target, data]) => {
-  const body = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
-  const ask = (path, options) => fetch(target + path, options).then((told) => told.text());
-  const asked = [
-    ask("/draw/predictions", { method: "POST", body, mode: "no-cors" }),
-    ask("/draw/predictions", { method: "POST", body }),
-    ask("/draw/predictions", { method: "POST", body, headers: { "X-Any": "1" } }),
-    ask("/draw/state"),
-  ];
-  const got = (await Promise.allSettled(asked)).map((each) => each.value ?? "blocked");
-  document.forms[0].submit();
-  return got;
-}"""
-
-
-def test_a_page_of_another_origin_can_not_use_it(browser: Browser, server: Config, monkeypatch: Any) -> None:
-    """Neither is it told anything, nor is a picture of its read; `asked` is what reached the server, and its answer."""
-    asked: list[tuple[str, str, int]] = []
-    posted = Draw.post
-
-    def post(self: Draw, target: str, headers: Message, body: BufferedIOBase) -> Told:
-        told = posted(self, target, headers, body)
-        asked.append((target, headers["Origin"], told[0]))
-        return told
-
-    monkeypatch.setattr(Draw, "post", post)
-    Elsewhere.target = server.url("supervisor")
-    with HTTPServer(("127.0.0.1", 0), Elsewhere) as elsewhere, browser.new_context() as context:
-        Thread(target=elsewhere.serve_forever, daemon=True).start()
-        origin = f"http://127.0.0.1:{elsewhere.server_port}"
-        opened = context.new_page()
-        opened.goto(origin)
-        got = opened.evaluate(ATTEMPTS, [Elsewhere.target, b64encode(SMOKE[7]).decode()])
-        wait_for(lambda: len(asked) == 3)
-        elsewhere.shutdown()
-        inside = opened.frame("inside")
-        assert inside is not None
-        assert inside.locator("#sheet").count() == 0
-    assert got == ["blocked"] * 4
-    assert (
-        asked == [("/draw/predictions", origin, 403)] * 3
-    )  # the third fetch was not even sent: its header is asked for
-
-
-def test_no_token_reaches_the_browser(browser: Browser, server: Config) -> None:
-    tokens = [read_key(server.key_file, kind) for kind in TOKENS]
-    with browser.new_context() as context:
-        seen: list[str] = []
-        responses: list[Response] = []
-        context.on("response", lambda told: responses.append(told))
-        drawn = DrawPage(context, server)
-        drawn.draw(placed(WAYS[7][0], *LARGE))
-        drawn.says("why-text", "Why 7")
-        drawn.page.click("#clear")
-        drawn.page.click("#again")
-        drawn.says("problem", "Blank")
-        for each in responses:
-            seen += [str(each.request.all_headers()), str(each.all_headers()), each.body().decode("latin-1")]
-        seen += [drawn.page.content(), drawn.page.evaluate("JSON.stringify({ ...localStorage, ...sessionStorage })")]
-        assert context.cookies() == []
-    assert any("probabilities" in each for each in seen)
-    assert not [token for token in tokens if any(token in each for each in seen)]
 
 
 def test_screenshots(drawn: DrawPage, phone: DrawPage, request: pytest.FixtureRequest, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import cv2
 import torch
 
+from handler.classifier import CALL, Classifier
 from handler.preprocessing import examine
-from handler.reader import CALL, Reader
 from serving.config import ROOT
 
 BATCH = 16  # most images that a server may put into one model call
@@ -20,14 +20,15 @@ class DigitModel:
     def __init__(self) -> None:
         torch.set_num_threads(1)  # a worker for every core; more threads only compete
         cv2.setNumThreads(1)
-        self.reader = Reader(ROOT / "scripted_model.pt", ROOT / "model" / "model.json", "1.0")
+        self.classifier = Classifier(ROOT / "scripted_model.pt", ROOT / "model" / "model.json", "1.0")
         smoke = sorted((ROOT / "handler" / "smoke").glob("*.png"))
-        self.reader.warm_up([examine(path.read_bytes()) for path in smoke], BATCH)
+        self.classifier.warm_up([examine(path.read_bytes()) for path in smoke], BATCH)
 
     def predict_images(self, images: list[bytes]) -> list[dict[str, Any]]:
         """Return one prediction an image, as the project's handler does."""
         frames = [examine(image) for image in images]
-        return self.reader.answers([frames[start : start + CALL] for start in range(0, len(frames), CALL)])
+        calls = (frames[start : start + CALL] for start in range(0, len(frames), CALL))
+        return [prediction for call in calls for prediction in self.classifier.predict(call)]
 
 
 def decode_instances(request: dict[str, Any]) -> list[bytes]:
