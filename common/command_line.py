@@ -75,7 +75,7 @@ def print_table(rows: Iterable[dict[str, Any]]) -> None:
 
 
 def show_progress(
-    items: Iterable[Item], text: str, total: int | None = None, unit: str = "it", hidden: bool = False
+    items: Iterable[Item], text: str = "", total: int | None = None, unit: str = "it", hidden: bool = False
 ) -> "tqdm[Item]":
     """Wrap `items` in a progress bar, which is shown in a terminal only and disappears at the end."""
     from tqdm import tqdm

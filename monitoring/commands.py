@@ -3,12 +3,12 @@
 import argparse
 from collections.abc import Iterator
 
+from common.atomic import write_output
 from monitoring.api import Prometheus
 from monitoring.dashboard import read_dashboard
 from monitoring.drawing import drawn
 from monitoring.process import check_running, running, targets, wait_ready
 from serving.config import Config
-from serving.files import write_named
 from serving.signals import handle_signals, take_terminal
 
 POLL_SECONDS = 0.5
@@ -45,6 +45,6 @@ def _without_data(prometheus: Prometheus) -> Iterator[str]:
 
 def draw(_: Config, given: argparse.Namespace) -> int:
     """Writes the dashboard as PNG."""
-    write_named(given.out, drawn(read_dashboard(), Prometheus(given.address), given.minutes))
+    write_output(given.out, drawn(read_dashboard(), Prometheus(given.address), given.minutes))
     print(given.out)
     return 0

@@ -4,15 +4,11 @@ python -m serving serve      READY in about 5 s, then serves until Ctrl-C
 """
 
 import argparse
-import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from serving import commands, config
-from serving.connection import TOKENS
-
-Command = Callable[[config.Config, argparse.Namespace], int]
+from common.command_line import add_command, run_command
+from serving.config import DEFAULT, TOKENS, read_config
 
 
 def parser() -> argparse.ArgumentParser:
@@ -21,82 +17,58 @@ def parser() -> argparse.ArgumentParser:
         description="Digit recognition, served by TorchServe.",
         epilog="COMMAND --help tells more. --config comes before COMMAND.",
     )
-    top.add_argument("--config", type=Path, default=config.DEFAULT, help="config.properties (default: the project's)")
+    text = "config.properties (default: the project's)"
+    top.add_argument("--config", type=lambda path: read_config(Path(path)), default=str(DEFAULT), help=text)
     listed = top.add_subparsers(required=True, metavar="COMMAND")
     as_json = argparse.ArgumentParser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="print JSON (JSON lines where it is a row a picture)")
 
-    def command(name: str, run: Command, text: str, json: bool = True) -> argparse.ArgumentParser:
-        added = listed.add_parser(name, help=text, description=text, parents=[as_json] if json else [])
-        added.set_defaults(run=run)
-        return added
+    def add(name: str, text: str, json: bool = True, module: str = "client_commands") -> argparse.ArgumentParser:
+        return add_command(listed, name, f"serving.{module}:{name}", text, [as_json] if json else [])
 
-    archive = command("archive", commands.archive, "bundle scripted model and handler into the model store", json=False)
+    def add_server(name: str, text: str, json: bool = False) -> argparse.ArgumentParser:
+        return add(name, text, json, "commands")
+
+    archive = add_server("archive", "bundle scripted model and handler into the model store")
     archive.add_argument("--version", default="1.0", help="of the archive (default: %(default)s)")
-    command("certs", commands.certs, "write a self-signed certificate to try TLS with", json=False)
-    serve = command("serve", commands.serve, "serve in the foreground until Ctrl-C", json=False)
+    add_server("certs", "write a self-signed certificate to try TLS with")
+    serve = add_server("serve", "serve in the foreground until Ctrl-C")
     serve.add_argument("--version", help="to make the default (default: what was served last, 1.0 at first)")
-    command("demo", commands.demo, "open the page to draw on; serve, unless a server runs here already", json=False)
-    command("stop", commands.stop, "drain and stop the server that runs", json=False)
-    command("status", commands.status, "is it ready, what does it serve, how often restarted; exits 1 if not ready")
-    predict = command(
-        "predict",
-        commands.predict,
-        "read pictures and whole folders, 64 a call; CSV with a row a picture, exits 1 if one was not read",
-    )
+    add_server("demo", "open the page to draw on; serve, unless a server runs here already")
+    add_server("stop", "drain and stop the server that runs")
+    add_server("status", "is it ready, what does it serve, how often restarted; exits 1 if not ready", json=True)
+    token = add_server("token", "print a token of the running server")
+    kind = "of the API that it opens; API makes keys (default: %(default)s)"
+    token.add_argument("--kind", choices=TOKENS, default="inference", help=kind)
+    token.add_argument("--rotate", action="store_true", help="have new tokens made first")
+    predict = add("predict", "read pictures and whole folders; CSV with a row a picture, exits 1 if one was not read")
     predict.add_argument("pictures", nargs="+", metavar="PICTURE", help="file, folder, or - for standard input")
     predict.add_argument("--version", default="", help="(default: the default version)")
-    explain = command("explain", commands.explain, "draw what of a picture spoke for its digit")
+    explain = add("explain", "draw what of a picture spoke for its digit")
     explain.add_argument("picture", metavar="PICTURE", help="file, or - for standard input")
-    out = Path("explanation.png")
-    explain.add_argument(
-        "-o", "--out", type=Path, default=out, help="PNG, or - for standard output (default: %(default)s)"
-    )
+    to = "PNG, or - for standard output (default: %(default)s)"
+    explain.add_argument("-o", "--out", type=Path, default=Path("explanation.png"), help=to)
     explain.add_argument("--target", type=int, choices=range(10), help="why not this digit (default: the one read)")
     explain.add_argument("--version", default="", help="(default: the default version)")
-    command("models", commands.models, "list the registered versions")
-    register = command("register", commands.register, "register an archive of the model store and prove it")
+    add("models", "list the registered versions")
+    register = add("register", "register an archive of the model store and prove it")
     register.add_argument("archive", metavar="ARCHIVE", help="such as digits-1.1.mar")
-    compare = command("compare", commands.compare, "ask two versions about a folder of pictures")
+    compare = add("compare", "two versions on a folder of pictures")
     compare.add_argument("old", metavar="OLD", help="a registered version")
     compare.add_argument("new", metavar="NEW", help="another")
     compare.add_argument("folder", metavar="DIR", type=Path, help="of pictures; those in folders 0 to 9 are labelled")
-    promote = command("promote", commands.promote, "make a version the default, once it has proved itself")
+    promote = add("promote", "make a version the default, once it has proved itself")
     promote.add_argument("version", metavar="VERSION", help="a registered version")
-    command("rollback", commands.rollback, "make the version before the default again")
-    scale = command("scale", commands.scale, "change how many workers a version has")
+    add("rollback", "make the version before the default again")
+    scale = add("scale", "change how many workers a version has")
     scale.add_argument("--min", type=int, required=True, help="workers at least")
     scale.add_argument("--max", type=int, help="workers at most (default: as --min)")
     scale.add_argument("--version", default="", help="(default: the default version)")
-    unregister = command("unregister", commands.unregister, "remove a version that is not asked any more", json=False)
+    unregister = add("unregister", "remove a version that is not asked any more", json=False)
     unregister.add_argument("version", metavar="VERSION", help="a registered version that is not the default")
-    token = command("token", commands.token, "print a token of the running server", json=False)
-    token.add_argument(
-        "--kind",
-        choices=TOKENS,
-        default="inference",
-        help="of the API that it opens; API makes keys (default: %(default)s)",
-    )
-    token.add_argument("--rotate", action="store_true", help="have new tokens made first")
-    command("metrics", commands.metrics, "print the metrics of TorchServe and the supervisor")
+    add("metrics", "print the metrics of TorchServe and the supervisor")
     return top
 
 
-def main() -> int:
-    given = parser().parse_args()
-    try:
-        code = int(given.run(config.read_config(given.config), given))
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:  # `… | head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (config.ServingError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(parser()))

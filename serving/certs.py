@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
+from common.atomic import write_atomic
 from serving.config import ServingError
-from serving.files import write_whole
 
 CERTIFICATE, KEY = "certs/server.pem", "certs/server.key"  # as config.properties names them
 BITS = 3072  # RSA: TorchServe 0.12.0 speaks TLS 1.2 with ECDHE_RSA alone
@@ -30,8 +30,8 @@ def write_certificate(folder: Path) -> None:
     certificate.parent.mkdir(mode=0o700, exist_ok=True)
     private = rsa.generate_private_key(65537, BITS)
     pkcs8 = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    write_whole(key, private.private_bytes(*pkcs8), 0o600)
-    write_whole(certificate, _signed(private).public_bytes(serialization.Encoding.PEM))
+    write_atomic(key, private.private_bytes(*pkcs8), 0o600)
+    write_atomic(certificate, _signed(private).public_bytes(serialization.Encoding.PEM))
 
 
 def _signed(private: rsa.RSAPrivateKey) -> x509.Certificate:

@@ -10,6 +10,8 @@ from common.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "digits"
 DEFAULT = ROOT / "config.properties"
+TOKENS = ("inference", "management", "API")  # what each opens; API makes the others
+DRAW_PATH = "/draw"  # of the supervisor's address
 LOG_LEVELS = ("info", "warning", "error", "off")
 _ADDRESSES = ("inference", "management", "metrics", "supervisor")
 _WITH_TOKENS = ("inference", "management")

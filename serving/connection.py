@@ -15,9 +15,8 @@ from urllib3.exceptions import ReadTimeoutError
 from urllib3.util import Retry
 
 from handler.protocol import CORRELATION_HEADER
-from serving.config import Config, ServingError, read_config
+from serving.config import TOKENS, Config, ServingError, read_config
 
-TOKENS = ("inference", "management", "API")
 ENVIRONMENT = {"inference": "DIGITS_INFERENCE_TOKEN", "management": "DIGITS_MANAGEMENT_TOKEN"}
 TIMEOUT = 10.0  # s, of one request
 RETRIES = 3  # after waits of 0, 0.4 and 0.8 s

@@ -25,10 +25,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.archive import VERSION, by_number
 from serving.client import DigitsClient
+from serving.config import DRAW_PATH as PATH
 from serving.config import Config, ServingError
 from serving.connection import RefusedError, UnreachableError
 
-PATH = "/draw"
 HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 AT_ONCE = 4  # images of the page; callers with a token come first
 TURN_SECONDS = 5.0  # that an image waits for its turn

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from common.atomic import write_atomic
 from serving.archive import Archive, by_number, is_changed
 from serving.config import MODEL, Config, ServingError
-from serving.files import write_whole
 
 _COUNTS = ("minWorkers", "maxWorkers", "batchSize", "maxBatchDelay")
 
@@ -101,7 +101,7 @@ def keep_up(config: Config, state: State) -> State:
 def write_state(config: Config, state: State) -> None:
     """Keeps a state, then removes the snapshots that it contains."""
     text = json.dumps({"history": state.history, "models": state.models, "folded": sorted(state.folded)}, indent=2)
-    write_whole(config.state_file, f"{text}\n".encode())
+    write_atomic(config.state_file, f"{text}\n".encode())
     for name in state.folded:
         (_folder(config) / name).unlink(missing_ok=True)
 

@@ -9,10 +9,9 @@ from prometheus_client import CollectorRegistry, Counter, disable_created_metric
 
 from handler.protocol import REQUEST_LOG_LEVEL, REQUEST_LOG_PATH
 from serving.archive import archive_path, by_number, check_archive
-from serving.config import MODEL, Config, ServingError
+from serving.config import DRAW_PATH, MODEL, Config, ServingError
 from serving.connection import UnreachableError
 from serving.drain import wait_idle
-from serving.draw_page import PATH
 from serving.http_server import run_http_server
 from serving.lock import Lock, locked
 from serving.readiness import Readiness
@@ -256,7 +255,7 @@ def _format_welcome(config: Config, seconds: float) -> str:
   management  {management}/models
   metrics     {config.url("metrics")}/metrics
   readiness   {config.url("supervisor")}/ready
-  draw        {config.url("supervisor")}{PATH}
+  draw        {config.url("supervisor")}{DRAW_PATH}
 
 curl {trust}-H "Authorization: Bearer $(make -s token)" -T handler/smoke/7.png {inference}/predictions/{MODEL}
 """

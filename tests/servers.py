@@ -10,14 +10,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
+from io import BytesIO, TextIOWrapper
 from itertools import count
 from pathlib import Path
 
 import psutil
 import requests
 
+from common.command_line import run_command
+from serving.__main__ import parser
 from serving.client import DigitsClient
 from serving.config import ROOT, Config, ServingError, read_config
 from serving.connection import read_key
@@ -151,6 +154,15 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
 def command(config: Config, *words: str) -> "subprocess.CompletedProcess[str]":
     """A command of the command line, to its end."""
     return subprocess.run(serving(config, *words), cwd=ROOT, capture_output=True, text=True)
+
+
+def run_in_process(config: Config, *words: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command of the command line in this process."""
+    out, err = (TextIOWrapper(BytesIO(), write_through=True) for _ in range(2))
+    with redirect_stdout(out), redirect_stderr(err):
+        code = run_command(parser(), ["--config", str(config.path), *words])
+    stdout, stderr = (stream.buffer.getvalue().decode() for stream in (out, err))  # type: ignore[attr-defined]
+    return subprocess.CompletedProcess(words, code, stdout, stderr)
 
 
 def java(process: "subprocess.Popen[str]") -> psutil.Process:

@@ -15,8 +15,8 @@ from evaluation.examples import examples
 from handler.preprocessing import WARNINGS
 from serving import draw_page
 from serving.client import DigitsClient
-from serving.config import ROOT, Config
-from serving.connection import TOKENS, read_key
+from serving.config import ROOT, TOKENS, Config
+from serving.connection import read_key
 from serving.draw_page import HEADERS, make_draw_routes
 from tests.pictures import SMOKE
 

@@ -9,8 +9,8 @@ from playwright.sync_api import Browser, Response
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
-from serving.config import Config
-from serving.connection import TOKENS, read_key
+from serving.config import TOKENS, Config
+from serving.connection import read_key
 from serving.draw_page import PageGuard
 from tests.browser import DrawPage, needs_chromium
 from tests.pictures import SMOKE

@@ -19,8 +19,7 @@ import pytest
 from handler.decoding import MAX_BYTES
 from serving.certs import CERTIFICATE, write_certificate
 from serving.client import DigitsClient
-from serving.config import ROOT, Config
-from serving.connection import TOKENS
+from serving.config import ROOT, TOKENS, Config
 from tests.handler_calls import JSON, make_batch_body
 from tests.nginx import (
     EXPLAIN,

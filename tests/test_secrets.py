@@ -8,8 +8,8 @@ import pytest
 import requests
 
 from serving.client import DigitsClient
-from serving.config import Config, ServingError
-from serving.connection import TOKENS, read_key
+from serving.config import TOKENS, Config, ServingError
+from serving.connection import read_key
 from tests.archives import provide_archive
 from tests.pictures import SMOKE
 from tests.servers import command, family, output_until_curl, started, wait_for, with_archives, workers

@@ -11,8 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from benchmarks.evaluate_served import predict_served, predict_trained
 from handler.decoding import MAX_BYTES
 from serving.client import DigitsClient
-from serving.config import Config
-from serving.connection import TOKENS, RefusedError
+from serving.config import TOKENS, Config
+from serving.connection import RefusedError
 from tests.archives import provide_archive
 from tests.pictures import SEVENS, SMOKE, Bad, bad_pictures, digits, encode
 

@@ -1,35 +1,31 @@
 """python -m serving: what it prints for people and for scripts, and how it ends."""
 
-import argparse
 import csv
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 import pytest
 import requests
 from PIL import Image
 
-from serving import __main__ as serving_main
 from serving.archive import build_archive
 from serving.client import DigitsClient
-from serving.config import ROOT, Config, ServingError
-from serving.drawing import drawn
-from serving.files import write_named
-from serving.folders import find_pictures
-from serving.results import Answer, Explanation
+from serving.config import ROOT, Config
 from tests.archives import swap_digits
-from tests.pictures import SEVENS, encode
-from tests.servers import command, configure_free_ports, output_until_curl, serving, started, wait_for, with_archives
-from training import __main__ as training_main
+from tests.servers import (
+    output_until_curl,
+    run_in_process,
+    serving,
+    started,
+    wait_for,
+    with_archives,
+)
 
 SMOKE = ROOT / "handler" / "smoke"
 
@@ -68,7 +64,7 @@ def browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_demo_opens_the_page_of_the_server_that_runs(running_here: Config, browser: Path) -> None:
-    run = command(running_here, "demo")
+    run = run_in_process(running_here, "demo")
     assert (run.returncode, run.stdout) == (0, running_here.url("supervisor") + "/draw\n")
     assert browser.read_text() == run.stdout
 
@@ -88,21 +84,8 @@ def test_demo_serves_where_no_server_runs_and_opens_a_page_that_may_stay_open(
     assert f"draw        {address}\n" in output.decode()
 
 
-@pytest.mark.parametrize("make_parser", [serving_main.parser, training_main.parser])
-def test_every_command_explains_itself(
-    make_parser: Callable[[], argparse.ArgumentParser], capsys: pytest.CaptureFixture[str]
-) -> None:
-    names = re.findall(r"^    ([a-z]+)", make_parser().format_help(), re.MULTILINE)
-    assert len(names) > 3
-    for name in names:
-        with pytest.raises(SystemExit) as ended:
-            make_parser().parse_args([name, "--help"])
-        assert ended.value.code == 0
-        assert f" {name} [-h]" in capsys.readouterr().out
-
-
 def test_predict_prints_csv_and_goes_on_past_a_bad_picture(running_here: Config, folder: Path) -> None:
-    run = command(running_here, "predict", str(folder), str(SMOKE / "9.png"), str(folder / "nowhere.png"))
+    run = run_in_process(running_here, "predict", str(folder), str(SMOKE / "9.png"), str(folder / "nowhere.png"))
     rows = list(csv.DictReader(run.stdout.splitlines()))
     assert [Path(row["path"]).name for row in rows] == [
         *("1.png", "3.png", "4.png", "7.png", "bad.png", "9.png", "nowhere.png"),
@@ -116,7 +99,7 @@ def test_predict_prints_csv_and_goes_on_past_a_bad_picture(running_here: Config,
 
 
 def test_predict_prints_json_lines(running_here: Config, folder: Path) -> None:
-    run = command(running_here, "predict", "--json", str(folder))
+    run = run_in_process(running_here, "predict", "--json", str(folder))
     rows = [json.loads(line) for line in run.stdout.splitlines()]
     assert [row.get("digit") for row in rows] == [1, 3, 4, 7, None]
     assert len(rows[0]["probabilities"]) == 10
@@ -137,7 +120,7 @@ def test_predict_asks_about_a_folder_in_calls_of_many(running_here: Config, tmp_
         shutil.copy(SMOKE / f"{index % 10}.png", tmp_path / f"{index:03}.png")
     (tmp_path / "064.png").write_bytes(b"no picture")
     before = requests_counted(running_here)
-    run = command(running_here, "predict", str(tmp_path))
+    run = run_in_process(running_here, "predict", str(tmp_path))
     digits = [row["digit"] for row in csv.DictReader(run.stdout.splitlines())]
     assert digits == ["" if index == 64 else str(index % 10) for index in range(130)]
     assert requests_counted(running_here) - before == 3
@@ -151,11 +134,11 @@ def requests_counted(config: Config) -> float:
 
 def test_explain_draws_why_and_why_not(running_here: Config, tmp_path: Path) -> None:
     out = tmp_path / "why.png"
-    run = command(running_here, "explain", str(SMOKE / "7.png"), "-o", str(out))
+    run = run_in_process(running_here, "explain", str(SMOKE / "7.png"), "-o", str(out))
     assert run.stdout == f"{SMOKE / '7.png'}: read as 7; {out} shows what speaks for a 7\n", run.stderr
     why = out.read_bytes()
     told = json.loads(
-        command(running_here, "explain", "--json", "--target", "3", str(SMOKE / "7.png"), "-o", str(out)).stdout
+        run_in_process(running_here, "explain", "--json", "--target", "3", str(SMOKE / "7.png"), "-o", str(out)).stdout
     )
     assert told == {"digit": 7, "target": 3, "out": str(out)}
     with Image.open(out) as drawing:
@@ -172,40 +155,6 @@ def test_explain_reads_standard_input_and_writes_standard_output(running_here: C
         assert drawing.format == "PNG"
 
 
-def test_what_is_named_for_output_stays_what_it_is(tmp_path: Path) -> None:
-    target, link, pipe = tmp_path / "target", tmp_path / "link", tmp_path / "pipe"
-    link.symlink_to(target)
-    write_named(link, b"one")
-    write_named(link, b"two")
-    assert (link.is_symlink(), target.read_bytes()) == (True, b"two")
-    os.mkfifo(pipe)
-    with ThreadPoolExecutor(1) as pool:
-        read = pool.submit(pipe.read_bytes)
-        write_named(pipe, b"three")
-        assert (read.result(), pipe.is_fifo()) == (b"three", True)
-
-
-def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def locked(folder: str) -> None:
-        raise PermissionError(13, "Permission denied", folder)
-
-    monkeypatch.setattr("os.scandir", locked)
-    with pytest.raises(ServingError, match=f"{tmp_path}: Permission denied; expected a folder that may be read"):
-        find_pictures(tmp_path)
-
-
-SIXTEEN_BITS = encode(Image.fromarray(np.zeros((3000, 2000), np.uint16)))
-
-
-@pytest.mark.parametrize(
-    "picture", [*(form() for form in SEVENS.values()), SIXTEEN_BITS], ids=[*SEVENS, "large 16-bit"]
-)
-def test_every_form_of_a_picture_is_drawn(picture: bytes) -> None:
-    explanation = Explanation(7, 7, np.zeros((64, 64)), np.zeros((64, 64), np.uint8))
-    with Image.open(BytesIO(drawn(picture, explanation))) as drawing:
-        assert drawing.format == "PNG"
-
-
 def test_explain_names_what_it_cannot_do(running_here: Config, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no picture")
     for words, told in (
@@ -214,24 +163,24 @@ def test_explain_names_what_it_cannot_do(running_here: Config, tmp_path: Path) -
         ([str(SMOKE / "7.png"), "-o", str(tmp_path / "no" / "why.png")], f"no such folder: '{tmp_path / 'no'}'"),
         ([str(SMOKE / "7.png"), "-o", str(tmp_path)], f"Is a directory: '{tmp_path}'"),
     ):
-        run = command(running_here, "explain", *words)
+        run = run_in_process(running_here, "explain", *words)
         assert (run.returncode, run.stdout) == (1, "")
         assert told in run.stderr
         assert "Traceback" not in run.stderr
 
 
 def test_predict_by_a_version_that_is_not_there_ends_at_once(running_here: Config) -> None:
-    run = command(running_here, "predict", "--version", "9.9", str(SMOKE))
+    run = run_in_process(running_here, "predict", "--version", "9.9", str(SMOKE))
     assert run.returncode == 1
     assert run.stderr.startswith("error: 404 ModelVersionNotFoundException")
     assert not run.stdout  # a header would make a file of no answers look like one
 
 
 def test_a_folder_without_pictures_is_named(running_here: Config, tmp_path: Path) -> None:
-    run = command(running_here, "predict", str(tmp_path))
+    run = run_in_process(running_here, "predict", str(tmp_path))
     assert run.returncode == 1
     assert f"error: {tmp_path}: no pictures below it; expected .bmp" in run.stderr
-    run = command(running_here, "compare", "1.0", "1.0", str(tmp_path / "nowhere"))
+    run = run_in_process(running_here, "compare", "1.0", "1.0", str(tmp_path / "nowhere"))
     assert (run.returncode, run.stdout) == (1, "")
     assert f"error: {tmp_path / 'nowhere'}: is no folder; expected one with pictures in it" in run.stderr
 
@@ -242,7 +191,7 @@ def test_token_is_the_servers_whatever_the_environment_says(
     right = token(running_here, "inference")
     monkeypatch.setenv("DIGITS_INFERENCE_TOKEN", "another")
     assert token(running_here, "inference") == right
-    rotated = command(running_here, "token", "--rotate")
+    rotated = run_in_process(running_here, "token", "--rotate")
     assert rotated.returncode == 0, rotated.stderr
     assert rotated.stdout.strip() not in (right, "another")
 
@@ -275,52 +224,28 @@ def test_ctrl_c_keeps_what_was_read(running_here: Config, tmp_path: Path) -> Non
     assert len(rows) < 20_000
 
 
-def test_ctrl_c_does_not_interrupt_the_handing_out_of_work(
-    own: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It comes in the midst of it, where a lock may be held, and the command ends after the next row."""
-    answer = Answer(7, 1.0, True, (0.0,) * 10, (), "1.0")
-    uninterrupted: list[int] = []
-
-    def answers(*_: object, **__: object) -> Iterator[Answer]:
-        yield answer
-        os.kill(os.getpid(), signal.SIGINT)
-        uninterrupted.append(1)
-        yield answer
-        pytest.fail("it goes on")
-
-    monkeypatch.setattr(DigitsClient, "predict_many", answers)
-    given = serving_main.parser().parse_args(["predict", "a.png", "b.png", "c.png"])
-    with pytest.raises(KeyboardInterrupt):
-        given.run(own, given)
-    assert uninterrupted == [1]
-    told = capsys.readouterr()
-    assert (len(told.out.splitlines()), told.err) == (1 + 2, "stopped after 2 of 3 pictures\n")
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
 def test_roll_out_by_command(running_here: Config, folder: Path) -> None:
-    registered = command(running_here, "register", "digits-1.1.mar")
+    registered = run_in_process(running_here, "register", "digits-1.1.mar")
     assert registered.returncode == 0, registered.stderr
     assert registered.stdout.splitlines()[2].split() == ["1.1", "False", "digits-1.1.mar", "2", "2", "2", "16", "0"]
-    compared = command(running_here, "compare", "1.0", "1.1", str(folder))
+    compared = run_in_process(running_here, "compare", "1.0", "1.1", str(folder))
     assert "4 of 5 pictures are read alike (80.00%); 1 refused by both" in compared.stdout
     assert compared.stdout.count("2 of 3 (66.67%)") == 2
-    told = json.loads(command(running_here, "compare", "1.0", "1.1", str(folder), "--json").stdout)
+    told = json.loads(run_in_process(running_here, "compare", "1.0", "1.1", str(folder), "--json").stdout)
     assert (told["pictures"], told["labelled"], told["agreed"], told["refused"]) == (5, 3, 4, 1)
     assert told["different"] == []
     assert [(side["answered"], side["right"]) for side in told["sides"]] == [(4, 2), (4, 2)]
     assert all(0 < side["p50_ms"] <= side["p95_ms"] for side in told["sides"])
-    promoted = json.loads(command(running_here, "promote", "1.1", "--json").stdout)
+    promoted = json.loads(run_in_process(running_here, "promote", "1.1", "--json").stdout)
     assert (promoted[0]["version"], promoted[0]["default"]) == ("1.1", True)
-    status = json.loads(command(running_here, "status", "--json").stdout)
+    status = json.loads(run_in_process(running_here, "status", "--json").stdout)
     assert (status["ready"], status["rollback_to"], len(status["versions"])) == (True, "1.0", 2)
-    assert command(running_here, "rollback").stdout.splitlines()[2].split()[:2] == ["1.0", "True"]
-    scaled = json.loads(command(running_here, "scale", "--min", "1", "--version", "1.1", "--json").stdout)
+    assert run_in_process(running_here, "rollback").stdout.splitlines()[2].split()[:2] == ["1.0", "True"]
+    scaled = json.loads(run_in_process(running_here, "scale", "--min", "1", "--version", "1.1", "--json").stdout)
     assert (scaled[0]["version"], scaled[0]["ready"]) == ("1.1", 1)
-    gone = command(running_here, "unregister", "1.1")
+    gone = run_in_process(running_here, "unregister", "1.1")
     assert gone.stdout.startswith("1.1 is unregistered; its archive stays in")
-    assert [each["version"] for each in json.loads(command(running_here, "models", "--json").stdout)] == ["1.0"]
+    assert [each["version"] for each in json.loads(run_in_process(running_here, "models", "--json").stdout)] == ["1.0"]
 
 
 def test_compare_lists_what_is_read_differently(running_here: Config, folder: Path, project: Path) -> None:
@@ -328,57 +253,37 @@ def test_compare_lists_what_is_read_differently(running_here: Config, folder: Pa
     management = ["curl", "-sf", "-X", "POST", "-H", f"Authorization: Bearer {token(running_here, 'management')}"]
     url = running_here.url("management") + "/models?url=digits-6.6.mar&synchronous=true"
     subprocess.run([*management, url], check=True, capture_output=True)
-    told = command(running_here, "compare", "1.0", "6.6", str(folder))
+    told = run_in_process(running_here, "compare", "1.0", "6.6", str(folder))
     assert "3 of 5 pictures are read alike (60.00%); 1 refused by both" in told.stdout
     assert [line.split()[1:] for line in told.stdout.splitlines() if "3.png" in line] == [["3", "3", "5"]]
-    assert command(running_here, "unregister", "6.6").returncode == 0
+    assert run_in_process(running_here, "unregister", "6.6").returncode == 0
 
 
 def token(config: Config, kind: str) -> str:
-    return command(config, "token", "--kind", kind).stdout.strip()
+    return run_in_process(config, "token", "--kind", kind).stdout.strip()
 
 
 def test_metrics_for_people_and_for_scripts(running_here: Config) -> None:
-    samples = json.loads(command(running_here, "metrics", "--json").stdout)
+    samples = json.loads(run_in_process(running_here, "metrics", "--json").stdout)
     assert {"name": "digits_ready", "labels": {}, "value": 1.0} in samples
     scraped = requests.get(running_here.url("metrics") + "/metrics", timeout=10).text
     names = {each["name"] for each in samples if each["name"].startswith("ts_")}
     assert names
     assert names <= set(re.findall(r"^(ts_\w+)", scraped, re.MULTILINE))
-    assert "digits_token_rotations_total" in command(running_here, "metrics").stdout
+    assert "digits_token_rotations_total" in run_in_process(running_here, "metrics").stdout
 
 
 def test_a_registered_version_is_not_archived_anew_while_it_is_served(running_here: Config) -> None:
     before = (running_here.model_store / "digits-1.0.mar").read_bytes()
-    run = command(running_here, "archive", "--version", "1.0")
+    run = run_in_process(running_here, "archive", "--version", "1.0")
     assert run.returncode == 1
     assert "error: 1.0 is registered with the running server and stays what it is" in run.stderr
     assert (running_here.model_store / "digits-1.0.mar").read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["status"],
-        ["models"],
-        ["predict", "handler/smoke/1.png"],
-        ["promote", "1.1"],
-        ["rollback"],
-        ["token", "--rotate"],
-        ["metrics"],
-    ],
-)
-def test_without_a_server_every_command_says_so(words: list[str], tmp_path: Path) -> None:
-    run = command(configure_free_ports(tmp_path), *words)
-    assert run.returncode == 1
-    assert not run.stdout
-    assert "`make status` tells" in run.stderr or "no server is running here" in run.stderr
-    assert "Traceback" not in run.stderr
-
-
 def test_errors_of_the_command_line_are_one_line(running_here: Config) -> None:
     for words in (["register", "http://x/digits-1.1.mar"], ["promote", "9.9"], ["scale", "--min", "0"], ["rollback"]):
-        run = command(running_here, *words)
+        run = run_in_process(running_here, *words)
         assert run.returncode == 1
         assert run.stderr.splitlines()[-1].startswith("error: ")
         assert "Traceback" not in run.stderr

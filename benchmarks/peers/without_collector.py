@@ -2,8 +2,9 @@
 
 import sys
 
-from serving.__main__ import main
+from common.command_line import run_command
+from serving.__main__ import parser
 from serving.watch import Watch
 
 Watch.look = lambda *_: None  # type: ignore[method-assign]
-sys.exit(main())
+sys.exit(run_command(parser()))
