@@ -1,1 +1,1 @@
-"""Prometheus and a dashboard beside the running service: what they scrape, show, and whether they show it."""
+"""Prometheus, its rules and the Grafana dashboard beside the running service."""

@@ -1,8 +1,9 @@
-"""A Prometheus of its own for one server: its configuration, its process, its end."""
+"""A Prometheus process for one server: its configuration, start and end."""
 
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,64 +13,70 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from common.errors import UserError
 from monitoring.api import Prometheus
-from serving.config import Config, ServingError
-from serving.signals import ShutdownRequest
+from serving.config import Config
 from serving.torchserve import end_with_parent
 
 TEMPLATE = Path(__file__).with_name("prometheus.yml")
-SERVER = "local"  # what the template calls the server of this machine
-JOBS = {"digits": "supervisor", "torchserve": "metrics"}  # job -> the address in config.properties
+SERVER = "local"  # the label of this machine's server in the template
+JOBS = {"digits": "supervisor", "torchserve": "metrics"}  # job -> address in config.properties
 RETENTION = "15d"
-START_SECONDS = 60.0  # a log of many days is read again first
+START_SECONDS = 60.0  # a write-ahead log of many days takes a while to replay
 STOP_SECONDS = 30.0
 POLL_SECONDS = 0.1
 
 
-def targets(config: Config) -> dict[str, str]:
-    """Job -> HOST:PORT that is scraped."""
+def scrape_targets(config: Config) -> dict[str, str]:
+    """Return job -> HOST:PORT."""
     return {job: urlsplit(config.url(api)).netloc for job, api in JOBS.items()}
 
 
-def effective(template: dict[str, Any], config: Config) -> dict[str, Any]:
-    """The template with this server's addresses for those of `local` in JOBS and with absolute paths of rules."""
-    addresses = targets(config)
+def fill_template(template: dict[str, Any], config: Config) -> dict[str, Any]:
+    """Set this server's addresses as the targets labelled `local` and make the paths of rules absolute."""
+    addresses = scrape_targets(config)
     jobs = [
-        _with_target(job, addresses[job["job_name"]]) if job["job_name"] in addresses else job
+        _set_target(job, addresses[job["job_name"]]) if job["job_name"] in addresses else job
         for job in template["scrape_configs"]
     ]
-    rules = [str(TEMPLATE.parent / each) for each in template["rule_files"]]
+    rules = [str(TEMPLATE.parent / name) for name in template["rule_files"]]
     return template | {"rule_files": rules, "scrape_configs": jobs}
 
 
-def _with_target(job: dict[str, Any], address: str) -> dict[str, Any]:
-    listed = [
-        each | {"targets": [address]} if each.get("labels", {}).get("server") == SERVER else each
-        for each in job["static_configs"]
+def _set_target(job: dict[str, Any], address: str) -> dict[str, Any]:
+    targets = [
+        group | {"targets": [address]} if group.get("labels", {}).get("server") == SERVER else group
+        for group in job["static_configs"]
     ]
-    return job | {"static_configs": listed}
+    return job | {"static_configs": targets}
 
 
 @contextmanager
-def running(config: Config, address: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """A Prometheus that listens; it is ended, in order, when the block is left."""
-    program = _program()
+def run_prometheus(config: Config, address: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start Prometheus on the address; it is stopped when the block is left."""
+    program = shutil.which("prometheus")
+    if program is None:
+        raise UserError(
+            "no prometheus on PATH; on Debian: apt-get install prometheus; elsewhere the binary from "
+            "https://prometheus.io/download/"
+        )
     _check_address(address)
     folder = config.logs / "prometheus"
     folder.mkdir(parents=True, exist_ok=True)
-    written = folder / "prometheus.yml"
-    written.write_text(yaml.safe_dump(effective(yaml.safe_load(TEMPLATE.read_text()), config), sort_keys=False))
+    configuration = folder / "prometheus.yml"
+    filled = fill_template(yaml.safe_load(TEMPLATE.read_text()), config)
+    configuration.write_text(yaml.safe_dump(filled, sort_keys=False))
     process = subprocess.Popen(
         [
             program,
-            f"--config.file={written}",
+            f"--config.file={configuration}",
             f"--storage.tsdb.path={folder}",
             f"--storage.tsdb.retention.time={RETENTION}",
             f"--web.listen-address={address}",
             "--log.level=warn",
         ],
         stdin=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C reaches us alone, who then end it in order
+        start_new_session=True,  # Ctrl-C reaches this process only, which then stops Prometheus
         preexec_fn=end_with_parent(),
     )
     try:
@@ -83,29 +90,20 @@ def running(config: Config, address: str) -> Iterator["subprocess.Popen[bytes]"]
             process.wait()
 
 
-def wait_ready(process: "subprocess.Popen[bytes]", address: str, request: ShutdownRequest) -> None:
-    """Returns when it answers, or is to stop; ServingError if it ends or does not answer in time."""
+def wait_ready(process: "subprocess.Popen[bytes]", address: str, stop: threading.Event) -> None:
+    """Wait until Prometheus is ready or `stop` is set; raises UserError if it ends or takes too long."""
     prometheus, deadline = Prometheus(address), time.monotonic() + START_SECONDS
-    while not (request.stop.is_set() or prometheus.is_ready()):
+    while not (stop.is_set() or prometheus.is_ready()):
         check_running(process)
         if time.monotonic() > deadline:
-            raise ServingError(f"Prometheus does not answer on {address} after {START_SECONDS:.0f} s")
-        request.stop.wait(POLL_SECONDS)
+            raise UserError(f"Prometheus does not answer on {address} after {START_SECONDS:.0f} s")
+        stop.wait(POLL_SECONDS)
 
 
 def check_running(process: "subprocess.Popen[bytes]") -> None:
-    """ServingError if it has ended."""
+    """Raise UserError if the process has ended."""
     if process.poll() is not None:
-        raise ServingError(f"Prometheus ended by itself, with code {process.returncode}; what it printed tells why")
-
-
-def _program() -> str:
-    if found := shutil.which("prometheus"):
-        return found
-    raise ServingError(
-        "no prometheus on PATH; on Debian: apt-get install prometheus; elsewhere the binary from "
-        "https://prometheus.io/download/"
-    )
+        raise UserError(f"Prometheus ended by itself, with code {process.returncode}; its output says why")
 
 
 def _check_address(address: str) -> None:
@@ -113,14 +111,14 @@ def _check_address(address: str) -> None:
         parsed = urlsplit(f"//{address}")
         host, port = parsed.hostname, parsed.port
     except ValueError as error:
-        raise ServingError(f"--address is {address}: {error}; expected HOST:PORT") from error
+        raise UserError(f"--address is {address}: {error}; expected HOST:PORT") from error
     if not host or not port:
-        raise ServingError(f"--address is {address}; expected HOST:PORT, such as 127.0.0.1:9090")
+        raise UserError(f"--address is {address}; expected HOST:PORT, such as 127.0.0.1:9090")
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Prometheus does; old connections do not count
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise ServingError(
+            raise UserError(
                 f"cannot listen on {address}: {error.strerror}; end what listens there or choose another --address"
             ) from error

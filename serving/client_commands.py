@@ -35,7 +35,7 @@ def predict(given: Namespace) -> int:
         _report_if_stopped(lambda: f"stopped after {done} of {len(paths)} pictures" if done else ""),
         _defer_ctrl_c() as come,
         DigitsClient(given.config) as client,
-        show_progress((), "", len(paths), "pictures", len(paths) < 2) as bar,
+        show_progress(paths, "", len(paths), "pictures", len(paths) < 2) as bar,
     ):
         answers = client.predict_many(pictures, version=given.version)
         for row in rows([str(path) for path in paths], answers):

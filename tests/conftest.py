@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--screenshots", metavar="DIR", help="write the draw page's pictures there: docs for the README's")
+    parser.addoption("--screenshots", metavar="DIR", help="write the screenshots there: docs for the README")
 
 
 @pytest.fixture(scope="session")

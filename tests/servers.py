@@ -161,7 +161,7 @@ def run_in_process(config: Config, *words: str) -> "subprocess.CompletedProcess[
     out, err = (TextIOWrapper(BytesIO(), write_through=True) for _ in range(2))
     with redirect_stdout(out), redirect_stderr(err):
         code = run_command(parser(), ["--config", str(config.path), *words])
-    stdout, stderr = (stream.buffer.getvalue().decode() for stream in (out, err))  # type: ignore[attr-defined]
+    stdout, stderr = (stream.buffer.getvalue().decode() for stream in (out, err))
     return subprocess.CompletedProcess(words, code, stdout, stderr)
 
 

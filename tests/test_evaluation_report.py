@@ -1,7 +1,6 @@
 """evaluation/: the report is what the handler answers; its measures are those of others."""
 
 import gzip
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +8,9 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from common.command_line import run_command
 from evaluation import original, outliers
-from evaluation.__main__ import main
+from evaluation.__main__ import parser
 from evaluation.asked import Asked, asked
 from evaluation.measures import auroc, calibration_error, risk_coverage
 from evaluation.sets import png
@@ -87,11 +87,10 @@ def few_clothes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # torchmetrics plots tensors
 def test_report_has_every_set_and_its_pictures(
-    few_clothes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    few_clothes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["report", "--data", "mnist5k", "--part", "validation", "--photos", "30", "--outliers", "30"]
-    monkeypatch.setattr(sys, "argv", ["evaluation", *words, "--out", str(tmp_path)])
-    assert main() == 0
+    assert run_command(parser(), [*words, "--out", str(tmp_path)]) == 0
     text = (tmp_path / "report.md").read_text()
     names = ["clean", "inverted", "off-centre", "thin", "thick", "rotated", "blurred", "noisy", "photo-like"]
     names += ["scikit-learn digits", "letters", "blank", "noise", "texture"]
