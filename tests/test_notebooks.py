@@ -15,6 +15,8 @@ from nbformat import NotebookNode
 
 from serving.config import ROOT
 
+pytestmark = pytest.mark.slow
+
 FOLDER = ROOT / "notebooks"
 NAMES = ("digit_recognition.ipynb", "image_recognition.ipynb", "test_scripted_model.ipynb")
 TIMEOUT = 540  # seconds a cell
