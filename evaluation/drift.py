@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
+from common.atomic import write_atomic
 from evaluation.asked import Asked, asked
 from evaluation.outliers import MissingData
 from evaluation.report import SEED
@@ -17,7 +18,7 @@ from handler.drift import FEATURES, WINDOW, DriftWindow, count_features
 from handler.metrics import Metrics
 from serving.config import ROOT
 from training.data import raw_pictures
-from training.export import RECORD, write_whole
+from training.export import RECORD
 
 PAGE = Path("drift.md")
 Shares = dict[str, dict[str, float]]
@@ -54,7 +55,7 @@ def drift(source: str, folder: Path) -> str:
         reference=reference["pictures"], window=WINDOW, own=_table(own),
         others=_table([(name, told[0]) for name, told in others if told]),
     )  # fmt: skip
-    write_whole(folder / PAGE, lambda file: file.write(text.encode()))
+    write_atomic(folder / PAGE, text.encode())
     return text
 
 

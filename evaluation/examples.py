@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from evaluation.outliers import letters
 from evaluation.photo import photo
 from serving.config import ROOT
-from training.outliers import LETTERS
+from training.synthetic_outliers import LETTERS
 
 FOLDER: Final = ROOT / "serving" / "page" / "examples"
 SIDE: Final = 480  # pixels, as the page's sheet

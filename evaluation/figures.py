@@ -11,17 +11,18 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from common.atomic import write_atomic
 from evaluation.measures import BINS, Floats, Labels, risk_coverage
 from handler.marks import WEAKEST, cut_out, find_marks, place, upright
 from handler.paper import background, reduced, separate, sheet
 from handler.preprocessing import decode, frame
-from training.export import write_whole
+from training.export import to_bytes
 
 DPI = 110
 
 
 def save(figure: Figure, path: Path) -> None:
-    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=DPI))
+    write_atomic(path, to_bytes(lambda file: figure.savefig(file, format="png", dpi=DPI)))
 
 
 def reliability(sets: dict[str, tuple[Floats, NDArray[np.bool_]]], path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from training.outliers import LETTERS
+from training.synthetic_outliers import LETTERS
 
 Picture = NDArray[np.uint8]
 Field = NDArray[np.float64]

@@ -18,9 +18,9 @@ from training.data import load_data
 from training.export import RECORD
 from training.measures import evaluate
 from training.model import load_model
-from training.outliers import outliers
 from training.predict import RELEASED
 from training.rounds import logits_of
+from training.synthetic_outliers import outliers
 
 COUNT = 2000  # pictures of each kind of outlier
 SEED = 2  # of those drawn here, other than training's
@@ -48,7 +48,7 @@ def compare(source: str) -> Iterator[str]:
     model, calibration = load_model(RELEASED), read_calibration(ROOT / RECORD)
     measures = evaluate(model, data.validation)
     kinds = {"drawn as in training": _drawn(data.train.frames), "patches of photographs": _patches()}
-    logits = {kind: logits_of(model, torch.from_numpy(frames), torch.device("cpu")) for kind, frames in kinds.items()}
+    logits = {kind: logits_of(model, torch.from_numpy(frames)) for kind, frames in kinds.items()}
     wrong = measures.logits.argmax(1) != measures.labels
     yield "| score | " + " | ".join(f"{kind}: AUROC | refused" for kind in kinds) + " | own mistakes: AUROC |"
     yield "|---" * (2 * len(kinds) + 2) + "|"

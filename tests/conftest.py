@@ -11,7 +11,7 @@ import pytest
 import torch
 from playwright.sync_api import Browser
 
-import training  # noqa: F401 - makes torchvision importable beside a CPU-only torch
+import training.torchvision_import  # noqa: F401 - makes torchvision importable beside a CPU-only torch
 from handler.digit_handler import DigitHandler
 from serving.client import DigitsClient
 from serving.config import Config

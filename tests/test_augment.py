@@ -1,4 +1,4 @@
-"""training/augment.py, styles.py, rounds.py and outliers.py: another hand, the same digit; and what is no digit."""
+"""training/augment.py, styles.py, rounds.py, synthetic_outliers.py: another hand, the same digit; and what is none."""
 
 import numpy as np
 import pytest
@@ -8,18 +8,17 @@ from torchvision.transforms.functional import InterpolationMode, affine
 from handler.paper import sheet
 from handler.preprocessing import to_input
 from serving.config import ROOT
+from tests.datasets import mnist5k
 from tests.pictures import digits
 from training import augment as module
 from training.augment import augment
-from training.data import load_data
 from training.model import load_model
-from training.outliers import KINDS, LETTERS, LOOKALIKES, outliers
 from training.rounds import Rounds
 from training.styles import SHARE, STYLES, drawn, in_other_styles
+from training.synthetic_outliers import KINDS, LETTERS, LOOKALIKES, outliers
 from training.teacher import Teacher
 
-CPU = torch.device("cpu")
-PICTURES = load_data("mnist5k").all_training
+PICTURES = mnist5k().all_training
 FRAMES = PICTURES.frames
 
 
@@ -32,7 +31,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def rounds(count: int = 3, outlier_count: int = 20, seed: int = 0) -> Rounds:
-    return Rounds(PICTURES.at(np.arange(0, 5000, 100)), count, outlier_count, seed, CPU)
+    return Rounds(PICTURES.at(np.arange(0, 5000, 100)), count, outlier_count, seed)
 
 
 def test_pictures_stay_pictures_and_each_is_changed() -> None:
@@ -78,7 +77,7 @@ def test_a_round_is_the_same_whenever_it_is_made() -> None:
 
 def test_a_round_is_the_same_whichever_number_of_processes_makes_it() -> None:
     """Of several batches, the last of them shorter; augmentation may round otherwise with other threads."""
-    one, two = (Rounds(PICTURES.at(np.arange(0, 5000, 8)), 1, 300, 0, CPU, processes) for processes in (1, 2))
+    one, two = (Rounds(PICTURES.at(np.arange(0, 5000, 25)), 1, 160, 0, processes) for processes in (1, 2))
     for made, expected in ((two.digits(0), one.digits(0)), (two.outliers(0), one.outliers(0))):
         assert made.shape == expected.shape
         differ = (made.short() - expected.short()).abs() > 1
@@ -113,7 +112,7 @@ def test_a_teachers_logits_belong_to_their_round() -> None:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_every_kind_of_outlier_can_be_drawn(kind: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.outliers.KINDS", {kind: 1.0})
+    monkeypatch.setattr("training.synthetic_outliers.KINDS", {kind: 1.0})
     drawn = outliers(FRAMES, 20, np.random.default_rng(0))
     assert drawn.shape == (20, 64, 64)
     assert len(np.unique(drawn, axis=0)) == 20
@@ -124,7 +123,7 @@ def test_a_patch_of_texture_is_framed_whole_not_as_a_sheet(monkeypatch: pytest.M
     patch[8:-8:10, 8:-8:10] = 0
     canvas = np.pad(patch, 34)
     assert sheet(canvas).shape != canvas.shape
-    monkeypatch.setattr("training.outliers.KINDS", {lambda _frames, _random: canvas: 1.0})
+    monkeypatch.setattr("training.synthetic_outliers.KINDS", {lambda _frames, _random: canvas: 1.0})
     for frame in outliers(FRAMES, 8, np.random.default_rng(0)):
         assert np.count_nonzero(frame > 128) > 0.9 * 46 * 46
 
@@ -135,18 +134,19 @@ def test_no_lookalike_is_among_the_letters() -> None:
 
 def test_the_released_model_still_reads_what_is_augmented() -> None:
     labels = torch.from_numpy(digits()[1][::10])
-    changed = Rounds(PICTURES.at(np.arange(0, 5000, 10)), 1, 0, 0, CPU).digits(0)
+    changed = Rounds(PICTURES.at(np.arange(0, 5000, 10)), 1, 0, 0).digits(0)
     with torch.inference_mode():
         logits = load_model(ROOT / "scripted_model.pt")(to_input(changed))
     assert float((logits.argmax(1) == labels).float().mean()) >= 0.97
 
 
 def test_a_share_of_the_digits_that_have_another_style_is_drawn_in_it() -> None:
+    before = FRAMES.copy()
     changed = in_other_styles(FRAMES, PICTURES.labels, np.random.default_rng(0))
     drawn_anew = (changed != FRAMES).any((1, 2))
     assert set(PICTURES.labels[drawn_anew]) == set(STYLES) == {1, 7, 9}
     assert drawn_anew[np.isin(PICTURES.labels, list(STYLES))].mean() == pytest.approx(SHARE, abs=0.03)
-    np.testing.assert_array_equal(FRAMES, load_data("mnist5k").all_training.frames)
+    np.testing.assert_array_equal(FRAMES, before)
 
 
 @pytest.mark.parametrize("digit", STYLES)

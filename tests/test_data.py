@@ -7,38 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.datasets import mnist5k, write_folder, write_mnist
 from tests.pictures import digits
 from training.data import DataError, load_data
 
 
-def write_folder(root: Path, a_digit: int = 3) -> Path:
-    """A folder of one's own pictures: subfolders 0 ... 9, pictures of several formats and sizes."""
-    greys, labels = digits()
-    for digit in range(10):
-        (root / str(digit)).mkdir(parents=True)
-        for number, grey in enumerate(greys[labels == digit][:a_digit]):
-            image = Image.fromarray(grey).resize((28 + 10 * number, 40))
-            image.save(root / str(digit) / f"{number}.{('png', 'jpg', 'webp')[number % 3]}")
-    return root
-
-
-def write_mnist(root: Path) -> Path:
-    """MNIST's file layout with 100 training and 20 test pictures."""
-    greys, labels = digits()
-    raw = root / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for prefix, rows in (("train", slice(0, 5000, 50)), ("t10k", slice(1, 5000, 250))):
-        part, names = greys[rows], labels[rows].astype(np.uint8)
-        header = b"\0\0\x08\x03" + b"".join(size.to_bytes(4, "big") for size in part.shape)
-        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(header + part.tobytes())
-        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(
-            b"\0\0\x08\x01" + len(names).to_bytes(4, "big") + names.tobytes()
-        )
-    return root
-
-
 def test_mnist5k_is_split_the_same_way_every_time() -> None:
-    first, second = load_data("mnist5k"), load_data("mnist5k")
+    first, second = mnist5k(), load_data("mnist5k")
     assert (len(first.train), len(first.validation), first.test) == (4580, 420, None)
     np.testing.assert_array_equal(first.validation.frames, second.validation.frames)
     assert np.bincount(first.validation.labels).tolist() == [42] * 10
@@ -46,7 +21,7 @@ def test_mnist5k_is_split_the_same_way_every_time() -> None:
 
 
 def test_train_and_validation_share_no_picture() -> None:
-    data = load_data("mnist5k")
+    data = mnist5k()
     train = {frame.tobytes() for frame in data.train.frames}
     assert not train & {frame.tobytes() for frame in data.validation.frames}
 

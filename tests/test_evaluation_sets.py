@@ -16,7 +16,7 @@ from evaluation.changed import CHANGES
 from evaluation.outliers import MissingData
 from evaluation.photo import ASPECTS, DIGIT_SIZES, SHORTER_SIDES, photo
 from tests.pictures import digits
-from training.outliers import LETTERS
+from training.synthetic_outliers import LETTERS
 
 Picture = NDArray[np.uint8]
 

@@ -11,7 +11,7 @@ from handler.preprocessing import frame, to_input
 from serving.config import ROOT
 from tests.pictures import SMOKE
 from training.export import MODEL, PARAMETERS, SCRIPTED
-from training.model import DigitCNN, ModelError, load_model
+from training.model import DigitCNN, ModelError, fold_batch_norms, load_model
 
 
 def test_exactly_20180_parameters() -> None:
@@ -41,18 +41,31 @@ def test_forward_equals_the_contracts_order_of_layers() -> None:
     torch.testing.assert_close(model(pictures), layers(pictures))
 
 
-def test_grey_forward_equals_three_equal_channels_in_value_and_gradient() -> None:
+def test_folded_network_is_the_contracts_and_gives_the_same_logits() -> None:
+    """The oracle is the network with torch's own batch norms, after a few batches of running statistics."""
     torch.manual_seed(0)
-    model = DigitCNN().eval()
-    grey = torch.rand(4, 1, 64, 64)
-    grey[:, :, :30] = 0
-    gradients = []
-    for logits in (model(grey.expand(-1, 3, -1, -1)), model.forward_grey(grey)):
-        model.zero_grad()
-        logits.square().sum().backward()
-        gradients.append([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
-    torch.testing.assert_close(model(grey.expand(-1, 3, -1, -1)), model.forward_grey(grey))
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-4)
+    model = DigitCNN(dropout=0.2, normalise=True)
+    with torch.no_grad():
+        for norm in (module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+            torch.nn.init.normal_(norm.weight)  # of both signs
+            torch.nn.init.normal_(norm.bias)
+        for _ in range(20):
+            model(torch.rand(10, 3, 64, 64) ** 3)
+    images = torch.rand(20, 3, 64, 64) ** 3
+    folded = fold_batch_norms(model)
+    assert model.training
+    assert not folded.training
+    assert {name: part.shape for name, part in folded.state_dict().items()} == {
+        name: part.shape for name, part in DigitCNN().state_dict().items()
+    }
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(images), model.eval()(images), atol=1e-5, rtol=1e-5)
+
+
+def test_folding_leaves_a_plain_network_as_it_is() -> None:
+    model = DigitCNN()
+    images = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(fold_batch_norms(model)(images), model.eval()(images), atol=0, rtol=0)
 
 
 def test_all_three_released_files_load_and_agree() -> None:

@@ -1,4 +1,4 @@
-"""training/train.py: one real small run, and a run that is stopped anywhere ends the same."""
+"""training/train.py: one real small run, and a training that is stopped anywhere ends the same."""
 
 import os
 import re
@@ -6,51 +6,71 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - as all of torch writes it
 from sklearn.metrics import accuracy_score
 
+from common.command_line import run_command
 from serving.config import ROOT
-from tests.test_data import write_mnist
+from tests.datasets import mnist5k, write_mnist
 from training.__main__ import parser
 from training.data import DataSet, load_data
 from training.export import CHECKPOINT
 from training.measures import accuracy, evaluate
 from training.model import DigitCNN
-from training.recipe import RECIPES, configure
+from training.recipe import RECIPES, Config, configure
 from training.teacher import Teacher
-from training.train import ResumeError, Run, fit
+from training.train import ResumeError, Trainer, fit
 
 LINE = r"Epoch : \d+ \| Train_loss : \d\.\d{3} \| Train_acc : \d+% \| Val_loss : \d\.\d{3} \| Val_acc : \d+%"
-SMALL = configure("default", epochs=3, rounds=2, teacher=0)
+SMALL = configure("default", epochs=3, rounds=2, teacher=0, threads=1)
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
-    """A hundred training pictures: for what takes many runs."""
+    """A hundred training pictures: for what takes many trainings."""
     return load_data(str(write_mnist(tmp_path_factory.mktemp("mnist"))))
+
+
+@pytest.fixture(scope="module")
+def trained(small: DataSet) -> Trainer:
+    return fit(SMALL, small, report=silent)
 
 
 def silent(_: str) -> None:
     """Reports nothing."""
 
 
-def weights(run: Run) -> list[torch.Tensor]:
-    return [*run.model.state_dict().values(), *run.average.state_dict().values()]
+def fit_until(line: str, config: Config, data: DataSet, checkpoint: Path) -> None:
+    """Resume the training and stop it as Ctrl-C does when it reports a line that starts so."""
+
+    def report(reported: str) -> None:
+        if reported.startswith(line):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, data, checkpoint, resume=True, report=report)
 
 
-def same(first: Run, second: Run) -> bool:
+def weights(trainer: Trainer) -> list[torch.Tensor]:
+    return [*trainer.model.state_dict().values(), *trainer.average.state_dict().values()]
+
+
+def same(first: Trainer, second: Trainer) -> bool:
     return all(torch.equal(*pair) for pair in zip(weights(first), weights(second), strict=True))
 
 
-def test_two_epochs_of_mnist5k_reach_90_percent() -> None:
+def test_two_epochs_of_half_of_mnist5k_reach_90_percent() -> None:
     lines: list[str] = []
-    run = fit(configure("default", epochs=2, teacher=0), load_data("mnist5k"), report=lines.append)
-    assert run.history[-1].held_acc >= 0.9
+    data = replace(mnist5k(), all_training=mnist5k().all_training.at(np.arange(0, 5000, 2)))
+    trainer = fit(configure("default", epochs=2, rounds=1, teacher=0, threads=1), data, report=lines.append)
+    assert trainer.history[-1].held_acc >= 0.9
     assert len(lines) == 2
     assert all(re.fullmatch(LINE, line) for line in lines)
 
@@ -62,109 +82,90 @@ def test_the_original_recipe_is_the_notebooks() -> None:
     assert (original.augment, original.normalise, original.outliers, original.teacher) == (False, False, 0, 0)
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_does_not(small: DataSet) -> None:
-    runs = [fit(replace(SMALL, seed=seed), small, report=silent) for seed in (5, 5, 6)]
-    assert same(runs[0], runs[1])
-    assert not same(runs[0], runs[2])
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(small: DataSet, trained: Trainer) -> None:
+    again, other = (fit(replace(SMALL, seed=seed), small, report=silent) for seed in (SMALL.seed, SMALL.seed + 1))
+    assert same(trained, again)
+    assert not same(trained, other)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_resumed_run_ends_in_the_same_bits(recipe: str, small: DataSet, tmp_path: Path) -> None:
-    config = configure(recipe, epochs=4, teacher=0)
+def test_a_resumed_training_ends_in_the_same_bits(recipe: str, small: DataSet, tmp_path: Path) -> None:
+    config = configure(recipe, epochs=3, rounds=2, teacher=0, threads=1)
     whole = fit(config, small, report=silent)
-    checkpoint = tmp_path / "checkpoint.pt"
-
-    def stop_in_the_third(line: str) -> None:
-        if line.startswith("Epoch : 2"):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(config, small, checkpoint, report=stop_in_the_third)
-    resumed = fit(config, small, checkpoint, resume=True, report=silent)
+    fit_until("Epoch : 2", config, small, tmp_path / "checkpoint.pt")
+    resumed = fit(config, small, tmp_path / "checkpoint.pt", resume=True, report=silent)
     assert same(whole, resumed)
     assert whole.history == resumed.history
 
 
-def test_a_run_with_a_teacher_that_is_stopped_in_either_ends_in_the_same_bits(small: DataSet, tmp_path: Path) -> None:
+def test_a_training_with_a_teacher_that_is_stopped_in_either_ends_in_the_same_bits(
+    small: DataSet, tmp_path: Path, trained: Trainer
+) -> None:
     config = replace(SMALL, teacher=2)
     whole = fit(config, small, report=silent)
-    checkpoint = tmp_path / "checkpoint.pt"
-    for last in ("Teacher, Epoch : 1", "Epoch : 1"):
-
-        def stop(line: str, last: str = last) -> None:
-            if line.startswith(last):
-                raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            fit(config, small, checkpoint, resume=True, report=stop)
+    assert not same(whole, trained)  # the teacher changes what is learnt
+    for line in ("Teacher, Epoch : 1", "Epoch : 1"):
+        fit_until(line, config, small, tmp_path / "checkpoint.pt")
     lines: list[str] = []
-    resumed = fit(config, small, checkpoint, resume=True, report=lines.append)
+    resumed = fit(config, small, tmp_path / "checkpoint.pt", resume=True, report=lines.append)
     assert same(whole, resumed)
     assert [line.startswith("Teacher") for line in lines] == [True, True, False, False, False]
 
 
-def test_a_teacher_changes_what_is_learnt(small: DataSet) -> None:
-    assert not same(fit(SMALL, small, report=silent), fit(replace(SMALL, teacher=1), small, report=silent))
-
-
-def test_what_a_teacher_teaches_has_the_gradient_of_the_divergence_from_its_softened_probabilities(
-    small: DataSet,
-) -> None:
-    run = Run(SMALL, small, torch.device("cpu"))
+def test_distillation_has_the_gradient_of_the_divergence_from_the_softened_teacher(trained: Trainer) -> None:
     torch.manual_seed(0)
     logits, taught = torch.randn(50, 10, requires_grad=True), torch.randn(50, 10)
-    mine, its = (F.log_softmax(each / run.config.softness, 1) for each in (logits, taught))
-    divergence = F.kl_div(mine, its, reduction="batchmean", log_target=True) * run.config.softness**2
-    gradients = [torch.autograd.grad(loss, logits)[0] for loss in (divergence, run._distillation(logits, taught))]
-    torch.testing.assert_close(*gradients)
+    temperature = trained.config.softness
+    mine, its = (F.log_softmax(each / temperature, 1) for each in (logits, taught))
+    divergence = F.kl_div(mine, its, reduction="batchmean", log_target=True) * temperature**2
+    losses = divergence, trained.distillation_loss(logits, taught)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in losses))
 
 
-def test_the_average_is_the_moving_one_of_all_weights_and_buffers(small: DataSet) -> None:
-    """The oracle is one number at a time; the teacher has counters among its buffers."""
-    run = Run(replace(SMALL, average=0.9), small, torch.device("cpu"), network=lambda _: Teacher())
-    average = run.average.module.state_dict()
-    expected = {name: value.double() for name, value in average.items()}
+def test_the_average_is_exponential_over_weights_and_buffers_after_a_warm_up(small: DataSet) -> None:
+    """The oracle is one number at a time."""
+    trainer = Trainer(replace(SMALL, average=0.9), small, network=Teacher)
+    expected = {name: value.double() for name, value in trainer.average.module.state_dict().items()}
     for step in range(40):
-        for value in run.model.state_dict().values():
+        for value in trainer.model.state_dict().values():
             value += step if value.is_floating_point() else 1
-        run.average.update()
-        share = 1.0 if step == 0 else max(1 - 0.9, 9 / (9 + step))
-        for name, value in run.model.state_dict().items():
-            counts = not value.is_floating_point()
-            expected[name] = value.double() if counts else expected[name] + share * (value - expected[name])
-    for name, value in run.average.module.state_dict().items():
-        torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-5)
+        trainer.average.update_parameters(trainer.model)
+        decay = min(0.9, step / (9 + step))
+        for name, value in trainer.model.state_dict().items():
+            expected[name] = decay * expected[name] + (1 - decay) * value
+    for name, value in trainer.average.module.state_dict().items():
+        if value.is_floating_point():  # counters of batches are averaged by whole numbers, and used for nothing
+            torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-5)
 
 
 def test_resume_says_whether_there_is_something_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_mnist(tmp_path / "data")
-    options = ["train", "--data", str(data), "--out", str(tmp_path), "--epochs", "1", "--rounds", "1", "--teacher", "2"]
+    options = ["train", "--data", str(data), "--out", str(tmp_path), "--epochs", "1", "--rounds", "1"]
+    options += ["--teacher", "2", "--threads", "1"]
     config = replace(SMALL, epochs=1, rounds=1, teacher=2)
-
-    def stop(line: str) -> None:
-        if line.startswith("Teacher, Epoch : 1"):
-            raise KeyboardInterrupt
-
+    stop = partial(fit_until, "Teacher, Epoch : 1", config, load_data(str(data)), tmp_path / CHECKPOINT)
     for more, said in ((["--resume"], ""), ([], "--resume would go on from it"), (["--resume"], "nothing to resume")):
         if "nothing" not in said:
-            (tmp_path / "model").mkdir(exist_ok=True)
-            with pytest.raises(KeyboardInterrupt):
-                fit(config, load_data(str(data)), tmp_path / CHECKPOINT, report=stop)
-        given = parser().parse_args([*options, *more])
-        assert given.run(given) == 0
+            stop()
+        assert run_command(parser(), [*options, *more]) == 0
         errors = capsys.readouterr().err
         assert said in errors
         assert ("resume" in errors) == bool(said)
 
 
-def test_resume_without_a_checkpoint_starts(small: DataSet, tmp_path: Path) -> None:
-    assert len(fit(SMALL, small, tmp_path / "none.pt", resume=True, report=silent).history) == 3
-
-
-def test_a_checkpoint_of_another_run_is_refused(small: DataSet, tmp_path: Path) -> None:
-    fit(SMALL, small, tmp_path / "checkpoint.pt", report=silent)
+def test_a_checkpoint_of_another_training_is_refused(small: DataSet, tmp_path: Path, trained: Trainer) -> None:
+    trained.save(tmp_path / "checkpoint.pt")
     with pytest.raises(ResumeError, match="its options, its data or the version of training differ"):
         fit(replace(SMALL, seed=1), small, tmp_path / "checkpoint.pt", resume=True, report=silent)
+
+
+def test_a_checkpoint_of_another_training_version_is_refused(
+    small: DataSet, tmp_path: Path, trained: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained.save(tmp_path / "checkpoint.pt")
+    monkeypatch.setattr("training.train.TRAINING_VERSION", 3)
+    with pytest.raises(ResumeError, match="the version of training differ"):
+        fit(SMALL, small, tmp_path / "checkpoint.pt", resume=True, report=silent)
 
 
 def test_a_damaged_checkpoint_is_refused(small: DataSet, tmp_path: Path) -> None:
@@ -176,7 +177,8 @@ def test_a_damaged_checkpoint_is_refused(small: DataSet, tmp_path: Path) -> None
 def test_a_killed_training_goes_on_to_the_same_files(tmp_path: Path) -> None:
     """Real processes: one runs through, one is killed with SIGKILL after its second epoch and resumed."""
     data = write_mnist(tmp_path / "data")
-    command = [sys.executable, "-m", "training", "train", "--data", str(data), "--epochs", "60", "--teacher", "2"]
+    command = [sys.executable, "-m", "training", "train", "--data", str(data), "--threads", "1"]
+    command += ["--epochs", "30", "--rounds", "2", "--teacher", "2"]
 
     def start(out: str, *more: str) -> "subprocess.Popen[str]":
         words = [*command, "--out", str(tmp_path / out), *more]
@@ -196,7 +198,7 @@ def test_a_killed_training_goes_on_to_the_same_files(tmp_path: Path) -> None:
     with start("killed", "--resume") as resumed:
         output, errors = resumed.communicate()
     assert (resumed.returncode, whole.returncode) == (0, 0), errors
-    assert (output.count("Teacher, Epoch :"), output.count("\nEpoch :")) == (2, 60)
+    assert (output.count("Teacher, Epoch :"), output.count("\nEpoch :")) == (2, 30)
     names = [path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.*")]
     assert len(names) == 5
     for name in names:
@@ -204,10 +206,17 @@ def test_a_killed_training_goes_on_to_the_same_files(tmp_path: Path) -> None:
 
 
 def test_a_stopped_training_says_how_to_go_on_and_leaves_no_process(tmp_path: Path) -> None:
-    """Ctrl-C reaches the processes that make pictures, too; all are in its group."""
-    command = [sys.executable, "-m", "training", "train", "--data", "mnist5k", "--out", str(tmp_path)]
+    """Ctrl-C reaches the processes that augment pictures, too; all are in its group."""
+    data = write_mnist(tmp_path / "data")
+    command = [sys.executable, "-m", "training", "train", "--data", str(data), "--out", str(tmp_path)]
     with subprocess.Popen(
-        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        [*command, "--teacher", "10000"],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     ) as run:
         assert run.stdout is not None
         assert run.stdout.readline().startswith("Teacher, Epoch : 0 ")
@@ -222,14 +231,14 @@ def test_a_stopped_training_says_how_to_go_on_and_leaves_no_process(tmp_path: Pa
 
 def test_the_original_recipe_prints_test_figures(small: DataSet) -> None:
     lines: list[str] = []
-    run = fit(configure("original", epochs=1), small, report=lines.append)
+    trainer = fit(configure("original", epochs=1, threads=1), small, report=lines.append)
     assert "| Test_loss : " in lines[0]
-    assert (len(run.train), len(run.held)) == (100, 20)
+    assert (len(trainer.train), len(trainer.held)) == (100, 20)
 
 
 def test_the_original_recipe_without_test_pictures_says_it_measured_validation() -> None:
-    run = Run(configure("original"), load_data("mnist5k"), torch.device("cpu"))
-    assert (run.held_out, len(run.held)) == ("validation", 420)
+    trainer = Trainer(configure("original"), mnist5k())
+    assert (trainer.held_out, len(trainer.held)) == ("validation", 420)
 
 
 def test_accuracy_is_scikit_learns() -> None:

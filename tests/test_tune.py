@@ -5,20 +5,20 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import optuna
 import pytest
 
 from serving.config import ROOT
-from tests.test_data import write_mnist
+from tests.datasets import write_mnist
 from training.data import DataSet, load_data
 from training.recipe import ConfigError, configure
 from training.train import ResumeError
 from training.tune import PICTURE, RECIPE, STUDY, tune
 
-SMALL = configure("default", epochs=2, rounds=1)
+SMALL = configure("default", epochs=2, rounds=1, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_a_study_goes_on_where_it_ended_and_leaves_a_recipe_that_trains(small: D
 
 
 def test_the_options_are_the_first_trial_and_no_trial_is_drawn_twice(small: DataSet, tmp_path: Path) -> None:
-    config = configure("default", epochs=1, rounds=1, teacher=0, batch=40, lr=0.05, dropout=0.3, outliers=0.25)
+    config = replace(SMALL, epochs=1, teacher=0, batch=40, lr=0.05, dropout=0.3, outliers=0.25)
     for trials in (1, 2, 3, 4):
         study = tune(config, small, trials, tmp_path, silent)
     first, *others = (trial.params for trial in study.trials)
@@ -62,7 +62,7 @@ def test_the_same_seed_proposes_the_same_trials(small: DataSet, tmp_path: Path) 
 def test_a_study_of_other_options_is_refused(small: DataSet, tmp_path: Path) -> None:
     tune(SMALL, small, 1, tmp_path, silent)
     with pytest.raises(ResumeError, match="a study of other data or options"):
-        tune(configure("default", epochs=3, rounds=1), small, 2, tmp_path, silent)
+        tune(replace(SMALL, epochs=3), small, 2, tmp_path, silent)
 
 
 def test_a_poor_trial_is_pruned(small: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +79,7 @@ def test_a_killed_search_tries_the_stopped_trial_again(root: Path, tmp_path: Pat
     command = [sys.executable, "-m", "training", "tune", "--data", str(root), "--rounds", "1", "--out", str(tmp_path)]
 
     def start(trials: int) -> "subprocess.Popen[str]":
-        words = [*command, "--epochs", "30", "--trials", str(trials)]
+        words = [*command, "--threads", "1", "--epochs", "10", "--trials", str(trials)]
         return subprocess.Popen(words, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     with start(50) as killed:

@@ -102,15 +102,8 @@ def _thickened(grey: Tensor, amount: Tensor) -> Tensor:
 
 
 def _thicker(grey: Tensor) -> Tensor:
-    """max_pool2d(grey, 3, 1, 1) in a 15th of its time: that branches on every value, this compares whole pictures."""
-    for dim in (2, 3):
-        end = grey.shape[dim] - 1
-        thick = grey.clone()
-        for here, there in ((1, 0), (0, 1)):
-            part = thick.narrow(dim, here, end)
-            torch.maximum(part, grey.narrow(dim, there, end), out=part)
-        grey = thick
-    return grey
+    """Thicken strokes by a pixel on each side."""
+    return F.max_pool2d(grey, 3, 1, 1)
 
 
 def _crisp(grey: Tensor, generator: Generator) -> Tensor:

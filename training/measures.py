@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - as all of torch writes it
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchmetrics.functional.classification import multiclass_accuracy
 
 from training.data import Pictures
 from training.model import CLASSES
 from training.rounds import logits_of
+from training.torchvision_import import torchmetrics
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ class Measures:
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
     """Share of the N pictures whose largest logit is the label's, by torchmetrics."""
+    multiclass_accuracy = torchmetrics.functional.classification.multiclass_accuracy
     return float(multiclass_accuracy(logits, labels, CLASSES, average="micro"))
 
 
 def evaluate(model: nn.Module, pictures: Pictures) -> Measures:
     """The model's logits on the pictures, in evaluation mode; the mode it came in is put back."""
-    device = next(model.parameters()).device
-    return Measures(logits_of(model, torch.from_numpy(pictures.frames), device), torch.from_numpy(pictures.labels))
+    return Measures(logits_of(model, torch.from_numpy(pictures.frames)), torch.from_numpy(pictures.labels))

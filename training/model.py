@@ -1,17 +1,18 @@
-"""DigitCNN, the network of the contract: 20,180 parameters, and how a saved one is loaded back."""
+"""DigitCNN, the network of the contract with 20,180 parameters, and the loading of saved models."""
 
 import zipfile
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - as all of torch writes it
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from common.errors import UserError
 from handler.preprocessing import CHANNELS
-from training.pooling import laid_out, pool, windows, windows_with_ink
 
 CLASSES = 10
 ARCHITECTURE = "Conv2d(3,10,5) MaxPool2d(2) ReLU Conv2d(10,10,5) Dropout2d MaxPool2d(2) ReLU flatten Linear(1690,10)"
@@ -22,36 +23,40 @@ class ModelError(UserError):
 
 
 class DigitCNN(nn.Module):
-    """Pictures float32 [N,3,64,64] in 0..1 -> logits float32 [N,10]."""
+    """Map images float32 [N,3,64,64] in 0..1 to logits float32 [N,10].
 
-    def __init__(self, dropout: float = 0.5) -> None:
+    With `normalise`, a batch norm follows each convolution while training (Ioffe and Szegedy, ICML 2015);
+    `fold_batch_norms` gives the network of the contract back.
+    """
+
+    def __init__(self, dropout: float = 0.5, normalise: bool = False) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(CHANNELS, 10, 5)
+        self.conv1 = _convolution(CHANNELS, 10, normalise)
         self.pool1 = nn.MaxPool2d(2)
-        self.conv2 = nn.Conv2d(10, 10, 5)
+        self.conv2 = _convolution(10, 10, normalise)
         self.dropout = nn.Dropout2d(dropout)
         self.pool2 = nn.MaxPool2d(2)
         self.linear = nn.Linear(1690, CLASSES)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        x = F.relu(self.pool1(self.conv1(pictures)))  # [N,10,30,30]
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.relu(self.pool1(self.conv1(images)))  # [N,10,30,30]
         x = F.relu(self.pool2(self.dropout(self.conv2(x))))  # [N,10,13,13]
         logits: Tensor = self.linear(x.flatten(1))
         return logits
 
-    @torch.jit.unused
-    def forward_grey(self, grey: Tensor) -> Tensor:
-        """The same for grey [N,1,64,64], faster: three equal channels are one, convolved with the summed weights."""
-        weight = self.conv1.weight.sum(1, keepdim=True)
-        assert self.conv1.bias is not None
-        assert self.conv2.bias is not None
-        maps, seen = windows_with_ink(grey, weight)
-        values = F.relu(pool(maps) + self.conv1.bias)  # added behind the pooling, where there are fewer values
-        x = laid_out(values, seen, F.relu(self.conv1.bias), (len(grey), 30, 30))  # [N,40,15,15]
-        x = pool(windows(x, self.conv2.weight)) + self.conv2.bias  # [N,13,13,10]
-        x = F.relu(self.dropout(x.permute(0, 3, 1, 2)))  # [N,10,13,13]
-        logits: Tensor = self.linear(x.flatten(1))
-        return logits
+
+def _convolution(channels: int, filters: int, normalise: bool) -> nn.Module:
+    if normalise:
+        return nn.Sequential(nn.Conv2d(channels, filters, 5, bias=False), nn.BatchNorm2d(filters))
+    return nn.Conv2d(channels, filters, 5)
+
+
+def fold_batch_norms(model: DigitCNN) -> DigitCNN:
+    """Return a copy in evaluation mode whose convolutions contain the batch norms, if there are any."""
+    folded = deepcopy(model).eval()
+    if isinstance(folded.conv1, nn.Sequential) and isinstance(folded.conv2, nn.Sequential):
+        folded.conv1, folded.conv2 = fuse_conv_bn_eval(*folded.conv1), fuse_conv_bn_eval(*folded.conv2)
+    return folded
 
 
 # All that a whole model's pickle may name; anything else in it is refused before it runs.

@@ -6,13 +6,18 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from torchmetrics.classification import MulticlassConfusionMatrix
 
-from training.export import write_whole
+from common.atomic import write_atomic
+from training.export import to_bytes
 from training.model import CLASSES
+from training.torchvision_import import torchmetrics
 
 if TYPE_CHECKING:
     from training.measures import Epoch, Measures
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    write_atomic(path, to_bytes(lambda file: figure.savefig(file, format="png", dpi=110)))
 
 
 def curves(history: Sequence["Epoch"], held_out: str, path: Path) -> None:
@@ -27,12 +32,12 @@ def curves(history: Sequence["Epoch"], held_out: str, path: Path) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
-    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    write_figure(path, figure)
 
 
 def confusion_matrix(measures: "Measures", title: str, path: Path) -> None:
     """Rows are the true digits, columns the model's."""
-    matrix = MulticlassConfusionMatrix(CLASSES)
+    matrix = torchmetrics.classification.MulticlassConfusionMatrix(CLASSES)
     matrix.update(measures.logits, measures.labels)
     figure = Figure(figsize=(6, 5.6), layout="constrained")
     axes = figure.subplots()
@@ -42,4 +47,4 @@ def confusion_matrix(measures: "Measures", title: str, path: Path) -> None:
     axes.set_title(title)
     axes.set_xlabel("predicted digit")
     axes.set_ylabel("true digit")
-    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    write_figure(path, figure)

@@ -1,5 +1,7 @@
 """The digit on one picture, by the released model and the preprocessing that serving uses."""
 
+import sys
+from argparse import Namespace
 from functools import cache
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from handler.confidence import Calibration, read_calibration
-from handler.preprocessing import examine, to_input
+from handler.preprocessing import ImageError, examine, to_input
 from training.export import PARAMETERS, RECORD
 from training.model import load_model
 
@@ -50,6 +52,20 @@ class MakePrediction:
         axes.axis("off")
         plt.show()
         return figure
+
+
+def run(given: Namespace) -> int:
+    """Run the command `predict`; return 1 if any picture cannot be read."""
+    failed = 0
+    for image in given.images:
+        try:
+            prediction = MakePrediction(image, given.model or RELEASED)
+            print(f"{image}\t{prediction.show_prediction().item()}\t{prediction.confidence:.4f}")
+        except (OSError, ImageError) as error:
+            failed += 1
+            reason = error.message if isinstance(error, ImageError) else error.strerror
+            print(f"error: {image}: {reason}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 @cache

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handler.preprocessing import Grey, frame_grey
-from training.outliers import CANVAS, MNIST_SIDE
+from training.synthetic_outliers import CANVAS, MNIST_SIDE
 
 Random = np.random.Generator
 Stroke = list[tuple[float, float]]  # points that a pen passes

@@ -1,5 +1,6 @@
-"""The teacher: a larger network that is trained first, and whose probabilities the digit model then learns."""
+"""The teacher: a larger network that is trained first and whose probabilities the digit model learns."""
 
+import torch
 import torch.nn.functional as F  # noqa: N812 - as all of torch writes it
 from torch import Tensor, nn
 
@@ -9,7 +10,7 @@ WIDTH = 16  # channels of the first block
 
 
 class Teacher(nn.Module):
-    """Pictures float32 [N,3,64,64] in 0..1 -> logits float32 [N,10]; reads them at half the resolution."""
+    """Map images float32 [N,3,64,64] in 0..1 to logits float32 [N,10], at half the resolution."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,14 +26,11 @@ class Teacher(nn.Module):
         )
         self.dropout = nn.Dropout(0.3)
         self.linear = nn.Linear(4 * WIDTH * 4 * 4, CLASSES)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it; a quarter faster
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return self.forward_grey(pictures[:, :1])
-
-    def forward_grey(self, grey: Tensor) -> Tensor:
-        """The same for grey [N,1,64,64]."""
-        x = self.features(F.avg_pool2d(grey, 2))  # [N,4*WIDTH,4,4]
-        logits: Tensor = self.linear(self.dropout(x.flatten(1)))
+    def forward(self, images: Tensor) -> Tensor:
+        gray = F.avg_pool2d(images[:, :1], 2)  # [N,1,32,32]
+        logits: Tensor = self.linear(self.dropout(self.features(gray).flatten(1)))
         return logits
 
 

@@ -4,25 +4,39 @@ The study lives in an SQLite file; a search that was stopped goes on from there.
 """
 
 import json
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
 from matplotlib.figure import Figure
 from optuna.trial import TrialState
 
+from common.atomic import write_atomic
+from training.commands import configure_recipe, load_pictures
 from training.data import DataSet
-from training.export import write_whole
-from training.recipe import Config
+from training.plots import write_figure
+from training.recipe import Config, ConfigError
 from training.rounds import Rounds
-from training.train import ResumeError, Run, make_rounds, parts, run_id
+from training.train import ResumeError, Trainer, choose_pictures, make_rounds, make_run_id
 
 STUDY, RECIPE, PICTURE = "study.db", "recipe.json", "study.png"
 MOST_OUTLIERS = 0.2  # share of a batch's digits
 UNPRUNED = 5  # trials that run to their end before others are compared with them
+
+
+def run(given: Namespace) -> int:
+    """Run the command `tune`."""
+    config = configure_recipe(given)
+    if config.held_out != "validation":
+        raise ConfigError(f"--held-out {config.held_out}; tune judges by the validation split alone")
+    study = tune(config, load_pictures(given), given.trials, given.out)
+    print(f"best: trial {study.best_trial.number}, validation loss {study.best_value:.4f}, {study.best_params}")
+    for name in (RECIPE, PICTURE, STUDY):
+        print(given.out / name)
+    return 0
 
 
 def propose(trial: optuna.Trial, config: Config) -> Config:
@@ -56,12 +70,11 @@ def tune(
     Raises ResumeError if the study there is of other data or of another starting point.
     """
     study = _study(config, data, folder)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     most = replace(config, outliers=max(MOST_OUTLIERS, config.outliers))
-    rounds = make_rounds(most, parts(config, data)[0], device)
+    rounds = make_rounds(most, choose_pictures(config, data)[0])
     while (done := len(_done(study))) < trials:
         report(f"trial {done + 1} of {trials}")
-        study.optimize(lambda trial: _loss(trial, config, data, rounds, device, report), n_trials=1)
+        study.optimize(lambda trial: _loss(trial, config, data, rounds, report), n_trials=1)
         if study.best_trials:
             _write(study, config, folder)
     return study
@@ -76,8 +89,8 @@ def _study(config: Config, data: DataSet, folder: Path) -> optuna.Study:
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED),
     )
-    start = study.user_attrs.get("start", run_id(config, data))
-    if start != run_id(config, data):
+    start = study.user_attrs.get("start", make_run_id(config, data))
+    if start != make_run_id(config, data):
         raise ResumeError(f"{folder / STUDY}: a study of other data or options; choose another --out or remove it")
     study.set_user_attr("start", start)
     study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(study.trials))  # else a restart repeats trials
@@ -98,30 +111,22 @@ def _done(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
 
 
-def _loss(
-    trial: optuna.Trial,
-    config: Config,
-    data: DataSet,
-    rounds: Rounds,
-    device: torch.device,
-    report: Callable[[str], None],
-) -> float:
+def _loss(trial: optuna.Trial, config: Config, data: DataSet, rounds: Rounds, report: Callable[[str], None]) -> float:
     """The validation pictures' cross-entropy at the trial's end."""
-    run = Run(propose(trial, config), data, device, rounds)
-    while len(run.history) < config.epochs:
-        epoch = run.epoch()
+    trainer = Trainer(propose(trial, config), data, rounds)
+    while len(trainer.history) < config.epochs:
+        epoch = trainer.run_epoch()
         trial.report(epoch.held_loss, epoch.number)
         if trial.should_prune():
             report(f"pruned after epoch {epoch.number}: loss {epoch.held_loss:.4f}, {trial.params}")
             raise optuna.TrialPruned
-    report(f"loss {run.history[-1].held_loss:.4f}, accuracy {run.history[-1].held_acc:.2%}, {trial.params}")
-    return run.history[-1].held_loss
+    report(f"loss {trainer.history[-1].held_loss:.4f}, accuracy {trainer.history[-1].held_acc:.2%}, {trial.params}")
+    return trainer.history[-1].held_loss
 
 
 def _write(study: optuna.Study, config: Config, folder: Path) -> None:
     best: dict[str, Any] = asdict(replace(config, recipe="tuned", **study.best_params))
-    text = json.dumps(best, indent=2) + "\n"
-    write_whole(folder / RECIPE, lambda file: file.write(text.encode()))
+    write_atomic(folder / RECIPE, f"{json.dumps(best, indent=2)}\n".encode())
     draw(study, folder / PICTURE)
 
 
@@ -142,4 +147,4 @@ def draw(study: optuna.Study, path: Path) -> None:
         axes.set(xlabel=name, yscale="log")
         if name == "lr":
             axes.set_xscale("log")
-    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    write_figure(path, figure)
