@@ -119,10 +119,11 @@ test-slow: $(INSTALLED_DEV) ## what takes minutes: alerts, exact counts, noteboo
 soak: $(INSTALLED_DEV) ## some 40 minutes: load amid promotions and kills, memory, mutated requests; ARGS=options of pytest
 	@$(PY) -m pytest -m soak $(ARGS)
 
-lint: $(INSTALLED_DEV) ## ruff and mypy
+lint: $(INSTALLED_DEV) ## ruff, mypy and import-linter
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
+	@.venv/bin/lint-imports --no-logo
 
 audit: $(INSTALLED_DEV) ## known vulnerabilities of all that is in .venv, by pip-audit; needs PyPI's own address
 	@$(PY) -m pip list --format freeze | sed 's/+.*//' | .venv/bin/pip-audit --strict --no-deps --disable-pip -r /dev/stdin $(ARGS)

@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("--data", default="mnist", help=_DATA)
 
     def add(name: str, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        command = add_command(commands, name, f"evaluation.commands:{name}", text, parents)
+        command = add_command(commands, name, f"evaluation.evaluation_commands:{name}", text, parents)
         command.set_defaults(hint_if_stopped="stopped")
         return command
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from evaluation.outliers import letters
+from evaluation.outlier_sets import letters
 from evaluation.photo import photo
 from serving.config import ROOT
 from training.synthetic_outliers import LETTERS

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from common.atomic import write_atomic
-from evaluation.measures import BINS, Floats, Labels, risk_coverage
+from evaluation.ood_scores import BINS, Floats, Labels, risk_coverage
 from handler.marks import WEAKEST, cut_out, find_marks, place, upright
 from handler.paper import background, reduced, separate, sheet
 from handler.preprocessing import decode, frame

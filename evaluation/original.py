@@ -11,19 +11,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torchvision import transforms
 from tqdm import tqdm
 
 from handler.preprocessing import SIZE
 from training.data import Pictures, load_data, raw_pictures
 from training.model import DigitCNN, load_model
 from training.recipe import configure
+from training.torchvision_import import torchvision
 from training.train import fit
 
 WEIGHTS = Path(__file__).with_name("original.pt")
 BATCH = 250  # pictures at a time
 
-_PREPARE = transforms.Compose([transforms.Resize((SIZE, SIZE)), transforms.Grayscale(3), transforms.ToTensor()])
+_T = torchvision.transforms
+_PREPARE = _T.Compose([_T.Resize((SIZE, SIZE)), _T.Grayscale(3), _T.ToTensor()])
 
 
 def plain(picture: bytes) -> torch.Tensor:
@@ -57,5 +58,5 @@ def _plain(greys: NDArray[np.uint8], labels: NDArray[np.int64]) -> Pictures:
 
 
 def _resized(greys: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    resize = transforms.Resize((SIZE, SIZE))
+    resize = torchvision.transforms.Resize((SIZE, SIZE))
     return np.stack([np.asarray(resize(Image.fromarray(grey))) for grey in greys])

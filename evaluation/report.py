@@ -16,8 +16,8 @@ from PIL import Image
 
 from evaluation import figures, original
 from evaluation.asked import Answers, Asked, asked
-from evaluation.measures import Floats, auroc, calibration_error
-from evaluation.outliers import MissingData
+from evaluation.ood_scores import Floats, auroc, calibration_error
+from evaluation.outlier_sets import MissingData
 from evaluation.photo import photo
 from evaluation.sets import CLEAN, PHOTO_LIKE, Sample, digit_sets, fashion_set, outlier_sets, png, scikit_learn_digits
 from handler.confidence import SOFTER, Calibration

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 
-from evaluation.measures import auroc
+from evaluation.ood_scores import auroc
 from handler.confidence import Calibration, negative_entropy, read_calibration
 from handler.preprocessing import Grey, ImageError, frame_grey
 from serving.config import ROOT

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from tqdm import tqdm
 
 from evaluation.changed import CHANGES
-from evaluation.outliers import blank, fashion, letters, noise, texture
+from evaluation.outlier_sets import blank, fashion, letters, noise, texture
 from evaluation.photo import photo
 
 Picture = NDArray[np.uint8]

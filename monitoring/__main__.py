@@ -26,9 +26,9 @@ def parser() -> argparse.ArgumentParser:
     shared.add_argument("--address", default=ADDRESS, help="of Prometheus, HOST:PORT (default: %(default)s)")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     text = "run Prometheus in the foreground until Ctrl-C"
-    add_command(commands, "start", "monitoring.commands:start", text, [shared])
+    add_command(commands, "start", "monitoring.monitoring_commands:start", text, [shared])
     text = "print every panel of the dashboard that has no data; exits 1 if there is one"
-    add_command(commands, "check", "monitoring.commands:check", text, [shared])
+    add_command(commands, "check", "monitoring.monitoring_commands:check", text, [shared])
     return top
 
 

@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
         return add_command(listed, name, f"serving.{module}:{name}", text, [as_json] if json else [])
 
     def add_server(name: str, text: str, json: bool = False) -> argparse.ArgumentParser:
-        return add(name, text, json, "commands")
+        return add(name, text, json, "server_commands")
 
     archive = add_server("archive", "bundle scripted model and handler into the model store")
     archive.add_argument("--version", default="1.0", help="of the archive (default: %(default)s)")

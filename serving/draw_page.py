@@ -180,5 +180,6 @@ def _respond(answer: Callable[[], Any]) -> Response:
 
 
 def _error_response(code: int, kind: str, message: str, status: int = 200) -> Response:
-    """Make a response in the service's shape of an error."""
-    return JSONResponse({"code": code, "type": kind, "message": message}, status)
+    """Make a response in the service's shape of an error; a sender that is not read to its end is disconnected."""
+    headers = {"Connection": "close"} if status in (408, 413) else None
+    return JSONResponse({"code": code, "type": kind, "message": message}, status, headers)

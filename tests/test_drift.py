@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from evaluation.asked import Asked, asked
 from evaluation.changed import CHANGES
-from evaluation.drift import windows
-from evaluation.outliers import texture
+from evaluation.drift_report import windows
+from evaluation.outlier_sets import texture
 from evaluation.photo import photo
 from evaluation.sets import Sample, png
 from handler.drift import FEATURES, FLOOR, WINDOW, Counts, DriftWindow, compute_psi, count_features

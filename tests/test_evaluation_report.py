@@ -9,10 +9,11 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from common.command_line import run_command
-from evaluation import original, outliers
+from evaluation import original
+from evaluation import outlier_sets as outliers
 from evaluation.__main__ import parser
 from evaluation.asked import Asked, asked
-from evaluation.measures import auroc, calibration_error, risk_coverage
+from evaluation.ood_scores import auroc, calibration_error, risk_coverage
 from evaluation.sets import png
 from handler.confidence import read_calibration
 from handler.preprocessing import frame, to_input

@@ -11,9 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFont
 
-from evaluation import changed, outliers, sets
+from evaluation import changed, sets
+from evaluation import outlier_sets as outliers
 from evaluation.changed import CHANGES
-from evaluation.outliers import MissingData
+from evaluation.outlier_sets import MissingData
 from evaluation.photo import ASPECTS, DIGIT_SIZES, SHORTER_SIDES, photo
 from tests.pictures import digits
 from training.synthetic_outliers import LETTERS

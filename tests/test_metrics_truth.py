@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import requests
 
-from evaluation.outliers import texture
+from evaluation.outlier_sets import texture
 from evaluation.sets import png
 from handler.drift import CONFIDENCE
 from handler.metrics import SECONDS

@@ -172,10 +172,3 @@ def test_ready_is_503_while_all_workers_hang(own: Config, project: Path) -> None
             hurried.predict(SMOKE[7])
         brake.unlink()
         wait_for(lambda: ready(own) == (200, "ready"))
-
-
-def test_a_response_comes_in_one_piece(server: Config) -> None:
-    """So that a supervisor that ends leaves no half of one."""
-    with socket.create_connection(server.ports()["supervisor"]) as asking:
-        asking.sendall(b"GET /live HTTP/1.0\r\n\r\n")
-        assert asking.recv(1 << 16).endswith(b"\r\n\r\nlive\n")

@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser("python -m training", description="Train, evaluate and try the digit model.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     text = "Train DigitCNN; write state dict, whole model, scripted model, model.json and curves."
-    command = add_command(commands, "train", "training.commands:train", text, [data, recipe])
+    command = add_command(commands, "train", "training.training_commands:train", text, [data, recipe])
     command.add_argument("--resume", action="store_true", help="go on from the last finished epoch")
     command.add_argument("--out", type=Path, default=Path(), help="folder that gets model/ and scripted_model.pt")
     command.set_defaults(hint_if_stopped="stopped; --resume with the same options goes on from the last finished epoch")
@@ -61,12 +61,12 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(hint_if_stopped="stopped; the same command goes on with the trial that was stopped")
 
     text = "Print accuracy, recall of each digit and the confusion matrix of a saved model; draw the matrix."
-    command = add_command(commands, "evaluate", "training.commands:evaluate", text, [data, model])
+    command = add_command(commands, "evaluate", "training.training_commands:evaluate", text, [data, model])
     command.add_argument("--part", choices=_PARTS, help="(default: test, else all)")
     command.add_argument("--plot", type=Path, default=Path("confusion_matrix.png"), help=_DEFAULT)
 
     text = "Write the distribution of the model's predictions on pictures to its model.json: the baseline of drift."
-    command = add_command(commands, "reference", "training.commands:reference", text, [data])
+    command = add_command(commands, "reference", "training.training_commands:reference", text, [data])
     command.add_argument("--part", choices=_PARTS, default="validation", help=_DEFAULT)
     command.add_argument("--out", type=Path, default=Path(), help="folder that has model/model.json")
 

@@ -15,12 +15,12 @@ from matplotlib.figure import Figure
 from optuna.trial import TrialState
 
 from common.atomic import write_atomic
-from training.commands import configure_recipe, load_pictures
 from training.data import DataSet
 from training.plots import write_figure
 from training.recipe import Config, ConfigError
 from training.rounds import Rounds
 from training.train import ResumeError, Trainer, choose_pictures, make_rounds, make_run_id
+from training.training_commands import configure_recipe, load_pictures
 
 STUDY, RECIPE, PICTURE = "study.db", "recipe.json", "study.png"
 MOST_OUTLIERS = 0.2  # share of a batch's digits

@@ -1,16 +1,16 @@
 """The commands of evaluation, a function for each; each returns the exit code."""
 
 from argparse import Namespace
-from io import BytesIO
 
 import torch
 
 from common.atomic import write_atomic
-from evaluation import drift as drifting
+from evaluation import drift_report as drifting
 from evaluation import original as baseline
 from evaluation import report as reporting
 from evaluation.examples import write_examples
 from evaluation.scores import compare
+from training.export import to_bytes
 
 
 def report(given: Namespace) -> int:
@@ -37,8 +37,7 @@ def scores(given: Namespace) -> int:
 
 def original(given: Namespace) -> int:
     """Write evaluation/original.pt."""
-    weights = BytesIO()
-    torch.save(baseline.train(given.data).state_dict(), weights)
-    write_atomic(baseline.WEIGHTS, weights.getvalue())
+    model = baseline.train(given.data)
+    write_atomic(baseline.WEIGHTS, to_bytes(lambda file: torch.save(model.state_dict(), file)))
     print(baseline.WEIGHTS)
     return 0

@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from common.atomic import write_atomic
 from evaluation.asked import Asked, asked
-from evaluation.outliers import MissingData
+from evaluation.outlier_sets import MissingData
 from evaluation.report import SEED
 from evaluation.sets import Sample, digit_sets, fashion_set, outlier_sets, scikit_learn_digits
 from handler.drift import FEATURES, WINDOW, DriftWindow, count_features

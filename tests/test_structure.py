@@ -1,0 +1,47 @@
+"""The layout of the code; import-linter holds its arrows (pyproject.toml)."""
+
+import ast
+from collections import Counter
+
+from serving.config import ROOT
+
+PACKAGES = ("common", "handler", "training", "serving", "evaluation", "monitoring", "benchmarks")
+MODULES = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+
+
+def test_no_two_modules_have_one_name() -> None:
+    names = Counter(path.stem for path in MODULES if not path.stem.startswith("__"))
+    assert len(names) > 50
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_no_file_is_over_300_lines() -> None:
+    long = [path for path in [*MODULES, *(ROOT / "tests").glob("*.py")] if len(path.read_text().splitlines()) > 300]
+    assert long == []
+
+
+def test_every_command_names_a_function_that_is_there() -> None:
+    """Parsers name functions as text, which mypy does not see."""
+    for package in ("training", "serving", "evaluation", "monitoring", "benchmarks"):
+        main = (ROOT / package / "__main__.py").read_text()
+        assert "add_command" in main, package
+    functions = {
+        f"{path.parent.name}.{path.stem}:{node.name}"
+        for path in MODULES
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert set(find_commands()) <= functions
+
+
+def find_commands() -> list[str]:
+    from benchmarks.__main__ import parser as benchmarks
+    from evaluation.__main__ import parser as evaluation
+    from monitoring.__main__ import parser as monitoring
+    from serving.__main__ import parser as serving
+    from training.__main__ import parser as training
+
+    parsers = [make() for make in (benchmarks, evaluation, monitoring, serving, training)]
+    actions = [action for parser in parsers for action in parser._actions if action.choices]
+    commands = [each for action in actions if isinstance(action.choices, dict) for each in action.choices.values()]
+    return [command.get_default("function") for command in commands]
