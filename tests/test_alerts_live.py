@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -28,6 +27,7 @@ from serving.config import ROOT, Config, ServingError, read_config
 from serving.connection import read_key
 from tests.handler_calls import JSON, make_batch_body
 from tests.pictures import large_picture
+from tests.prometheus import Prometheus, prometheus
 from tests.servers import (
     configure_free_ports,
     java,
@@ -46,9 +46,11 @@ HEALTHY, SICK, STUCK = "healthy", "sick", "stuck"
 FLOOD = 700  # connections; 512 may wait
 FLOOD_RATE = 100  # requests a second, so that it leaves others their CPU
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("prometheus") is None, reason="prometheus is not installed (Debian: prometheus)"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.serial,
+    pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed (Debian: prometheus)"),
+]
 
 
 def stated() -> dict[tuple[str, str], float]:
@@ -59,64 +61,6 @@ def stated() -> dict[tuple[str, str], float]:
         parts = re.findall(r"(\d+)([smh])", rule["annotations"]["fires_within"])
         told[rule["alert"], which] = sum(int(number) * {"s": 1, "m": 60, "h": 3600}[unit] for number, unit in parts)
     return told
-
-
-class Prometheus:
-    """A real one that scrapes the servers by monitoring's own configuration."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def firing(self) -> set[tuple[str, str, str]]:
-        """Alert, what tells its rules apart, and server, right now."""
-        return {self._named(each["labels"]) for each in self._alerts() if each["state"] == "firing"}
-
-    def _alerts(self) -> list[dict[str, Any]]:
-        return list(requests.get(f"{self.url}/api/v1/alerts", timeout=5).json()["data"]["alerts"])
-
-    @staticmethod
-    def _named(labels: dict[str, str]) -> tuple[str, str, str]:
-        return labels["alertname"], labels.get("window", labels.get("sign", "")), labels["server"]
-
-    def have_fired(self, server: str) -> set[tuple[str, str, str]]:
-        """All that fired since the start."""
-        query = f'max_over_time(ALERTS{{alertstate="firing",server="{server}"}}[1h])'
-        told = requests.get(f"{self.url}/api/v1/query", params={"query": query}, timeout=5).json()
-        return {self._named(each["metric"]) for each in told["data"]["result"]}
-
-    def value(self, query: str) -> list[float]:
-        told = requests.get(f"{self.url}/api/v1/query", params={"query": query}, timeout=5).json()
-        return [float(each["value"][1]) for each in told["data"]["result"]]
-
-
-@contextmanager
-def prometheus(folder: Path, servers: dict[str, Config]) -> Iterator[Prometheus]:
-    configured = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
-    configured["rule_files"] = [str(MONITORING / name) for name in configured["rule_files"]]
-    for job, api in zip(configured["scrape_configs"], ("supervisor", "metrics"), strict=True):
-        job["static_configs"] = [
-            {"targets": ["{}:{}".format(*config.ports()[api])], "labels": {"server": name}}
-            for name, config in servers.items()
-        ]
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(configured))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    options = [f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
-    with (folder / "prometheus.log").open("w") as log:
-        process = subprocess.Popen(["prometheus", *options, f"--web.listen-address={address}"], stderr=log)
-    try:
-        wait_for(lambda: _answers(f"http://{address}/-/ready"))
-        yield Prometheus(f"http://{address}")
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _answers(url: str) -> bool:
-    with suppress(requests.RequestException):
-        return requests.get(url, timeout=5).ok
-    return False
 
 
 @contextmanager

@@ -96,6 +96,8 @@ def test_whatever_meets_in_one_batch_is_each_answered_right(batching: str, serve
     assert refused(empty, Bad(400))
 
 
+@pytest.mark.slow
+@pytest.mark.serial
 def test_an_explanation_takes_less_than_300_ms(client: DigitsClient) -> None:
     """The median of 40 in turn, each worker's first two left out: it imports captum then and compiles the gradient."""
     times = []

@@ -29,6 +29,8 @@ from tests.pictures import SMOKE, bad_pictures
 from tests.servers import Load, serving_client, under_load, wait_for, with_archives
 from tests.test_metrics import DARK_ON_LIGHT
 
+pytestmark = pytest.mark.slow
+
 VERSIONS = ("1.0", "1.1")
 REQUESTS = 5000
 CALLERS = 8

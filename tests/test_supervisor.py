@@ -1,13 +1,9 @@
 """serving/supervisor.py: its decisions, against a stand-in for TorchServe, in milliseconds."""
 
 import os
-import threading
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -16,79 +12,9 @@ from serving.config import Config, ServingError
 from serving.connection import UnreachableError
 from serving.signals import ShutdownRequest
 from serving.state import State, read_state, write_state
-from serving.supervisor import Supervisor
 from tests.servers import with_archives
 from tests.snapshots import make_versions, write_snapshot
-
-Step = Callable[[], object]
-
-
-class StandIn:
-    """A TorchServe that a test ends with an exit code."""
-
-    def __init__(self, config: Config, state: State, environment: dict[str, str]) -> None:
-        self.state, self.environment, self.code = state, environment, None
-        self.key_file, self.temporary = config.folder / "own_keys.json", config.folder
-        self.process, self.stopped, self.killed = SimpleNamespace(pid=1), False, False
-
-    def exit_code(self) -> int | None:
-        return self.code
-
-    def publish_keys(self) -> None:
-        pass
-
-    def kill(self) -> None:
-        self.killed = True
-
-    def stop(self) -> None:
-        self.stopped = True
-
-
-class ScriptedStop(threading.Event):
-    """Stands for the event that stops a supervisor: each wait runs the next step, and after the last it is set."""
-
-    def __init__(self, *steps: Step) -> None:
-        super().__init__()
-        self.steps, self.waits = list(steps), list[float]()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        self.waits.append(timeout or 0.0)
-        if not self.steps:
-            self.set()
-            return True
-        self.steps.pop(0)()
-        return False
-
-
-class Supervised:
-    """A supervisor whose servers are stand-ins; `problem` is what readiness says of the last one."""
-
-    def __init__(self, config: Config, version: str | None = None) -> None:
-        self.servers: list[StandIn] = []
-        self.problem: str | None = None
-        self.partial: str | None = None  # the problem where some workers are enough
-        self.supervisor = Supervisor(config, version, self.start)  # type: ignore[arg-type]
-        self.supervisor.readiness.problem = self.find_problem  # type: ignore[method-assign]
-        self.welcomed = 0
-
-    def start(self, *given: Any) -> StandIn:
-        self.servers.append(StandIn(*given))
-        return self.servers[-1]
-
-    def find_problem(self, all_workers: bool = False) -> str | None:
-        return self.problem if all_workers else self.partial or None
-
-    def die(self, code: int = -9) -> None:
-        self.servers[-1].code = code  # type: ignore[assignment]
-
-    def welcome(self) -> None:
-        self.welcomed += 1
-
-    def run(self, *steps: Step) -> ScriptedStop:
-        """Run to the end; each step is taken at a look of the supervisor's."""
-        stop = ScriptedStop(*steps)
-        self.supervisor.run(ShutdownRequest(stop=stop), self.welcome)
-        return stop
+from tests.stand_ins import ScriptedStop, Step, Supervised
 
 
 @pytest.fixture(autouse=True)
