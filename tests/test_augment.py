@@ -75,6 +75,7 @@ def test_a_round_is_the_same_whenever_it_is_made() -> None:
     assert not torch.equal(first.digits(0), rounds(seed=1).digits(0))
 
 
+@pytest.mark.slow
 def test_a_round_is_the_same_whichever_number_of_processes_makes_it() -> None:
     """Of several batches, the last of them shorter; augmentation may round otherwise with other threads."""
     one, two = (Rounds(PICTURES.at(np.arange(0, 5000, 25)), 1, 160, 0, processes) for processes in (1, 2))

@@ -49,6 +49,7 @@ ROTATIONS = 3
 ROTATION_SECONDS = 5
 
 
+@pytest.mark.slow
 def test_a_rotation_every_5_s_under_load_is_seen_by_no_caller(own: Config) -> None:
     """And no old key opens anything afterwards."""
     failed: list[ServingError] = []

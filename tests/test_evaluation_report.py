@@ -86,6 +86,7 @@ def few_clothes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # torchmetrics plots tensors
 def test_report_has_every_set_and_its_pictures(
     few_clothes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -177,6 +177,7 @@ def _told(response: requests.Response) -> tuple[int, dict[str, Any]]:
     return response.status_code, answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pictures", "bodies"), [pytest.param(2, 1, marks=SHORT), pytest.param(6, 5, marks=SOAK)])
 def test_mutated_requests_harm_neither_server_nor_neighbours(pictures: int, bodies: int, fuzzed: Config) -> None:
     with ThreadPoolExecutor(2 * BATCH) as pool:

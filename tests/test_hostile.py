@@ -101,6 +101,7 @@ def test_the_time_limit_ends_code_that_catches_every_error_and_no_other_code() -
         sum(range(1000))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [4, pytest.param(48, marks=[pytest.mark.soak, pytest.mark.timeout(600)])])
 def test_slow_pictures_by_the_dozen_cost_no_worker_and_no_neighbour(count: int, own: Config) -> None:
     """Both workers with batches full of them. Good pictures wait, or are told to ask again, but are not lost."""

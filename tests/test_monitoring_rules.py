@@ -47,7 +47,7 @@ def seconds(duration: str) -> int:
     [
         ("check config", [MONITORING / "prometheus.yml"]),
         ("check rules", sorted(RULES.glob("*.yml"))),
-        ("test rules", sorted((RULES / "tests").glob("*.yml"))),
+        pytest.param("test rules", sorted((RULES / "tests").glob("*.yml")), marks=pytest.mark.slow),
     ],
 )
 def test_promtool_finds_no_fault(check: str, files: list[Path]) -> None:

@@ -186,6 +186,7 @@ def test_rude_clients_cost_a_normal_load_behind_nginx_nothing(front: Config) -> 
     assert times <= 2
 
 
+@pytest.mark.slow
 def test_torchserve_alone_answers_again_after_rude_clients(own: Config) -> None:
     """What they cost without nginx is told, not promised."""
     with run_supervised(own):

@@ -174,6 +174,7 @@ def test_a_damaged_checkpoint_is_refused(small: DataSet, tmp_path: Path) -> None
         fit(SMALL, small, tmp_path / "checkpoint.pt", resume=True, report=silent)
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_to_the_same_files(tmp_path: Path) -> None:
     """Real processes: one runs through, one is killed with SIGKILL after its second epoch and resumed."""
     data = write_mnist(tmp_path / "data")

@@ -74,6 +74,7 @@ def test_a_poor_trial_is_pruned(small: DataSet, tmp_path: Path, monkeypatch: pyt
     assert any(line.startswith("pruned after epoch") for line in lines)
 
 
+@pytest.mark.slow
 def test_a_killed_search_tries_the_stopped_trial_again(root: Path, tmp_path: Path) -> None:
     """Real processes: the first is killed with SIGKILL in its second trial."""
     command = [sys.executable, "-m", "training", "tune", "--data", str(root), "--rounds", "1", "--out", str(tmp_path)]
