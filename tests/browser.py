@@ -17,7 +17,7 @@ from serving.config import Config
 from tests.strokes import Stroke
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-SECONDS = 20.0
+SECONDS = 60.0  # until the page shows something; a restart beside other tests takes a while
 # The times from the end of each stroke to the first frame after its answer, taken from outside of the page's own code.
 WATCH = """
 window.answers = [];
