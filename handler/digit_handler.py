@@ -77,15 +77,15 @@ class DigitHandler:
             request.body = json.dumps({"predictions": [image.response for image in request.images]})
             return
         [image] = request.images
-        told = image.response
+        response = image.response
         if request.kind == "explanation" and image.framed:
-            told = self._explain(image, image.framed.frame, request.target)
+            response = self._explain(image, image.framed.frame, request.target)
         if image.error:
             request.status = image.error.status
         elif request.plain:
             request.content_type, request.body = "text/plain", str(image.prediction["digit"])
             return
-        request.body = json.dumps(told)
+        request.body = json.dumps(response)
 
     def _explain(self, image: ImageRecord, frame: Grey, target: int | None) -> dict[str, Any]:
         digit = image.prediction["digit"]

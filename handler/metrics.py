@@ -47,11 +47,11 @@ class Metrics:
         _choose_storage()
         self.registry = registry = CollectorRegistry()
 
-        def counter(name: str, told: str, *labels: str) -> Counter:
-            return Counter(f"digits_{name}", told, ["version", *labels], registry=registry)
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"digits_{name}", text, ["version", *labels], registry=registry)
 
-        def histogram(name: str, told: str, buckets: Sequence[float] = SECONDS) -> Histogram:
-            return Histogram(f"digits_{name}", told, ["version"], registry=registry, buckets=buckets).labels(version)
+        def histogram(name: str, text: str, buckets: Sequence[float] = SECONDS) -> Histogram:
+            return Histogram(f"digits_{name}", text, ["version"], registry=registry, buckets=buckets).labels(version)
 
         requests = counter("requests", "requests that reached a handler, by kind and status", "kind", "status")
         self.requests = cache(lambda kind, status: requests.labels(version, kind, str(status)))

@@ -70,7 +70,7 @@ def status(given: Namespace) -> int:
     with DigitsClient(given.config, retries=0) as client:
         ready = client.ready()
         counts = {each.name: each.value for each in client.metrics(["supervisor"]) if not each.labels}
-        told = {
+        fields = {
             "ready": ready.ready,
             "reason": ready.reason,
             "process": process,
@@ -80,12 +80,12 @@ def status(given: Namespace) -> int:
         }
         try:
             versions = list_versions(client)
-        except ServingError:  # it is not ready, and why is told above
+        except ServingError:  # it is not ready, and `reason` says why
             versions = []
     if given.json:
-        print_json(told | {"versions": versions})
+        print_json(fields | {"versions": versions})
     else:
-        print(tabulate([(name, "-" if value is None else value) for name, value in told.items()], tablefmt="plain"))
+        print(tabulate([(name, "-" if value is None else value) for name, value in fields.items()], tablefmt="plain"))
         print()
         print_table(versions)
     return 0 if ready.ready else 1

@@ -9,9 +9,10 @@ import pytest
 
 from serving.archive import Archive
 from serving.config import Config, ServingError
-from serving.state import State, Versions, discard_snapshots, read_state, write_state
+from serving.state import State, discard_snapshots, read_state, write_state
 from tests.archives import provide_archive
 from tests.servers import configure_free_ports
+from tests.snapshots import make_versions, write_snapshot
 
 
 @pytest.fixture
@@ -20,27 +21,10 @@ def config(tmp_path: Path) -> Config:
     return configure_free_ports(tmp_path, tmp_path / "model_store")
 
 
-def versions(default: str, *names: str) -> Versions:
-    settings = {"minWorkers": 2, "maxWorkers": 2, "runtimeType": "python"}
-    return {name: {"defaultVersion": name == default, "marName": f"digits-{name}.mar", **settings} for name in names}
-
-
-def snapshot(config: Config, number: int, default: str, *names: str) -> Path:
-    """As TorchServe writes it: a Java properties file."""
-    models = {"digits": versions(default, *names)} if names else {}
-    text = json.dumps({"name": "x", "modelCount": len(names), "models": models}, indent=2)
-    escaped = text.replace("\\", "\\\\").replace("\n", "\\n").replace(":", "\\:")
-    path = config.logs / "config" / f"2026112315033374{number}-snapshot.cfg"
-    path.write_text(
-        f"#Saving snapshot\n#Mon Nov 23 15\\:03\ninference_address=http\\://x\nmodel_snapshot={escaped}\na=b\n"
-    )
-    return path
-
-
 def test_snapshots_are_folded_in_the_order_of_their_names(config: Config) -> None:
-    snapshot(config, 3, "1.1", "1.0", "1.1", "1.2")
-    snapshot(config, 1, "1.0", "1.0")
-    snapshot(config, 2, "1.2", "1.0", "1.1", "1.2")
+    write_snapshot(config, 3, "1.1", "1.0", "1.1", "1.2")
+    write_snapshot(config, 1, "1.0", "1.0")
+    write_snapshot(config, 2, "1.2", "1.0", "1.1", "1.2")
     state = read_state(config)
     assert (state.default, state.previous, state.history) == ("1.1", "1.2", ("1.0", "1.2", "1.1"))
     assert set(state.versions) == {"1.0", "1.1", "1.2"}
@@ -49,10 +33,10 @@ def test_snapshots_are_folded_in_the_order_of_their_names(config: Config) -> Non
 def test_a_way_back_shortens_the_history_and_what_is_gone_leaves_it() -> None:
     state = State({})
     for default, names in (("1.0", ["1.0"]), ("1.1", ["1.0", "1.1"]), ("1.2", ["1.0", "1.1", "1.2"])):
-        state = state.fold({"digits": versions(default, *names)})
+        state = state.fold({"digits": make_versions(default, *names)})
     assert state.history == ("1.0", "1.1", "1.2")
-    assert state.fold({"digits": versions("1.1", "1.0", "1.1", "1.2")}).history == ("1.0", "1.1")
-    assert state.fold({"digits": versions("1.2", "1.0", "1.2")}).previous == "1.0"
+    assert state.fold({"digits": make_versions("1.1", "1.0", "1.1", "1.2")}).history == ("1.0", "1.1")
+    assert state.fold({"digits": make_versions("1.2", "1.0", "1.2")}).previous == "1.0"
     assert state.fold({}).default is None
 
 
@@ -60,7 +44,7 @@ def test_a_way_back_shortens_the_history_and_what_is_gone_leaves_it() -> None:
 @pytest.mark.parametrize("written", [False, True])
 def test_folding_may_be_interrupted_anywhere(written: bool, kept: int, config: Config) -> None:
     """Between the state's file and the removal of its snapshots too: nothing is folded twice."""
-    paths = [snapshot(config, 1, "1.1", "1.0", "1.1"), snapshot(config, 2, "1.0", "1.0", "1.1")]
+    paths = [write_snapshot(config, 1, "1.1", "1.0", "1.1"), write_snapshot(config, 2, "1.0", "1.0", "1.1")]
     before = read_state(config)
     texts = [path.read_text() for path in paths]
     if written:
@@ -72,8 +56,8 @@ def test_folding_may_be_interrupted_anywhere(written: bool, kept: int, config: C
 
 
 def test_half_a_snapshot_is_not_read_and_does_not_hide_the_others(config: Config) -> None:
-    snapshot(config, 1, "1.0", "1.0")
-    whole = snapshot(config, 2, "1.1", "1.0", "1.1")
+    write_snapshot(config, 1, "1.0", "1.0")
+    whole = write_snapshot(config, 2, "1.1", "1.0", "1.1")
     text = whole.read_text()
     for length in range(0, len(text) - 8, 7):
         whole.write_text(text[:length])
@@ -85,21 +69,21 @@ def test_half_a_snapshot_is_not_read_and_does_not_hide_the_others(config: Config
 
 def test_negative_numbers_are_not_kept_for_a_start_they_would_prevent(config: Config) -> None:
     """`PUT /models/digits?min_worker=-1` leaves them, for instance."""
-    path = snapshot(config, 1, "1.0", "1.0")
+    path = write_snapshot(config, 1, "1.0", "1.0")
     path.write_text(path.read_text().replace('"minWorkers"\\: 2', '"minWorkers"\\: -1, "maxBatchDelay"\\: -10000'))
     settings = read_state(config).versions["1.0"]
     assert (settings["minWorkers"], settings["maxWorkers"], settings["maxBatchDelay"]) == (1, 2, 1)
 
 
 def test_a_state_is_written_whole_or_not_at_all(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    snapshot(config, 1, "1.0", "1.0")
+    write_snapshot(config, 1, "1.0", "1.0")
     write_state(config, read_state(config))
     before = config.state_file.read_bytes()
 
     def full(_: int) -> None:
         raise OSError("no space left on device")
 
-    snapshot(config, 2, "1.1", "1.0", "1.1")
+    write_snapshot(config, 2, "1.1", "1.0", "1.1")
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="no space"):
         write_state(config, read_state(config))
@@ -128,7 +112,9 @@ def test_a_state_that_cannot_be_read_is_named(text: str, config: Config) -> None
 def test_what_is_lost_is_told_and_the_default_moves_to_the_one_before(config: Config) -> None:
     for version in ("1.0", "1.1"):
         provide_archive(version, config.model_store)
-    state = State({"digits": versions("1.2", "1.0", "1.1", "1.2"), "other": versions("9", "9")}, ("1.1", "1.0", "1.2"))
+    state = State(
+        {"digits": make_versions("1.2", "1.0", "1.1", "1.2"), "other": make_versions("9", "9")}, ("1.1", "1.0", "1.2")
+    )
     rest, told = state.without_lost(config.model_store)
     assert (rest.default, rest.previous, set(rest.versions), set(rest.models)) == (
         *("1.0", "1.1", {"1.0", "1.1"}, {"digits"}),
@@ -142,9 +128,9 @@ def test_what_is_lost_is_told_and_the_default_moves_to_the_one_before(config: Co
 def test_a_default_that_is_asked_for_keeps_how_it_was_scaled(config: Config) -> None:
     settings: dict[str, Any] = {"minWorkers": 1, "maxWorkers": 1}
     archive = Archive(config.model_store / "digits-1.1.mar", "1.1", settings)
-    new = State({"digits": versions("1.0", "1.0")}, ("1.0",)).with_default(archive)
+    new = State({"digits": make_versions("1.0", "1.0")}, ("1.0",)).with_default(archive)
     assert (new.default, new.previous, new.versions["1.1"]["minWorkers"]) == ("1.1", "1.0", 1)
-    known = State({"digits": versions("1.0", "1.0", "1.1")}, ("1.0",)).with_default(archive)
+    known = State({"digits": make_versions("1.0", "1.0", "1.1")}, ("1.0",)).with_default(archive)
     assert (known.default, known.versions["1.1"]["minWorkers"]) == ("1.1", 2)
     assert [settings["defaultVersion"] for settings in known.versions.values()] == [False, True]
     assert json.loads(known.snapshot())["modelCount"] == 2
