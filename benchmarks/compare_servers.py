@@ -16,7 +16,6 @@ from benchmarks.comparison import Comparison, Start
 from benchmarks.load_test import describe_wrk, run_load_test
 from benchmarks.resources import describe_machine, measure_pss_mb
 from benchmarks.servers import DEFAULTS, FASTAPI, LITSERVE, OURS, TITLES, start_server
-from benchmarks.targets import list_targets
 from benchmarks.workloads import IMAGES, OPEN_SHARE, WARM_UP, WORKLOADS, Workload
 from common.atomic import write_atomic
 from serving.config import ROOT
@@ -44,10 +43,6 @@ Repeats: {repeats}, the servers taking turns. Figures are medians, with lowest a
 repeats' ratios, this project beside the other. Few connections to FastAPI may all reach one of its workers. In closed
 loops wrk adds to its latencies those of requests that a slow one kept from being sent. Requests are 28x28 PNGs,
 {images} different ones; a bulk request has 64.
-
-## Targets
-
-{targets}
 
 ## Throughput, images a second
 
@@ -109,7 +104,6 @@ def render_page(results: Comparison, machine: dict[str, str | int]) -> str:
         repeats=len(starts),
         images=IMAGES,
         share=OPEN_SHARE,
-        targets=render_table(("what", "target", "measured", ""), [target.render() for target in list_targets(results)]),
         throughput=_render_servers(_list_workloads(results, _format_throughput)),
         latency=_render_servers(_list_workloads(results, _format_latency)),
         usage=_render_servers([*_list_workloads(results, _format_cores), *_list_memory(results)]),

@@ -1,4 +1,4 @@
-"""python -m evaluation report | drift | examples | scores | original
+"""python -m evaluation report | drift | original
 
 python -m evaluation report --data mnist    docs/report.md; MNIST test 99.4%, about four minutes
 """
@@ -33,8 +33,6 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=Path, default=ROOT / "docs", help="folder that gets report.md (default: docs)")
     drift = add("drift", "write docs/drift.md: how far every set is from the drift baseline", data)
     drift.add_argument("--out", type=Path, default=ROOT / "docs", help="folder that gets drift.md (default: docs)")
-    add("examples", "write the pictures that the draw page offers")
-    add("scores", "compare scores for rejection on validation pictures and outliers", data)
     add("original", "train by the original recipe on plainly resized pictures, to compare with", data)
     return top
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from ts.context import Context, RequestProcessor
 
+from handler.confidence import SOFTER, negative_entropy
 from handler.digit_handler import DigitHandler
 from serving.archive import build_archive
 from training.model import CLASSES
@@ -51,34 +52,24 @@ class Asked:
         self.batch = int(yaml.safe_load((folder / "model-config.yaml").read_text())["batchSize"])
         self.handler = DigitHandler()
         self.handler.initialize(self._context(0))
-        self.network = self.handler.classifier.network
-        self.logits: list[torch.Tensor] = []
-        setattr(self.handler.classifier, "network", self._recorded)  # noqa: B010 - mypy takes it for a scripted model
 
     def answers(self, pictures: list[bytes], name: str) -> Answers:
         """Asks for all pictures in batches of the shipped size; any other refusal than 422 is an error."""
         starts = tqdm(range(0, len(pictures), self.batch), name, leave=False, disable=None)
-        self.logits.clear()
         rows = [row for start in starts for row in self._batch(pictures[start : start + self.batch])]
         blank = np.array([status == 422 for status, _ in rows])
-        scores = np.full(len(rows), LOWEST)
-        scores[~blank] = self.handler.classifier.calibration.score(torch.cat(self.logits)) if self.logits else 0
         unknown: dict[str, Any] = {"digit": -1, "probabilities": [0.0] * CLASSES, "accepted": False, "warnings": []}
         known = [unknown if status == 422 else answer for status, answer in rows]
+        probabilities = np.array([row["probabilities"] for row in known])
+        scores = negative_entropy(torch.from_numpy(probabilities).log(), SOFTER).numpy()  # nan of a blank image
         return Answers(
             np.array([row["digit"] for row in known]),
-            np.array([row["probabilities"] for row in known]),
-            scores,
+            probabilities,
+            np.where(blank, LOWEST, scores),
             np.array([row["accepted"] for row in known]),
             blank,
             [row["warnings"] for row in known],
         )
-
-    def _recorded(self, pictures: torch.Tensor) -> torch.Tensor:
-        """What the handler's model says, kept: an answer does not tell the score."""
-        logits: torch.Tensor = self.network(pictures)
-        self.logits.append(logits)
-        return logits
 
     def _batch(self, pictures: list[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
         context = self._context(len(pictures))

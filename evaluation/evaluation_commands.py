@@ -8,8 +8,6 @@ from common.atomic import write_atomic
 from evaluation import drift_report as drifting
 from evaluation import original as baseline
 from evaluation import report as reporting
-from evaluation.examples import write_examples
-from evaluation.scores import compare
 from training.export import to_bytes
 
 
@@ -20,18 +18,6 @@ def report(given: Namespace) -> int:
 
 def drift(given: Namespace) -> int:
     print(drifting.drift(given.data, given.out))
-    return 0
-
-
-def examples(_: Namespace) -> int:
-    for path in write_examples():
-        print(path)
-    return 0
-
-
-def scores(given: Namespace) -> int:
-    for line in compare(given.data):
-        print(line)
     return 0
 
 

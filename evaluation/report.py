@@ -1,27 +1,21 @@
 """Asks the released model, through the handler, about every set there is; writes docs/report.md and its pictures."""
 
 import json
-import statistics
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from itertools import chain
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from evaluation import figures, original
 from evaluation.asked import Answers, Asked, asked
 from evaluation.ood_scores import Floats, auroc, calibration_error
 from evaluation.outlier_sets import MissingData
-from evaluation.photo import photo
 from evaluation.sets import CLEAN, PHOTO_LIKE, Sample, digit_sets, fashion_set, outlier_sets, png, scikit_learn_digits
 from handler.confidence import SOFTER, Calibration
-from handler.preprocessing import frame
 from serving.config import ROOT
 from training.data import raw_pictures
 from training.export import RECORD
@@ -30,9 +24,6 @@ from training.plots import confusion_matrix
 
 SEED = 3  # of every set that is drawn
 PICTURES = Path("report")  # beside the report
-ROUNDS = 15  # of timing
-CAMERA = (3000, 4000)  # pixels: 12 million
-
 
 PAGE = """# Report
 
@@ -65,8 +56,6 @@ from the set; what is refused as blank has the lowest score. The original's scor
 ![Scores](report/score.png)
 
 ## Framing
-
-{speed}
 
 ![Framing](report/framing.png)
 
@@ -193,7 +182,6 @@ def _page(source: str, part: str, digits: list[Result], outliers: list[Result], 
         softer=SOFTER,
         digits="\n".join(map(_digit_row, digits)),
         outliers="\n".join(_outlier_row(result, digits[0]) for result in outliers),
-        speed="\n".join(_speed()),
     )
 
 
@@ -214,47 +202,3 @@ def _outlier_row(result: Result, clean: Result) -> str:
         f"| {1 - answers.accepted.mean():.2%} | {answers.refused.mean():.2%} "
         f"| {auroc(clean.original.max(1), result.original.max(1)):.4f} |"
     )
-
-
-def _speed() -> Iterator[str]:
-    """Milliseconds of framing, decoding included, on one core."""
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    yield "| picture | milliseconds to frame it, decoding included, one core (median) |"
-    yield "|---|---|"
-    for name, milliseconds in _milliseconds(_timed_pictures()).items():
-        yield f"| {name} | {milliseconds:.3g} |"
-    cv2.setNumThreads(threads)
-
-
-def _timed_pictures() -> dict[str, list[bytes]]:
-    greys, _ = raw_pictures("mnist5k")
-    small = [png(grey) for grey in greys[::10]]
-    camera = _camera(greys[0])
-    return {
-        "28x28 PNG": small,
-        f"12-megapixel JPEG ({len(camera[0]) / 1e6:.1f} MB)": camera[:1] * 3,
-        f"12-megapixel PNG ({len(camera[1]) / 1e6:.1f} MB)": camera[1:],
-    }
-
-
-def _camera(grey: NDArray[np.uint8]) -> list[bytes]:
-    """The same photo-like picture of 12 million pixels as JPEG and as PNG."""
-    with Image.open(BytesIO(photo(grey, np.random.default_rng(SEED)))) as image:
-        large = image.resize(CAMERA, Image.Resampling.BICUBIC)
-    files = [BytesIO(), BytesIO()]
-    large.save(files[0], "JPEG", quality=90)
-    large.save(files[1], "PNG", compress_level=3)
-    return [file.getvalue() for file in files]
-
-
-def _milliseconds(kinds: dict[str, list[bytes]]) -> dict[str, float]:
-    """Of each kind the median of ROUNDS means; the kinds take turns, so that a busy moment meets all of them."""
-    means: dict[str, list[float]] = {name: [] for name in kinds}
-    for _ in range(ROUNDS):
-        for name, pictures in kinds.items():
-            started = time.perf_counter()
-            for picture in pictures:
-                frame(picture)
-            means[name].append((time.perf_counter() - started) / len(pictures) * 1e3)
-    return {name: statistics.median(each) for name, each in means.items()}

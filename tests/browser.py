@@ -70,28 +70,27 @@ class DrawPage:
         expect(self.page.locator(f"#{name}")).to_contain_text(text, timeout=1000 * SECONDS)
 
     def draw(self, strokes: Sequence[Stroke]) -> None:
-        """With the mouse, on a sheet that is a unit square."""
-        box = self.page.locator("#sheet").bounding_box()
-        assert box is not None
-        for stroke in strokes:
-            places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in stroke]
-            self.page.mouse.move(*places[0])
+        """Draw with the mouse."""
+        for first, *others in self._place(strokes):
+            self.page.mouse.move(*first)
             self.page.mouse.down()
-            for place in places[1:]:
+            for place in others:
                 self.page.mouse.move(*place)
             self.page.mouse.up()
 
     def touch(self, strokes: Sequence[Stroke]) -> None:
-        """With a finger."""
+        """Draw with a finger."""
+        session = self.page.context.new_cdp_session(self.page)
+        for stroke in self._place(strokes):
+            for kind, (x, y) in zip(["touchStart"] + ["touchMove"] * len(stroke), stroke, strict=False):
+                session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]})
+            session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+    def _place(self, strokes: Sequence[Stroke]) -> list[Stroke]:
+        """Return the strokes in pixels of the page; the sheet is a unit square."""
         box = self.page.locator("#sheet").bounding_box()
         assert box is not None
-        session = self.page.context.new_cdp_session(self.page)
-        for stroke in strokes:
-            places = [{"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"]} for x, y in stroke]
-            session.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": places[:1]})
-            for place in places[1:]:
-                session.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [place]})
-            session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        return [[(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in stroke] for stroke in strokes]
 
     def read(self, strokes: Sequence[Stroke]) -> dict[str, Any]:
         """What is read of the strokes on a cleared sheet, and the ms from the end of the last to the answer."""
@@ -109,6 +108,10 @@ class DrawPage:
         deadline = time.monotonic() + SECONDS
         while not self.page.evaluate(expression):
             assert time.monotonic() < deadline, f"{expression}: waited in vain; {self.text('problem')}"
+
+    def choose(self, png: bytes) -> None:
+        """Choose an image by the page's own button."""
+        self.page.set_input_files("#file", {"name": "image.png", "mimeType": "image/png", "buffer": png})
 
     def drop(self, path: Path) -> None:
         """A file from outside of the browser, in the middle of the page."""

@@ -4,7 +4,9 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import pytest
@@ -96,24 +98,25 @@ def browser() -> Iterator[Browser]:
         yield launched
 
 
-@pytest.fixture
-def drawn(browser: Browser, server: Config) -> Iterator[DrawPage]:
-    """The page at a desk; nothing may be said in its console."""
-    with browser.new_context(viewport={"width": 1100, "height": 900}) as context:
+@contextmanager
+def open_draw_page(browser: Browser, server: Config, **options: Any) -> Iterator[DrawPage]:
+    """Open the page; nothing may be said in its console."""
+    with browser.new_context(**options) as context:
         page = DrawPage(context, server)
         yield page
         assert page.errors == []
+
+
+@pytest.fixture
+def drawn(browser: Browser, server: Config) -> Iterator[DrawPage]:
+    """The page at a desk."""
+    with open_draw_page(browser, server, viewport={"width": 1100, "height": 900}) as page:
+        yield page
 
 
 @pytest.fixture
 def phone(browser: Browser, server: Config) -> Iterator[DrawPage]:
-    with browser.new_context(
-        viewport={"width": 360, "height": 740},
-        has_touch=True,
-        is_mobile=True,
-        color_scheme="dark",
-        device_scale_factor=2,
-    ) as context:
-        page = DrawPage(context, server)
+    viewport = {"width": 360, "height": 740}
+    options = {"viewport": viewport, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
+    with open_draw_page(browser, server, color_scheme="dark", **options) as page:
         yield page
-        assert page.errors == []

@@ -47,42 +47,25 @@ def _at(content: bytes, place: int) -> int:
     return len(content) * place**2 // 2**32  # squared: earlier bytes more often
 
 
-def _overwritten(place: int, by: bytes) -> Change:
-    return lambda content: content[: _at(content, place)] + by + content[_at(content, place) + len(by) :]
+def _piece(content: bytes, place: int, length: int) -> bytes:
+    return content[_at(content, place) :][:length]
 
 
-def _inserted(place: int, what: bytes, times: int) -> Change:
-    return lambda content: content[: _at(content, place)] + what * times + content[_at(content, place) :]
+def _replaced(place: int, length: int, by: bytes, times: int) -> Change:
+    """Overwrites, inserts, removes, doubles, splices or cuts off, by what replaces how much."""
 
-
-def _removed(place: int, length: int) -> Change:
-    return lambda content: content[: _at(content, place)] + content[_at(content, place) + length :]
-
-
-def _doubled(place: int, length: int, to: int) -> Change:
     def change(content: bytes) -> bytes:
-        piece = content[_at(content, place) :][:length]
-        return content[: _at(content, to)] + piece + content[_at(content, to) :]
+        at = _at(content, place)
+        return content[:at] + by * times + content[at + length :]
 
     return change
 
 
-def _cut(place: int) -> Change:
-    return lambda content: content[: len(content) * place // 2**16]
-
-
-def _spliced(place: int, other: bytes, there: int) -> Change:
-    return lambda content: content[: _at(content, place)] + other[_at(other, there) :]
-
-
+_PIECE = st.builds(_piece, st.sampled_from(BASES), _PLACE, st.integers(1, 200))
+_LENGTH = st.one_of(st.integers(0, 40), st.just(LARGE))
 CHANGES = st.one_of(
-    st.builds(_overwritten, _PLACE, _BYTES),
-    st.builds(_overwritten, _PLACE, _BYTES),
-    st.builds(_inserted, _PLACE, _BYTES, st.integers(1, 300)),
-    st.builds(_removed, _PLACE, st.integers(1, 40)),
-    st.builds(_doubled, _PLACE, st.integers(1, 200), _PLACE),
-    st.builds(_cut, _PLACE),
-    st.builds(_spliced, _PLACE, st.sampled_from(BASES), _PLACE),
+    st.builds(_replaced, _PLACE, _LENGTH, _BYTES, st.sampled_from([0, 1, 1, 300])),
+    st.builds(_replaced, _PLACE, _LENGTH, _PIECE, st.just(1)),
 )
 
 

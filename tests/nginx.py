@@ -16,7 +16,7 @@ import pytest
 
 from serving.config import ROOT, Config
 from serving.connection import read_key
-from tests.servers import wait_for
+from tests.servers import find_port, wait_for
 
 FILE = ROOT / "docs" / "nginx.conf"
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")  # Debian's is in no user's path
@@ -30,13 +30,6 @@ def nginx(folder: Path, file: Path, *words: str) -> list[str]:
     """The command; everything that nginx writes goes to the folder."""
     assert NGINX is not None
     return [NGINX, "-p", str(folder), "-c", str(file), *words]
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def placed(folder: Path, back: int, front: int, text: str | None = None) -> Path:
@@ -70,7 +63,7 @@ def listens(port: int) -> bool:
 @contextmanager
 def fronted(server: Config, folder: Path) -> Iterator[Config]:
     """The server's configuration, its inference address being nginx's."""
-    port = free_port()
+    port = find_port()
     with started(folder, placed(folder, server.ports()["inference"][1], port), port):
         yield replace(server, properties=server.properties | {"inference_address": f"http://127.0.0.1:{port}"})
 

@@ -15,7 +15,6 @@ from tests.pictures import SMOKE
 
 PATH = ROOT / "docs" / "openapi.yaml"
 DOCUMENT = yaml.safe_load(PATH.read_text())
-REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 METHODS = ("get", "put", "post", "delete")
 APIS = ("inference", "management", "metrics", "supervisor")
 ADDRESSES = {read_config().url(api): api for api in APIS}

@@ -169,13 +169,6 @@ def java(process: "subprocess.Popen[str]") -> psutil.Process:
     return next(child for child in family(process) if child.name() == "java")
 
 
-def java_or_none(process: "subprocess.Popen[str]") -> psutil.Process | None:
-    try:
-        return java(process)
-    except StopIteration:
-        return None
-
-
 def workers(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     return [child for child in family(process) if child.name() != "java"]
 

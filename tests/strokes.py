@@ -4,7 +4,6 @@ They were written down from how people write, before any was shown to the model,
 """
 
 import math
-from collections.abc import Iterator
 from itertools import pairwise
 
 Point = tuple[float, float]
@@ -110,9 +109,3 @@ def placed(strokes: list[Stroke], left: float, top: float, size: float) -> list[
     """The strokes in the square of that size and corner; a small one is written sooner, and has fewer points."""
     step = 1 if size > SMALL else 2
     return [[(left + size * x, top + size * y) for x, y in (*stroke[:-1:step], stroke[-1])] for stroke in strokes]
-
-
-def every_way() -> Iterator[tuple[int, list[Stroke]]]:
-    for digit, ways in WAYS.items():
-        for strokes in ways:
-            yield digit, strokes

@@ -4,8 +4,11 @@ Three servers are scraped at once: one that is healthy while it is asked and rol
 all ways a few callers and kills of workers can make it, and one whose Java stands still and dies.
 """
 
+import itertools
+import random
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -19,11 +22,10 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
-import yaml
 
 from evaluation.sets import png
 from serving.client import DigitsClient
-from serving.config import ROOT, Config, ServingError, read_config
+from serving.config import Config, ServingError, read_config
 from serving.connection import read_key
 from tests.handler_calls import JSON, make_batch_body
 from tests.pictures import large_picture
@@ -38,13 +40,13 @@ from tests.servers import (
     with_archives,
     workers,
 )
+from tests.test_monitoring_rules import ALERTS, seconds
 from training.data import raw_pictures
 
-MONITORING = ROOT / "monitoring"
-RULES = yaml.safe_load((MONITORING / "rules" / "alerts.yml").read_text())
 HEALTHY, SICK, STUCK = "healthy", "sick", "stuck"
 FLOOD = 700  # connections; 512 may wait
 FLOOD_RATE = 100  # requests a second, so that it leaves others their CPU
+Rule = tuple[str, str]  # an alert, and the label that distinguishes its rules
 
 pytestmark = [
     pytest.mark.slow,
@@ -53,14 +55,14 @@ pytestmark = [
 ]
 
 
-def stated() -> dict[tuple[str, str], float]:
-    """Alert, and what tells its rules apart -> the seconds within which it says it fires."""
-    told: dict[tuple[str, str], float] = {}
-    for rule in (rule for group in RULES["groups"] for rule in group["rules"]):
-        which = rule["labels"].get("window", rule["labels"].get("sign", ""))
-        parts = re.findall(r"(\d+)([smh])", rule["annotations"]["fires_within"])
-        told[rule["alert"], which] = sum(int(number) * {"s": 1, "m": 60, "h": 3600}[unit] for number, unit in parts)
-    return told
+def stated() -> dict[Rule, float]:
+    """Return each rule's seconds from its cause until it fires at the latest, as its annotation says."""
+    return {
+        (rule["alert"], rule["labels"].get("window", rule["labels"].get("sign", ""))): seconds(
+            rule["annotations"]["fires_within"]
+        )
+        for rule in ALERTS
+    }
 
 
 @contextmanager
@@ -82,9 +84,6 @@ def doing(what: Callable[[], object], pause: float = 0.0) -> Iterator[None]:
         thread.join()
 
 
-Rule = tuple[str, str]  # an alert, and what tells its rules apart
-
-
 def fires(found: Prometheus, server: str, causes: dict[Rule, float], within: float | None = None) -> None:
     """Waits until the alerts fire, each within the time after its cause that its rule states, or that is given."""
     limits, left = stated(), set(causes)
@@ -96,37 +95,19 @@ def fires(found: Prometheus, server: str, causes: dict[Rule, float], within: flo
         time.sleep(1)
 
 
-def digits() -> list[bytes]:
-    """Real ones, all different."""
-    greys, _ = raw_pictures("mnist5k")
-    return [png(grey) for grey in greys]
-
-
-class Healthy:
-    """A server that is asked by several callers while a second version is rolled out."""
-
-    def __init__(self, config: Config, client: DigitsClient) -> None:
-        self.config, self.client = config, client
-        self.pictures = digits()
-        self.asked = 0
-
-    def ask(self) -> None:
-        self.asked += 1
-        self.client.predict(self.pictures[7919 * self.asked % len(self.pictures)])
-
-    def roll_out(self) -> None:
-        self.client.register("digits-1.1.mar")
-        self.client.promote("1.1")
-
-
-def _healthy(found: Prometheus, healthy: Healthy, seconds: float) -> None:
-    begun = time.monotonic()
-    with ExitStack() as callers:
+def _healthy_server(found: Prometheus, config: Config, duration: float) -> None:
+    """Predict different digits for several callers while a second version is rolled out: no alert fires."""
+    images = [png(gray) for gray in raw_pictures("mnist5k")[0]]
+    random.Random(0).shuffle(images)
+    following = itertools.cycle(images)
+    with serving_client(config) as (_, client), ExitStack() as callers:
+        start = time.monotonic()
         for _ in range(4):
-            callers.enter_context(doing(healthy.ask, pause=0.05))
-        time.sleep(seconds / 3)
-        healthy.roll_out()
-        time.sleep(max(0.0, begun + seconds - time.monotonic()))
+            callers.enter_context(doing(lambda: client.predict(next(following)), pause=0.05))
+        time.sleep(duration / 3)
+        client.register("digits-1.1.mar")
+        client.promote("1.1")
+        time.sleep(max(0.0, start + duration - time.monotonic()))
         assert found.have_fired(HEALTHY) == set()
         assert found.value(f'count(count by (version) (digits_requests_total{{server="{HEALTHY}"}}))') == [2]
         [rate] = found.value(f'server:digits_calls:rate1m{{server="{HEALTHY}"}}')
@@ -134,7 +115,14 @@ def _healthy(found: Prometheus, healthy: Healthy, seconds: float) -> None:
         assert len(found.value(f'digits_drift_psi{{server="{HEALTHY}"}}')) >= 6
 
 
-def _sick(found: Prometheus, config: Config, process: "subprocess.Popen[str]") -> None:
+def _sick_server(found: Prometheus, config: Config) -> None:
+    with started(config) as process:
+        output_until_curl(process)
+        _make_sick(found, config, process)
+        _flood(found, config, process)
+
+
+def _make_sick(found: Prometheus, config: Config, process: "subprocess.Popen[str]") -> None:
     """Drifting and slow, with workers that die: all at once, as what is sick is."""
     inverted = [png(255 - grey) for grey in raw_pictures("mnist5k")[0][::250]]
     slow = make_batch_body(*[large_picture()] * 8, *inverted)  # over 0.2 s of a worker's
@@ -150,13 +138,14 @@ def _sick(found: Prometheus, config: Config, process: "subprocess.Popen[str]") -
         survivor = min(workers(process), key=lambda each: each.pid)
         for count in (1, 2):
             wait_for(lambda: len(workers(process)) == 2)
-            _kill_others(process, survivor)
+            _signal_others(process, survivor, signal.SIGKILL)
             wait_for(lambda: restarts(config) == count)  # noqa: B023 - asked for at once
         causes["DigitsWorkerRestarts", ""] = causes["DigitsWorkersMissing", ""] = time.monotonic()
-        _kill_others(process, survivor)
-        with doing(lambda: _suspend_others(process, survivor), pause=0.2):
+        _signal_others(process, survivor, signal.SIGKILL)
+        # New workers stand still before they are READY: TorchServe waits two minutes for them.
+        with doing(lambda: _signal_others(process, survivor, signal.SIGSTOP), pause=0.2):
             fires(found, SICK, causes)
-        _kill_others(process, survivor)
+        _signal_others(process, survivor, signal.SIGKILL)
 
 
 def restarts(config: Config) -> float:
@@ -164,63 +153,42 @@ def restarts(config: Config) -> float:
         return sum(each.value for each in client.metrics(["supervisor"]) if each.name == "digits_worker_restarts_total")
 
 
-def _others(process: "subprocess.Popen[str]", survivor: psutil.Process) -> list[psutil.Process]:
-    return [each for each in workers(process) if each != survivor]
+def _signal_others(process: "subprocess.Popen[str]", survivor: psutil.Process, number: signal.Signals) -> None:
+    for worker in workers(process):
+        if worker != survivor:
+            worker.send_signal(number)
 
 
-def _kill_others(process: "subprocess.Popen[str]", survivor: psutil.Process) -> None:
-    for each in _others(process, survivor):
-        each.kill()
-
-
-def _suspend_others(process: "subprocess.Popen[str]", survivor: psutil.Process) -> None:
-    """Before they are READY: TorchServe waits two minutes for them."""
-    for each in _others(process, survivor):
-        each.suspend()
-
-
-def _flooded(found: Prometheus, config: Config, process: "subprocess.Popen[str]") -> None:
+def _flood(found: Prometheus, config: Config, process: "subprocess.Popen[str]") -> None:
     """No worker takes what comes, and more comes than may wait."""
     picture = png(raw_pictures("mnist5k")[0][0])
     token = read_key(config.key_file, "inference")
     head = f"POST /predictions/digits HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
+    request = f"{head}Content-Length: {len(picture)}\r\n\r\n".encode() + picture
+    connections: deque[socket.socket] = deque()
+
+    def send() -> None:
+        """Send a request over a connection of its own, whether or not earlier ones have a response."""
+        connections.append(socket.create_connection(config.ports()["inference"]))
+        connections[-1].sendall(request)
+        if len(connections) > FLOOD:
+            connections.popleft().close()
+
     wait_for(lambda: ("DigitsErrorRatio", "", SICK) not in found.firing())  # as it may when workers die
     stopped = workers(process)
     for each in stopped:
         each.suspend()
     begun = time.monotonic()
     try:
-        with _sending(config, f"{head}Content-Length: {len(picture)}\r\n\r\n".encode() + picture):
+        with doing(send, pause=1 / FLOOD_RATE):
             flooded = [("DigitsErrorRatio", ""), ("DigitsQueueGrowing", "backlog"), ("DigitsNotReady", "")]
             fires(found, SICK, dict.fromkeys(flooded, begun))
     finally:
+        for connection in connections:
+            connection.close()
         for each in stopped:
             with suppress(psutil.NoSuchProcess):
                 each.resume()
-
-
-@contextmanager
-def _sending(config: Config, request: bytes) -> Iterator[None]:
-    """Send FLOOD_RATE requests a second whether or not there are responses, each over a connection of its own."""
-    ended = threading.Event()
-
-    def send() -> None:
-        connections: deque[socket.socket] = deque()
-        while not ended.wait(1 / FLOOD_RATE):
-            connections.append(socket.create_connection(config.ports()["inference"]))
-            connections[-1].sendall(request)
-            if len(connections) > FLOOD:
-                connections.popleft().close()
-        for connection in connections:
-            connection.close()
-
-    with ThreadPoolExecutor(1) as pool:
-        sending = pool.submit(send)
-        try:
-            yield
-        finally:
-            ended.set()
-    sending.result()
 
 
 def three(folder: Path) -> dict[str, Config]:
@@ -232,18 +200,6 @@ def three(folder: Path) -> dict[str, Config]:
     text = configs[STUCK].path.read_text()
     configs[STUCK].path.write_text(re.sub("token_expiration_min=.*", "token_expiration_min=1", text))
     return configs | {STUCK: read_config(configs[STUCK].path)}
-
-
-def _sick_server(found: Prometheus, config: Config) -> None:
-    with started(config) as process:
-        output_until_curl(process)
-        _sick(found, config, process)
-        _flooded(found, config, process)
-
-
-def _healthy_server(found: Prometheus, config: Config, seconds: float) -> None:
-    with serving_client(config) as (_, client):
-        _healthy(found, Healthy(config, client), seconds)
 
 
 def _stuck_server(found: Prometheus, config: Config) -> None:

@@ -14,10 +14,6 @@ from tests.handler_calls import JSON, call_handler, make_batch_body
 from tests.pictures import SMOKE
 
 
-def test_a_bulk_request_of_nothing_is_answered_with_nothing(handler: DigitHandler, model_dir: Path) -> None:
-    assert call_handler(handler, model_dir, [{"body": make_batch_body()}], [JSON]) == [(200, {"predictions": []})]
-
-
 def test_many_large_bulk_requests_in_one_batch_take_no_more_than_a_models_call(
     handler: DigitHandler, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,54 +24,31 @@ from benchmarks.metrics_overhead import render_page as render_overhead
 from benchmarks.profile_server import share_samples
 from benchmarks.resources import list_processes, suspend_processes
 from benchmarks.servers import DEFAULTS, FASTAPI, LITSERVE, OURS, TITLES, WITHOUT_METRICS, Launch, start_server
-from benchmarks.targets import list_targets
-from benchmarks.workloads import IMAGES, PATH, WARM_UP, WORKLOADS, Workload, encode_batch, encode_raw, write_requests
+from benchmarks.workloads import IMAGES, PATH, WARM_UP, WORKLOADS, encode_batch, encode_raw, write_requests
 from common.errors import UserError
 from handler.preprocessing import frame
 from serving.config import ROOT, read_config
 from tests.pictures import SMOKE
 
-_, _, MANY, FLOOD, BULK, OPEN = WORKLOADS
+_, _, MANY, _, BULK, OPEN = WORKLOADS
 EXTRA = {FASTAPI: "fastapi", LITSERVE: "litserve", DEFAULTS: "ts"}
 SPEED = {OURS: 2000.0, FASTAPI: 1000.0, LITSERVE: 800.0, DEFAULTS: 500.0}
 MACHINE: dict[str, str | int] = dict.fromkeys(("cpu", "versions", "commit", "date", "wrk"), "some") | {"cores": 2}
 needs_wrk = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed (Debian: wrk)")
 
 
-def make_results(changed: str = "", **values: object) -> Comparison:
-    """Return good figures of three repeats; `values` replace those of this project under a workload."""
+def make_results() -> Comparison:
+    """Return the figures of three repeats."""
     results = Comparison([Start(name, 5.0, 680.0) for name in SERVERS])
     for workload, repeat, name in product(WORKLOADS, range(3), SERVERS):
         speed = SPEED[name] * (2 if workload is BULK else 1) / (1 + (repeat == 1))  # the machine slows down
         fields = (8.0, speed, 10.0, 18.0, {"200": 9}, 0, 700.0 if workload is OPEN else None, 1.8, 0.1, 700.0)
-        own = values if (name, workload.name) == (OURS, changed) else {}
-        results.measurements.append(replace(Measurement(name, workload.name, repeat, *fields), **own))  # type: ignore[arg-type]
+        results.measurements.append(Measurement(name, workload.name, repeat, *fields))
     return results
 
 
-@pytest.mark.parametrize(
-    ("workload", "values", "missed"),
-    [
-        (MANY, {"images_per_second": 1499.0}, {"FastAPI", "LitServe", "TorchServe's"}),
-        (MANY, {"p99_ms": 20.1}, {"p99 beside p50"}),
-        (BULK, {"images_per_second": 3499.0}, {"bulk JSON"}),
-        (OPEN, {"p99_ms": 25.1}, {"open loop at 70% of the peak, p99"}),
-        (OPEN, {"broken": 1}, {"open loop at 70% of the peak, failures"}),
-        (FLOOD, {"statuses": {"200": 9, "500": 1}}, {"256 connections, errors"}),
-        (BULK, {"pss_mb": 1201.0}, {"memory after any workload"}),
-    ],
-)
-def test_a_missed_target_is_named(workload: Workload, values: dict[str, object], missed: set[str]) -> None:
-    results = make_results(workload.name, **values)
-    named = [target.what for target in list_targets(results) if not target.is_met]
-    assert all(any(part in what for what in named) for part in missed)
-    assert all(any(part in what for part in missed) for what in named)
-    assert "**not met**" in render_page(results, MACHINE)
-
-
-def test_good_figures_meet_all_targets_and_the_page_shows_every_server_and_workload() -> None:
+def test_the_page_shows_every_server_and_workload_and_ratios_of_the_same_repeat() -> None:
     results = make_results()
-    assert all(target.is_met for target in list_targets(results))
     assert results.ratio(OURS, FASTAPI, MANY) == 2.0  # though the machine was half as fast in one repeat
     page = render_page(results, MACHINE)
     assert all(f" {TITLES[name]} |" in page for name in SERVERS)
@@ -83,7 +60,7 @@ def test_overhead_is_the_median_of_the_rounds() -> None:
     speeds = {OURS: [90.0, 97.0, 99.0] * (STARTS * ROUNDS // 3), WITHOUT_METRICS: [100.0] * STARTS * ROUNDS}
     page = render_overhead(speeds, MACHINE)
     assert "median 0.970" in page
-    assert "measured 3% of throughput, met" in page
+    assert "3.0% of the throughput" in page
 
 
 def test_samples_belong_to_the_innermost_known_file_and_waiting_to_none() -> None:

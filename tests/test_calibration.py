@@ -33,27 +33,17 @@ def test_the_threshold_refuses_the_share_it_is_meant_to() -> None:
     assert 1 - float(accepted.double().mean()) == pytest.approx(REFUSED, abs=1e-3)
 
 
-def test_temperature_leaves_the_digit() -> None:
-    logits = drawn(1.0, 100).logits
-    probabilities = Calibration(7.0).probabilities(logits)
-    assert torch.equal(probabilities.argmax(1), logits.argmax(1))
-    torch.testing.assert_close(probabilities.sum(1), torch.ones(100, dtype=torch.float64))
-
-
 def test_score_is_scipys_entropy_of_the_softer_probabilities() -> None:
     logits = drawn(1.0, 100).logits
     softer = Calibration(2.0 * SOFTER).probabilities(logits).numpy()
     np.testing.assert_allclose(Calibration(2.0).score(logits), -entropy(softer, axis=1))
 
 
-def test_a_record_without_calibration_changes_nothing_and_accepts_all(tmp_path: Path) -> None:
+def test_a_record_gives_its_calibration_or_one_that_changes_nothing_and_accepts_all(tmp_path: Path) -> None:
     (tmp_path / "model.json").write_text("{}")
     neutral = read_calibration(tmp_path / "model.json")
     logits = drawn(1.0, 100).logits
     torch.testing.assert_close(neutral.probabilities(logits), logits.double().softmax(1))
     assert neutral.accepted(logits).all()
-
-
-def test_a_record_gives_its_calibration(tmp_path: Path) -> None:
     (tmp_path / "model.json").write_text(json.dumps({"calibration": {"temperature": 2.0, "threshold": 0.9}}))
     assert read_calibration(tmp_path / "model.json") == Calibration(2.0, 0.9)

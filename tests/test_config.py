@@ -16,32 +16,22 @@ def read_changed(folder: Path, old: str, new: str) -> Config:
     return read_config(path)
 
 
-@pytest.mark.parametrize("wrong", ["grpc_inference_port=abc", "grpc_inference_port=99999"])
-def test_an_invalid_port_is_named(wrong: str, tmp_path: Path) -> None:
-    with pytest.raises(ServingError, match="expected"):
-        read_changed(tmp_path, "grpc_inference_port=7070", wrong)
+PORT, MINUTES, BYTES = "grpc_inference_port", "token_expiration_min", "max_request_size"
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "expected"),
+    ("old", "new", "error"),
     [
-        *(("token_expiration_min", minutes, "minutes") for minutes in ("abc", "0", "-5", "1.2.3")),
-        *(("max_request_size", size, "bytes") for size in ("", "0", "1.5", "16M")),
+        *((f"{PORT}=7070", f"{PORT}={port}", "expected") for port in ("abc", "99999")),
+        (PORT, "#", f"no line {PORT}="),
+        ("level=info", "level=loud", "request_log_level is loud; expected info, warning, error, off"),
+        *(("# end", f"{MINUTES}={each}", f"{MINUTES} is {each}; expected minutes") for each in ("abc", "0", "1.2.3")),
+        *(("# end", f"{BYTES}={each}", f"{BYTES} is {each}; expected bytes") for each in ("", "0", "16M")),
     ],
 )
-def test_an_invalid_number_is_named(key: str, value: str, expected: str, tmp_path: Path) -> None:
-    with pytest.raises(ServingError, match=f"{key} is {value}; expected {expected}"):
-        read_changed(tmp_path, "# end", f"{key}={value}")
-
-
-def test_a_missing_address_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ServingError, match="no line grpc_inference_port="):
-        read_changed(tmp_path, "grpc_inference_port", "#")
-
-
-def test_an_invalid_log_level_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ServingError, match="request_log_level is loud; expected info, warning, error, off"):
-        read_changed(tmp_path, "request_log_level=info", "request_log_level=loud")
+def test_an_invalid_value_is_named(old: str, new: str, error: str, tmp_path: Path) -> None:
+    with pytest.raises(ServingError, match=error):
+        read_changed(tmp_path, old, new)
 
 
 def test_everything_listens_on_loopback_alone() -> None:

@@ -29,17 +29,14 @@ REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 PARSERS = [training_cli.parser(), serving_cli.parser(), evaluation_cli.parser(), monitoring_cli.parser()]
 
 
-def subparsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    yield parser
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for each in action.choices.values():
-                yield from subparsers(each)
+def commands() -> list[argparse.ArgumentParser]:
+    actions = [action for parser in PARSERS for action in parser._actions]
+    choices = [action.choices for action in actions if isinstance(action, argparse._SubParsersAction)]
+    return [command for each in choices for command in each.values()]
 
 
 def options() -> set[str]:
-    commands = [command for parser in PARSERS for command in subparsers(parser)]
-    return {word for command in commands for action in command._actions for word in action.option_strings}
+    return {word for parser in PARSERS + commands() for action in parser._actions for word in action.option_strings}
 
 
 def test_every_make_target_is_in_the_readmes_table_and_no_other() -> None:
@@ -51,20 +48,15 @@ def test_every_make_target_is_in_the_readmes_table_and_no_other() -> None:
     assert set(phony.group(1).split()) == targets
 
 
-def test_make_alone_prints_every_target() -> None:
-    listed = subprocess.run(["make", "-s"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert set(re.findall(r"^make ([a-z-]+)", listed, re.MULTILINE)) == set(
-        re.findall(r"^\| `make ([a-z-]+)", README, re.MULTILINE)
-    )
-
-
-def test_every_option_is_in_the_reference_and_none_that_does_not_exist() -> None:
+def test_every_command_and_option_is_in_the_reference_and_none_that_does_not_exist() -> None:
     known = options() - {"-h"}
     short = {option for option in known if not option.startswith("--")}
     assert known - short - set(re.findall(r"--[a-z][a-z-]+", REFERENCE)) == set()
     assert {option for option in short if f"`{option}`" not in REFERENCE} == set()
-    own_words = set(re.findall(r"`(--[a-z][a-z-]+)`", REFERENCE + README))
-    assert own_words <= known
+    assert set(re.findall(r"`(--[a-z][a-z-]+)`", REFERENCE + README)) <= known
+    for command in commands():
+        name = command.prog.split()[-1]
+        assert re.search(rf"(`|training ){name}\b", REFERENCE), name
 
 
 def test_the_references_defaults_are_the_recipes() -> None:
@@ -81,13 +73,6 @@ def shown(value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def test_every_command_is_in_the_reference() -> None:
-    for parser in PARSERS:
-        for action in parser._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                assert all(re.search(rf"(`|training ){command}\b", REFERENCE) for command in action.choices)
 
 
 def test_every_address_in_the_readme_is_the_configurations() -> None:
@@ -211,17 +196,11 @@ def test_every_shell_block_runs_as_written(page: str, checkout: tuple[Path, Serv
 
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
-def test_every_dependency_is_pinned_exactly_and_none_is_cudas(name: str) -> None:
-    lines = (ROOT / name).read_text().splitlines()
-    pins = [line for line in lines if line and not line.startswith("#")]
-    assert all(re.fullmatch(r"[a-z][a-z0-9-]*==[0-9.]+", pin) for pin in pins)
-    assert not [pin for pin in pins if pin.startswith(("nvidia", "cuda", "triton"))]
-
-
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
-def test_the_licence_of_every_pinned_dependency_is_listed(name: str) -> None:
+def test_every_dependency_is_pinned_exactly_none_is_cudas_and_its_licence_is_listed(name: str) -> None:
     listed = (ROOT / "docs" / "licences.md").read_text().lower().replace("_", "-")
-    for pin in (ROOT / name).read_text().splitlines():
-        if not pin.startswith("#"):
-            package, version = pin.split("==")
-            assert re.search(rf"^\| {package} +\| {re.escape(version)}[ +]", listed, re.MULTILINE), pin
+    lines = (ROOT / name).read_text().splitlines()
+    for pin in (line for line in lines if line and not line.startswith("#")):
+        assert re.fullmatch(r"[a-z][a-z0-9-]*==[0-9.]+", pin)
+        assert not pin.startswith(("nvidia", "cuda", "triton"))
+        package, version = pin.split("==")
+        assert re.search(rf"^\| {package} +\| {re.escape(version)}[ +]", listed, re.MULTILINE), pin

@@ -1,6 +1,5 @@
 """A server stopped under load: what was sent before is answered, what comes later is refused, /ready says so."""
 
-import signal
 import time
 from contextlib import suppress
 
@@ -35,9 +34,8 @@ def test_a_stop_under_load_answers_all_that_was_sent_and_refuses_the_rest_at_onc
     assert len(under_way) >= 8
     assert [each.status for each in before] == [200] * len(before)
     late = [each for each in load.sent if each.begun > stopped + 0.5]
-    lost = sum(each.status != 200 for each in before)
     slowest = max(each.ended - each.begun for each in late)
-    print(f"{len(under_way)} under way, {lost} lost; {len(late)} later ones refused in {slowest:.2f} s at the most")
+    print(f"{len(under_way)} under way; {len(late)} later ones refused in {slowest:.2f} s at the most")
     assert late
     assert all(each.status in (400, 0) and each.ended - each.begun < 1 for each in late)
     assert gone - stopped < 30
@@ -45,16 +43,3 @@ def test_a_stop_under_load_answers_all_that_was_sent_and_refuses_the_rest_at_onc
     assert (503, "draining: this server stops") in said
     assert {status for status, _ in said} == {503}
     check_ports(own)
-
-
-def test_ctrl_c_while_it_drains_stops_at_once(own: Config) -> None:
-    with (
-        serving_client(own) as (process, _),
-        under_load(Load(own, connections=12, picture=large_picture(), pause=0.05)) as load,
-    ):
-        wait_for(lambda: len(load.waiting) >= 8)
-        process.terminate()
-        wait_for(lambda: "draining" in errors(own), 5)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
-        assert "stopping at once" in errors(own)

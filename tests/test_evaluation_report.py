@@ -9,7 +9,6 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from common.command_line import run_command
-from evaluation import original
 from evaluation import outlier_sets as outliers
 from evaluation.__main__ import parser
 from evaluation.asked import Asked, asked
@@ -65,14 +64,6 @@ def test_risk_grows_with_coverage_when_confidence_is_worth_something() -> None:
     coverage, risk = risk_coverage(np.array([0.9, 0.5, 0.8, 0.1]), np.array([True, False, True, False]))
     assert coverage.tolist() == [0.25, 0.5, 0.75, 1]
     assert risk.tolist() == [0, 0, 1 / 3, 0.5]
-
-
-def test_the_original_reads_mnist_as_it_is_and_hardly_anything_inverted() -> None:
-    greys, labels = digits()
-    clean = original.answers([png(grey) for grey in greys[::20]], "clean").argmax(1)
-    inverted = original.answers([png(255 - grey) for grey in greys[::20]], "inverted").argmax(1)
-    assert (clean == labels[::20]).mean() >= 0.95
-    assert (inverted == labels[::20]).mean() <= 0.4
 
 
 @pytest.fixture

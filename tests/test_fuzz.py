@@ -1,6 +1,6 @@
 """Mutated pictures and JSON, into the handler and into a real server: refused or answered, and nothing else.
 
-`make test` sends a few thousand, `make soak` all that the bar asks for.
+`make test` sends some, `make test-slow` a few thousand, `make soak` all that the bar asks for.
 """
 
 import gc
@@ -91,32 +91,25 @@ def _is_refusal(status: int, answer: dict[str, Any]) -> bool:
     return set(answer) == {"code", "type", "message"} and answer["code"] == status and bool(answer["message"])
 
 
-@pytest.mark.parametrize("number", [pytest.param(2, marks=SHORT), pytest.param(100, marks=SOAK)])
-def test_mutated_pictures_never_leave_handle_with_an_exception(
-    number: int,
-    handler: DigitHandler,
-    model_dir: Path,
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [
+        pytest.param("pictures", 1, marks=SHORT),
+        pytest.param("pictures", 100, marks=SOAK),
+        pytest.param("bodies", 1, marks=SHORT),
+        pytest.param("bodies", 20, marks=SOAK),
+    ],
+)
+def test_nothing_mutated_leaves_handle_with_an_exception(
+    kind: str, number: int, handler: DigitHandler, model_dir: Path
 ) -> None:
     watched = Watched(handler, model_dir)
-    memory = [psutil.Process().memory_info().rss for _ in rounds(number, _lists(PICTURES, BATCH), watched.pictures)]
-    _tell("pictures", watched, memory)
-    assert watched.asked >= number * EXAMPLES * BATCH
-    assert watched.longest < SECONDS
-    assert number < 10 or flat(memory)
-
-
-@pytest.mark.parametrize("number", [pytest.param(2, marks=SHORT), pytest.param(20, marks=SOAK)])
-def test_mutated_json_never_leaves_handle_with_an_exception(
-    number: int,
-    handler: DigitHandler,
-    model_dir: Path,
-) -> None:
-    watched = Watched(handler, model_dir)
-    memory = [
-        psutil.Process().memory_info().rss for _ in rounds(number, _lists(BODIES, BODIES_AT_ONCE), watched.bodies)
-    ]
-    _tell("JSON bodies", watched, memory)
-    assert watched.asked >= number * EXAMPLES * BODIES_AT_ONCE
+    strategy, size = (PICTURES, BATCH) if kind == "pictures" else (BODIES, BODIES_AT_ONCE)
+    check = watched.pictures if kind == "pictures" else watched.bodies
+    memory = [psutil.Process().memory_info().rss for _ in rounds(number, _lists(strategy, size), check)]
+    mebibytes = ", ".join(f"{each / 2**20:.0f}" for each in memory[:: max(1, len(memory) // 10)])
+    print(f"{watched.asked} mutated {kind}; longest batch {watched.longest:.2f} s; memory {mebibytes} MiB")
+    assert watched.asked >= number * EXAMPLES * size
     assert watched.longest < SECONDS
     assert number < 10 or flat(memory)
 
@@ -189,8 +182,3 @@ def test_mutated_requests_harm_neither_server_nor_neighbours(pictures: int, bodi
     print(f"{asked.asked} mutated requests; workers {', '.join(f'{each / 2**20:.0f}' for each in asked.memory)} MiB")
     assert asked.asked >= EXAMPLES * (pictures * BATCH + bodies * BODIES_AT_ONCE)
     assert max(asked.memory) <= 1.1 * asked.memory[0]  # the first round warms up
-
-
-def _tell(what: str, watched: Watched, memory: list[int]) -> None:
-    mebibytes = ", ".join(f"{each / 2**20:.0f}" for each in memory[:: max(1, len(memory) // 10)])
-    print(f"{watched.asked} mutated {what}; longest batch {watched.longest:.2f} s; memory {mebibytes} MiB")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from handler.decoding import Grey, ImageError
-from handler.marks import CENTRE, EXTENT, SIZE, cut_out, find_marks, place, upright
+from handler.marks import EXTENT, cut_out, find_marks, place, upright
 from handler.paper import Ink
 
 
@@ -27,10 +27,6 @@ def test_specks_are_left_out_and_a_detached_bar_is_kept() -> None:
     assert not marks.kept[88:].any()
 
 
-def test_a_lone_mark_needs_no_mask() -> None:
-    assert find_marks(ink(drawn((30, 70, 40, 50)))).kept is None
-
-
 @pytest.mark.parametrize("shape", [(28, 28), (1, 2**16), (512, 512)])
 def test_as_many_marks_as_a_picture_can_hold_are_told_apart(shape: tuple[int, int]) -> None:
     levels = np.zeros(shape, np.uint8)
@@ -39,12 +35,6 @@ def test_as_many_marks_as_a_picture_can_hold_are_told_apart(shape: tuple[int, in
     assert len(marks.boxes) == np.count_nonzero(levels)
     assert marks.kept is not None
     np.testing.assert_array_equal(marks.kept, levels)
-
-
-@pytest.mark.parametrize("level", [0, 10])
-def test_next_to_nothing_is_refused(level: int) -> None:
-    with pytest.raises(ImageError, match="nothing is drawn"):
-        find_marks(ink(drawn((30, 70, 40, 50), level=level)))
 
 
 def test_what_noise_may_show_by_itself_is_no_mark() -> None:
@@ -114,15 +104,6 @@ def test_marks_that_lie_are_sheared_no_further_than_the_limit() -> None:
 @pytest.mark.parametrize("shape", [(1, 46), (46, 1), (1, 1), (2, 3)])
 def test_the_smallest_marks_survive_being_set_upright(shape: tuple[int, int]) -> None:
     assert upright(np.full(shape, 255, np.uint8)).max() >= 128
-
-
-@pytest.mark.parametrize("shape", [(46, 10), (10, 46), (46, 46), (1, 46)])
-def test_the_centre_of_mass_is_where_mnist_has_it(shape: tuple[int, int]) -> None:
-    frame = place(np.full(shape, 255, np.uint8))
-    assert frame.shape == (SIZE, SIZE)
-    rows, columns = np.nonzero(frame)
-    assert abs(rows.mean() - CENTRE) <= 0.5
-    assert abs(columns.mean() - CENTRE) <= 0.5
 
 
 def test_a_mark_stays_in_the_frame_however_its_mass_lies() -> None:

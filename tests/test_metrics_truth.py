@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import threading
-from bisect import bisect_left
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,8 +17,6 @@ import requests
 
 from evaluation.outlier_sets import texture
 from evaluation.sets import png
-from handler.drift import CONFIDENCE
-from handler.metrics import SECONDS
 from serving.archive import archive_path, sha256
 from serving.client import DigitsClient
 from serving.config import ROOT, Config
@@ -139,18 +136,6 @@ def served(config: Config, version: str) -> dict[str, float]:
     return {name: value for name, value in told.items() if value}
 
 
-def buckets(config: Config, name: str, version: str) -> list[float]:
-    """How many values each bucket of a histogram has, +Inf last."""
-    with DigitsClient(config) as client:
-        samples = [each for each in client.metrics(["supervisor"]) if each.name == f"digits_{name}_bucket"]
-    upto = [each.value for each in samples if each.labels["version"] == version]
-    return [after - before for before, after in zip([0.0, *upto], upto, strict=False)]
-
-
-def lines(config: Config) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in config.request_log.read_text().splitlines()]
-
-
 @pytest.mark.timeout(300)
 def test_every_count_is_exact_and_a_killed_worker_costs_a_batch_at_most(tmp_path: Path) -> None:
     config = with_archives(tmp_path, *VERSIONS)
@@ -170,36 +155,7 @@ def test_every_count_is_exact_and_a_killed_worker_costs_a_batch_at_most(tmp_path
             assert len(of_default) > REQUESTS / 4
             assert served(config, version) == expected(callers.asked, version)
             assert {"rejections_total", "warnings_total inverted"} < served(config, version).keys()
-            _check_buckets(config, callers.asked, version)
-        _check_log(config, callers.asked)
         _check_kill(config, client)
-
-
-def _check_buckets(config: Config, asked: list[Asked], version: str) -> None:
-    """Confidence falls into the buckets that the answers say, explanations aside; times into those the log says."""
-    answers = [answer for each in asked if each.version == version for answer in each.answers]
-    placed = Counter(bisect_left(CONFIDENCE, answer["confidence"]) for answer in answers if "confidence" in answer)
-    explained = sum("attribution" in answer for answer in answers)
-    told = buckets(config, "confidence", version)
-    assert sum(abs(told[place] - placed[place]) for place in range(len(told))) == explained
-    taken = [line["milliseconds"] / 1000 for line in lines(config) if line["version"] == version]
-    times = buckets(config, "handler_seconds", version)
-    for share in (0.5, 0.95, 0.99):
-        by_histogram = bisect_left(np.cumsum(times).tolist(), share * len(taken))
-        assert abs(by_histogram - bisect_left(SECONDS, float(np.quantile(taken, share)))) <= 1
-
-
-def _check_log(config: Config, asked: list[Asked]) -> None:
-    told = {line["request_id"]: line for line in lines(config)}
-    assert len(told) == len(lines(config)) == len(asked)
-    for each in asked:
-        line = told[each.request_id]
-        assert (line["kind"], line["status"], line["version"]) == (each.kind, each.status, each.version)
-        if each.kind == "digit" and each.status == 200:
-            assert (line["digit"], line["accepted"]) == (each.answers[0]["digit"], each.answers[0]["accepted"])
-    text = config.request_log.read_text()
-    assert read_key(config.key_file, "inference") not in text
-    assert "Bearer" not in text
 
 
 def _check_kill(config: Config, client: DigitsClient) -> None:

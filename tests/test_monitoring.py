@@ -1,7 +1,6 @@
-"""monitoring/: every query of the dashboard selects a metric that exists, and a real Prometheus has data for it."""
+"""monitoring/: the dashboard fits its documents, Prometheus starts or says why not, and has data for every panel."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -12,10 +11,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import HTTPServer, SimpleHTTPRequestHandler
-from itertools import combinations
 from pathlib import Path
-from threading import Thread
-from typing import Any
+from threading import Event, Thread
 
 import pytest
 import requests
@@ -23,70 +20,27 @@ import yaml
 from playwright.sync_api import Page
 
 from common.command_line import run_command
-from monitoring.__main__ import parser
+from common.errors import UserError
+from monitoring.__main__ import ADDRESS, parser
 from monitoring.api import Prometheus
 from monitoring.dashboard import DASHBOARD, read_panels
-from monitoring.process import TEMPLATE, fill_template
+from monitoring.process import TEMPLATE, fill_template, run_prometheus, wait_ready
 from serving.client import DigitsClient
 from serving.config import ROOT, Config
 from tests.browser import launch_chromium, needs_chromium
 from tests.pictures import SEVENS, SMOKE, bad_pictures
-from tests.servers import configure_free_ports, serving_client, wait_for, with_archives
+from tests.servers import configure_free_ports, find_port, serving_client, wait_for, with_archives
 from tests.test_metrics_truth import rejected
 
 MONITORING = ROOT / "monitoring"
-FILE: dict[str, Any] = json.loads(DASHBOARD.read_text())
 PANELS = read_panels()
-PROMETHEUS_OWN = {"up", "ALERTS"}
-NOT_METRICS = re.compile(r'\{[^}]*\}|"[^"]*"|\[[^]]*\]|\b(by|on|group_left)\s*\([^)]*\)|\bor\b')
-
-
-def names(query: str) -> set[str]:
-    """Return the names that a query selects: every word that is no function."""
-    return set(re.findall(r"\b[a-zA-Z_][\w:]*\b(?!\s*\()", NOT_METRICS.sub(" ", query)))
-
-
-def documented() -> set[str]:
-    """Return every metric of the reference's table, for a histogram its three series."""
-    found: set[str] = set()
-    for cell, kind in re.findall(r"^\| (`digits_[^|]*) \| (\w+) \|", (ROOT / "docs/reference.md").read_text(), re.M):
-        suffixes = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)
-        found |= {name + suffix for name in re.findall(r"`(\w+)`", cell) for suffix in suffixes}
-    return found
-
-
-def recorded() -> set[str]:
-    groups = yaml.safe_load((MONITORING / "rules" / "recording.yml").read_text())["groups"]
-    return {rule["record"] for group in groups for rule in group["rules"]}
-
-
-def overlap(one: dict[str, int], other: dict[str, int]) -> bool:
-    across = one["x"] < other["x"] + other["w"] and other["x"] < one["x"] + one["w"]
-    return across and one["y"] < other["y"] + other["h"] and other["y"] < one["y"] + one["h"]
-
-
-def test_names_of_a_query_are_its_metrics_alone() -> None:
-    query = 'sum by (le) (rate(a_bucket{b="c"}[1m])) / on (d) group_left (e) (f:g:h > 0) or on () vector(1e3)'
-    assert names(query) == {"a_bucket", "f:g:h"}
-
-
-def test_panels_have_ids_of_their_own_and_do_not_overlap() -> None:
-    assert len({panel["id"] for panel in FILE["panels"]}) == len(FILE["panels"])
-    places = [panel["gridPos"] for panel in FILE["panels"]]
-    assert not [pair for pair in combinations(places, 2) if overlap(*pair)]
-    assert all(place["x"] + place["w"] <= 24 for place in places)
-
-
-def test_every_query_selects_a_recorded_or_a_documented_metric() -> None:
-    selected = {name for panel in PANELS for query in panel.queries for name in names(query)}
-    assert len(selected) > 20
-    assert selected <= documented() | recorded() | PROMETHEUS_OWN
 
 
 def test_every_variable_of_a_query_is_known() -> None:
     assert not [query for panel in PANELS for query in panel.queries if "$" in query]
-    variables = {each["name"] for each in FILE["templating"]["list"]}
-    used = set(re.findall(r"\$\{?([a-z]\w*)", json.dumps(FILE["panels"])))
+    dashboard = json.loads(DASHBOARD.read_text())
+    variables = {each["name"] for each in dashboard["templating"]["list"]}
+    used = set(re.findall(r"\$\{?([a-z]\w*)", json.dumps(dashboard["panels"])))
     assert used == variables == {"datasource", "server", "version"}
 
 
@@ -101,9 +55,7 @@ def test_every_description_names_a_section_that_is_there() -> None:
 
 def test_grafana_finds_the_dashboards_data_where_prometheus_listens() -> None:
     provisioned = yaml.safe_load((MONITORING / "grafana/provisioning/datasources/digits.yml").read_text())
-    assert [each["url"] for each in provisioned["datasources"]] == ["http://127.0.0.1:9090"]
-    providers = yaml.safe_load((MONITORING / "grafana/provisioning/dashboards/digits.yml").read_text())["providers"]
-    assert [each["type"] for each in providers] == ["file"]
+    assert [each["url"] for each in provisioned["datasources"]] == [f"http://{ADDRESS}"]
 
 
 def test_targets_come_from_the_configuration_and_all_else_from_the_template(tmp_path: Path) -> None:
@@ -124,76 +76,60 @@ def test_targets_come_from_the_configuration_and_all_else_from_the_template(tmp_
 
 
 def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    return f"127.0.0.1:{find_port()}"
 
 
-@pytest.fixture
-def stub(tmp_path: Path) -> Path:
-    """Write a program `prometheus` that ends at once with code 3; return its folder."""
-    program = tmp_path / "bin" / "prometheus"
-    program.parent.mkdir()
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("9090", "--address is 9090"),
+        ("127.0.0.1", "--address is 127.0.0.1"),
+        ("127.0.0.1:port", "--address is 127.0.0.1:port"),
+        ("127.0.0.1:99999", "--address is 127.0.0.1:99999"),
+        ("taken", ": Address already in use"),
+        ("free", "ended by itself, with code 3"),
+        ("without prometheus", "apt-get install prometheus"),
+    ],
+)
+def test_a_prometheus_that_cannot_run_is_named(
+    address: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program `prometheus` that ends at once with code 3 stands in for the real one."""
+    program = tmp_path / "prometheus"
     program.write_text("#!/bin/sh\nexit 3\n")
-    program.chmod(0o755)
-    return program.parent
-
-
-def start(config: Config, address: str) -> list[str]:
-    return [sys.executable, "-m", "monitoring", "--config", str(config.path), "start", "--address", address]
-
-
-def error_of_start(tmp_path: Path, path: Path, address: str) -> str:
-    """Run `start` with this PATH and return its error, which is one line."""
-    command, environment = start(configure_free_ports(tmp_path), address), os.environ | {"PATH": str(path)}
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr.startswith("error: ")
-    assert ended.stderr.count("\n") == 1
-    return ended.stderr
-
-
-def test_without_prometheus_it_says_how_to_get_it(tmp_path: Path) -> None:
-    error = error_of_start(tmp_path, tmp_path, free_address())
-    assert "apt-get install prometheus" in error
-    assert "https://prometheus.io/download/" in error
-
-
-def test_a_taken_port_is_named(tmp_path: Path, stub: Path) -> None:
+    program.chmod(0o600 if address == "without prometheus" else 0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        assert f"cannot listen on {address}: Address already in use" in error_of_start(tmp_path, stub, address)
-
-
-@pytest.mark.parametrize("address", ["9090", "127.0.0.1", "127.0.0.1:port", "127.0.0.1:99999"])
-def test_what_is_no_address_is_named(tmp_path: Path, stub: Path, address: str) -> None:
-    assert f"--address is {address}" in error_of_start(tmp_path, stub, address)
-
-
-def test_a_prometheus_that_ends_is_no_success(tmp_path: Path, stub: Path) -> None:
-    assert "ended by itself, with code 3" in error_of_start(tmp_path, stub, free_address())
+        named = {"taken": f"127.0.0.1:{taken.getsockname()[1]}", "free": free_address(), "without prometheus": ADDRESS}
+        address = named.get(address, address)
+        with (
+            pytest.raises(UserError, match=re.escape(expected)),
+            run_prometheus(configure_free_ports(tmp_path), address) as process,
+        ):
+            wait_ready(process, address, Event())
 
 
 def check(address: str) -> int:
     return run_command(parser(), ["check", "--address", address])
 
 
-def test_check_without_prometheus_says_what_to_start(capsys: pytest.CaptureFixture[str]) -> None:
-    assert check(free_address()) == 1
-    assert "`python -m monitoring start`" in capsys.readouterr().err
-
-
-def test_check_names_a_server_that_is_no_prometheus_and_uses_no_proxy(
+def test_check_names_a_server_that_is_none_or_no_prometheus_and_uses_no_proxy(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", f"http://{free_address()}")
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
+    assert check(free_address()) == 1
+    assert "`python -m monitoring start`" in capsys.readouterr().err
     with HTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as other:
         Thread(target=other.serve_forever, daemon=True).start()
         assert check(f"127.0.0.1:{other.server_port}") == 1
         other.shutdown()
     assert "does not answer as Prometheus does" in capsys.readouterr().err
+
+
+def start(config: Config, address: str) -> list[str]:
+    return [sys.executable, "-m", "monitoring", "--config", str(config.path), "start", "--address", address]
 
 
 @contextmanager
@@ -264,8 +200,6 @@ def test_every_panel_has_data_beside_a_server_with_traffic(
         assert capsys.readouterr().out == ""
         with launch_chromium() as browser:
             show_versions(browser.new_page(), address, Path(shown or tmp_path) / "prometheus.png")
-        taken = subprocess.run(start(config, address), cwd=ROOT, capture_output=True, text=True)
-        assert f"cannot listen on {address}" in taken.stderr
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
     with pytest.raises(requests.ConnectionError):

@@ -3,7 +3,6 @@
 Schemathesis makes requests from the document, sends them and holds the answers against it.
 """
 
-import re
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,6 @@ import jsonschema_rs
 import pytest
 import requests
 import schemathesis
-from PIL import Image
 
 import handler
 from handler.decoding import MAX_BYTES
@@ -25,20 +23,17 @@ from tests.archives import copy_project
 from tests.openapi import (
     ABSENT,
     ADDRESSES,
-    APIS,
     DOCUMENT,
     FORM,
     JSON,
     OWN,
-    REFERENCE,
     SCHEMA,
     SECURED,
     Service,
     apis,
-    item,
     secured,
 )
-from tests.pictures import SMOKE, encode, png_header
+from tests.pictures import SMOKE
 
 
 @pytest.fixture(scope="module")
@@ -88,29 +83,6 @@ def test_every_example_is_of_its_schema() -> None:
         examples = [named["value"] for named in each.get("examples", {}).values()] or [each["example"]]
         for example in examples:
             jsonschema_rs.validate(schema, example)
-
-
-def test_every_path_of_the_references_table_is_described() -> None:
-    rows = [line for line in REFERENCE.partition("\n## The service\n")[2].splitlines() if "127.0.0.1:" in line]
-    for row in rows:
-        address, answers = row.strip("| ").split(" | ", 1)
-        for port, path in re.findall(r"127\.0\.0\.1:(\d+)(/[^`]*)", address):
-            for each in (path.replace("[", "").replace("]", ""), re.sub(r"\[.*\]", "", path)):
-                matching = described(each)
-                assert matching, f"{port}{each}"
-                assert ADDRESSES[f"http://127.0.0.1:{port}"] in apis(matching[0])
-                assert set(re.findall(r"\b[A-Z]{3,}\b", address)) <= {method.upper() for method in item(matching[0])}
-        for method, path in re.findall(r"`([A-Z]+) (/[^`?]*)", answers):
-            assert method.lower() in item(path)
-    assert len(rows) > len(APIS)
-
-
-def described(path: str) -> list[str]:
-    """The document's paths for one of the reference's, which may end in an ellipsis."""
-    wanted = path.replace("<", "{").replace(">", "}")
-    if wanted.endswith("…"):
-        return [each for each in DOCUMENT["paths"] if each.startswith(wanted[:-1])]
-    return [wanted] if wanted in DOCUMENT["paths"] else []
 
 
 @SCHEMA.exclude(operation_id="scaleDefault").parametrize()  # it would start as many workers as are generated
@@ -168,20 +140,6 @@ def test_every_documented_way_to_a_reason_is_answered(path: str, method: str, se
     for none in ("10", "x", "-1", "3.5", "null"):
         asked = with_version(path, PICTURES["bytes"] | {"headers": {"X-Target": none}})
         assert service.ask(method, path, 400, **asked)["type"] == "InvalidRequest"
-
-
-REFUSED: dict[str, tuple[int, bytes]] = {
-    "no picture": (400, b"seven"),
-    "too many pixels": (413, png_header(20_000, 20_000)),
-    "nothing drawn": (422, encode(Image.new("L", (28, 28)))),
-}
-
-
-@pytest.mark.parametrize("path", ["/predictions/digits", "/explanations/digits"])
-@pytest.mark.parametrize("name", REFUSED)
-def test_refusals_are_those_of_the_document(name: str, path: str, service: Service) -> None:
-    status, body = REFUSED[name]
-    assert service.ask("POST", path, status, body=body, media_type="image/*")["type"] == "InvalidImage"
 
 
 @pytest.mark.parametrize("path", ["/predictions/digits", "/explanations/digits"])

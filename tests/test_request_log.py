@@ -29,15 +29,11 @@ def written(path: Path, level: str, batches: list[list[Request]]) -> None:
 
 
 @pytest.mark.parametrize(("level", "told"), [("info", [200, 404, 503]), ("warning", [404, 503]), ("error", [503])])
-def test_a_level_leaves_out_what_is_below_it(level: str, told: list[int], tmp_path: Path) -> None:
+def test_a_level_leaves_out_what_is_below_it_and_off_makes_no_file(level: str, told: list[int], tmp_path: Path) -> None:
     written(tmp_path / "log", level, [served(*STATUSES)])
     assert statuses(tmp_path / "log") == told
-
-
-def test_off_makes_no_file_and_neither_does_a_worker_that_is_told_none(tmp_path: Path) -> None:
-    written(tmp_path / "log", "off", [served(*STATUSES)])
-    assert not (tmp_path / "log").exists()
-    RequestLog(None, "info").write(served(*STATUSES), 0.1, "1.0")
+    written(tmp_path / "off", "off", [served(*STATUSES)])
+    assert not (tmp_path / "off").exists()
 
 
 def test_batches_of_several_workers_stay_in_one_piece(tmp_path: Path) -> None:

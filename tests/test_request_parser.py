@@ -9,7 +9,6 @@ import pytest
 
 from handler.decoding import MAX_BYTES, ImageError
 from handler.protocol import MAX_INSTANCES
-from handler.records import RequestError
 from handler.request_parser import MAX_BRACKETS, MAX_COMMAS, parse_request
 from tests.handler_calls import EXPLAIN, JSON, make_batch_body
 from tests.pictures import SEVENS
@@ -137,7 +136,3 @@ def test_what_a_row_is_for_is_torchserves_word_alone() -> None:
     ):
         assert parse({"body": b"one"}, headers) == ("digit", [b"one"])
     assert parse({}, {"describe": "True"}) == ("description", [])
-
-
-def test_a_request_error_is_an_image_error_of_its_own_type() -> None:
-    assert (RequestError.type, ImageError.type) == ("InvalidRequest", "InvalidImage")

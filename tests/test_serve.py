@@ -3,7 +3,6 @@
 import os
 import pty
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 
@@ -116,22 +115,10 @@ def test_a_signal_while_it_starts_exits_0(own: Config) -> None:
 
 
 def test_a_start_that_cannot_be_is_named_before_anything_runs(own: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    host, port = own.ports()["management"]
-    with socket.create_server((host, port)):
-        run = command(own, "serve")
-    assert run.returncode == 1
-    assert f"error: already in use: management {host}:{port};" in run.stderr
-    assert not (own.folder / "logs").exists()
     monkeypatch.setenv("JAVA_HOME", "/nowhere")
     run = command(own, "serve")
     assert run.returncode == 1
     assert "JAVA_HOME=/nowhere: has no bin/java" in run.stderr
-
-
-def test_token_without_a_server_says_so(own: Config) -> None:
-    run = command(own, "token")
-    assert (run.returncode, run.stdout) == (1, "")
-    assert "key_file.json: no tokens: the server does not run, or is starting; `make status`" in run.stderr
 
 
 def test_a_model_that_reads_the_smoke_images_wrong_is_not_ready(tmp_path: Path) -> None:

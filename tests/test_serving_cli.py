@@ -2,7 +2,6 @@
 
 import csv
 import json
-import re
 import shutil
 import signal
 import subprocess
@@ -17,15 +16,9 @@ from PIL import Image
 from serving.archive import build_archive
 from serving.client import DigitsClient
 from serving.config import ROOT, Config
+from serving.connection import RefusedError
 from tests.archives import swap_digits
-from tests.servers import (
-    output_until_curl,
-    run_in_process,
-    serving,
-    started,
-    wait_for,
-    with_archives,
-)
+from tests.servers import output_until_curl, run_in_process, serving, started, wait_for, with_archives
 
 SMOKE = ROOT / "handler" / "smoke"
 
@@ -84,7 +77,7 @@ def test_demo_serves_where_no_server_runs_and_opens_a_page_that_may_stay_open(
     assert f"draw        {address}\n" in output.decode()
 
 
-def test_predict_prints_csv_and_goes_on_past_a_bad_picture(running_here: Config, folder: Path) -> None:
+def test_predict_prints_csv_or_json_and_goes_on_past_a_bad_picture(running_here: Config, folder: Path) -> None:
     run = run_in_process(running_here, "predict", str(folder), str(SMOKE / "9.png"), str(folder / "nowhere.png"))
     rows = list(csv.DictReader(run.stdout.splitlines()))
     assert [Path(row["path"]).name for row in rows] == [
@@ -96,40 +89,21 @@ def test_predict_prints_csv_and_goes_on_past_a_bad_picture(running_here: Config,
     assert run.returncode == 1
     assert "2 of 7 pictures were not read" in run.stderr
     assert "Traceback" not in run.stderr
+    lines = run_in_process(running_here, "predict", "--json", str(folder)).stdout.splitlines()
+    assert [json.loads(line).get("digit") for line in lines] == [1, 3, 4, 7, None]
+    assert len(json.loads(lines[0])["probabilities"]) == 10
 
 
-def test_predict_prints_json_lines(running_here: Config, folder: Path) -> None:
-    run = run_in_process(running_here, "predict", "--json", str(folder))
-    rows = [json.loads(line) for line in run.stdout.splitlines()]
-    assert [row.get("digit") for row in rows] == [1, 3, 4, 7, None]
-    assert len(rows[0]["probabilities"]) == 10
-    assert rows[4]["error"].startswith("400 InvalidImage")
-
-
-def test_predict_reads_standard_input(running_here: Config) -> None:
-    with (SMOKE / "6.png").open("rb") as picture:
-        run = subprocess.run(
-            serving(running_here, "predict", "-"), cwd=ROOT, stdin=picture, capture_output=True, text=True
-        )
-    assert run.returncode == 0
-    assert run.stdout.splitlines()[1].startswith("-,6,0.99")
-
-
-def test_predict_asks_about_a_folder_in_calls_of_many(running_here: Config, tmp_path: Path) -> None:
-    for index in range(130):
-        shutil.copy(SMOKE / f"{index % 10}.png", tmp_path / f"{index:03}.png")
-    (tmp_path / "064.png").write_bytes(b"no picture")
-    before = requests_counted(running_here)
-    run = run_in_process(running_here, "predict", str(tmp_path))
-    digits = [row["digit"] for row in csv.DictReader(run.stdout.splitlines())]
-    assert digits == ["" if index == 64 else str(index % 10) for index in range(130)]
-    assert requests_counted(running_here) - before == 3
-
-
-def requests_counted(config: Config) -> float:
-    with DigitsClient(config) as client:
-        counts = {each.labels.get("model_version"): each.value for each in client.metrics() if "requests" in each.name}
-    return counts.get("default", 0.0)
+def test_standard_input_is_read_and_standard_output_written(running_here: Config) -> None:
+    six = (SMOKE / "6.png").read_bytes()
+    run = subprocess.run(serving(running_here, "predict", "-"), cwd=ROOT, input=six, capture_output=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[1].startswith(b"-,6,0.99")
+    words = serving(running_here, "explain", "-", "-o", "-")
+    run = subprocess.run(words, cwd=ROOT, input=six, capture_output=True)
+    assert run.returncode == 0, run.stderr
+    with Image.open(BytesIO(run.stdout)) as drawing:
+        assert drawing.format == "PNG"
 
 
 def test_explain_draws_why_and_why_not(running_here: Config, tmp_path: Path) -> None:
@@ -147,53 +121,53 @@ def test_explain_draws_why_and_why_not(running_here: Config, tmp_path: Path) -> 
     assert out.read_bytes() != why
 
 
-def test_explain_reads_standard_input_and_writes_standard_output(running_here: Config) -> None:
-    words = serving(running_here, "explain", "-", "-o", "-")
-    run = subprocess.run(words, cwd=ROOT, input=(SMOKE / "7.png").read_bytes(), capture_output=True)
-    assert run.returncode == 0, run.stderr
-    with Image.open(BytesIO(run.stdout)) as drawing:
-        assert drawing.format == "PNG"
-
-
-def test_explain_names_what_it_cannot_do(running_here: Config, tmp_path: Path) -> None:
+def test_errors_are_one_line_that_names_what_is_wrong(running_here: Config, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
     (tmp_path / "bad.png").write_bytes(b"no picture")
-    for words, told in (
-        ([str(tmp_path / "bad.png")], "error: 400 InvalidImage: 10 bytes that are no picture"),
-        ([str(tmp_path / "nowhere.png")], "nowhere.png: No such file or directory; expected a picture's file"),
-        ([str(SMOKE / "7.png"), "-o", str(tmp_path / "no" / "why.png")], f"no such folder: '{tmp_path / 'no'}'"),
-        ([str(SMOKE / "7.png"), "-o", str(tmp_path)], f"Is a directory: '{tmp_path}'"),
-    ):
-        run = run_in_process(running_here, "explain", *words)
-        assert (run.returncode, run.stdout) == (1, "")
-        assert told in run.stderr
+    archive = running_here.model_store / "digits-1.0.mar"
+    before = archive.read_bytes()
+    for words, error in {
+        ("predict", "--version", "9.9", str(SMOKE)): "404 ModelVersionNotFoundException",
+        ("predict", str(tmp_path / "empty")): f"{tmp_path / 'empty'}: no pictures below it; expected .bmp",
+        ("compare", "1.0", "1.0", str(tmp_path / "nowhere")): "nowhere: is no folder; expected one with pictures in it",
+        ("explain", str(tmp_path / "bad.png")): "400 InvalidImage: 10 bytes that are no picture",
+        ("explain", str(tmp_path / "nowhere.png")): "No such file or directory; expected a picture's file",
+        ("explain", str(SMOKE / "7.png"), "-o", str(tmp_path)): f"Is a directory: '{tmp_path}'",
+        ("register", "http://x/digits-1.1.mar"): "is a URL; only archives in",
+        ("promote", "9.9"): "9.9 is not registered",
+        ("scale", "--min", "0"): "expected numbers from 1 on",
+        ("scale", "--min", "3", "--max", "2"): "at least 3 and at most 2 workers; expected numbers from 1 on",
+        ("unregister", "1.0"): "1.0 is the default; promote another version first",
+        ("rollback",): "no version to go back to",
+        ("archive", "--version", "1.0"): "1.0 is registered with the running server and stays what it is",
+    }.items():
+        run = run_in_process(running_here, *words)
+        assert (run.returncode, run.stdout) == (1, ""), words
+        last_line = run.stderr.splitlines()[-1]
+        assert last_line.startswith("error: ")
+        assert error in last_line
         assert "Traceback" not in run.stderr
+    assert archive.read_bytes() == before
 
 
-def test_predict_by_a_version_that_is_not_there_ends_at_once(running_here: Config) -> None:
-    run = run_in_process(running_here, "predict", "--version", "9.9", str(SMOKE))
-    assert run.returncode == 1
-    assert run.stderr.startswith("error: 404 ModelVersionNotFoundException")
-    assert not run.stdout  # a header would make a file of no answers look like one
-
-
-def test_a_folder_without_pictures_is_named(running_here: Config, tmp_path: Path) -> None:
-    run = run_in_process(running_here, "predict", str(tmp_path))
-    assert run.returncode == 1
-    assert f"error: {tmp_path}: no pictures below it; expected .bmp" in run.stderr
-    run = run_in_process(running_here, "compare", "1.0", "1.0", str(tmp_path / "nowhere"))
-    assert (run.returncode, run.stdout) == (1, "")
-    assert f"error: {tmp_path / 'nowhere'}: is no folder; expected one with pictures in it" in run.stderr
-
-
-def test_token_is_the_servers_whatever_the_environment_says(
+def test_rotated_tokens_are_seen_by_no_client_and_the_old_one_opens_nothing(
     running_here: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = token(running_here, "inference")
+    """The command's token is the server's, whatever the environment says. Under load: test_soak.py."""
     monkeypatch.setenv("DIGITS_INFERENCE_TOKEN", "another")
-    assert token(running_here, "inference") == right
-    rotated = run_in_process(running_here, "token", "--rotate")
-    assert rotated.returncode == 0, rotated.stderr
-    assert rotated.stdout.strip() not in (right, "another")
+    old = run_in_process(running_here, "token").stdout.strip()
+    monkeypatch.delenv("DIGITS_INFERENCE_TOKEN")
+    with DigitsClient(running_here, retries=0) as client:
+        for _ in range(2):
+            assert client.predict(SMOKE / "7.png").digit == 7
+            assert client.default().version == "1.0"
+            rotated = run_in_process(running_here, "token", "--rotate")
+            assert rotated.returncode == 0, rotated.stderr
+        assert client.predict(SMOKE / "7.png").digit == 7
+        with pytest.raises(RefusedError, match="InvalidKeyException"):
+            client.ask("inference", "POST", "/predictions/digits", headers={"Authorization": f"Bearer {old}"})
+    assert rotated.stdout.strip() not in (old, "another")
+    assert running_here.key_file.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_reader_that_has_seen_enough_ends_it_quietly(running_here: Config) -> None:
@@ -205,37 +179,10 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(running_here: Config) -> 
     assert run.stderr == ""
 
 
-def test_ctrl_c_keeps_what_was_read(running_here: Config, tmp_path: Path) -> None:
-    words = serving(running_here, "predict", *[str(SMOKE)] * 2000)
-    said = tmp_path / "stderr"
-    with (
-        said.open("w") as error,
-        subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=error, text=True) as run,
-    ):
-        assert run.stdout is not None
-        first = [run.stdout.readline() for _ in range(50)]
-        run.send_signal(signal.SIGINT)
-        rest = run.stdout.readlines()  # communicate() would lose what the pipe's reader has ahead
-        assert run.wait(timeout=20) == 130
-    assert first[0].startswith("path,")
-    rows = list(csv.DictReader([*first, *rest]))
-    assert said.read_text().strip() == f"stopped after {len(rows)} of 20000 pictures"
-    assert [row["digit"] for row in rows] == [str(number % 10) for number in range(len(rows))]
-    assert len(rows) < 20_000
-
-
-def test_roll_out_by_command(running_here: Config, folder: Path) -> None:
+def test_roll_out_by_command(running_here: Config) -> None:
     registered = run_in_process(running_here, "register", "digits-1.1.mar")
     assert registered.returncode == 0, registered.stderr
     assert registered.stdout.splitlines()[2].split() == ["1.1", "False", "digits-1.1.mar", "2", "2", "2", "16", "0"]
-    compared = run_in_process(running_here, "compare", "1.0", "1.1", str(folder))
-    assert "4 of 5 pictures are read alike (80.00%); 1 refused by both" in compared.stdout
-    assert compared.stdout.count("2 of 3 (66.67%)") == 2
-    told = json.loads(run_in_process(running_here, "compare", "1.0", "1.1", str(folder), "--json").stdout)
-    assert (told["pictures"], told["labelled"], told["agreed"], told["refused"]) == (5, 3, 4, 1)
-    assert told["different"] == []
-    assert [(side["answered"], side["right"]) for side in told["sides"]] == [(4, 2), (4, 2)]
-    assert all(0 < side["p50_ms"] <= side["p95_ms"] for side in told["sides"])
     promoted = json.loads(run_in_process(running_here, "promote", "1.1", "--json").stdout)
     assert (promoted[0]["version"], promoted[0]["default"]) == ("1.1", True)
     status = json.loads(run_in_process(running_here, "status", "--json").stdout)
@@ -248,42 +195,23 @@ def test_roll_out_by_command(running_here: Config, folder: Path) -> None:
     assert [each["version"] for each in json.loads(run_in_process(running_here, "models", "--json").stdout)] == ["1.0"]
 
 
-def test_compare_lists_what_is_read_differently(running_here: Config, folder: Path, project: Path) -> None:
+def test_compare_counts_and_lists_what_is_read_differently(running_here: Config, folder: Path, project: Path) -> None:
     build_archive("6.6", running_here.model_store, swap_digits(project))
-    management = ["curl", "-sf", "-X", "POST", "-H", f"Authorization: Bearer {token(running_here, 'management')}"]
-    url = running_here.url("management") + "/models?url=digits-6.6.mar&synchronous=true"
-    subprocess.run([*management, url], check=True, capture_output=True)
-    told = run_in_process(running_here, "compare", "1.0", "6.6", str(folder))
-    assert "3 of 5 pictures are read alike (60.00%); 1 refused by both" in told.stdout
-    assert [line.split()[1:] for line in told.stdout.splitlines() if "3.png" in line] == [["3", "3", "5"]]
+    with DigitsClient(running_here, timeout=60, retries=0) as client:
+        client.ask("management", "POST", "/models", params={"url": "digits-6.6.mar", "synchronous": "true"})
+    table = run_in_process(running_here, "compare", "1.0", "6.6", str(folder)).stdout
+    assert "3 of 5 pictures are read alike (60.00%); 1 refused by both" in table
+    assert "2 of 3 (66.67%)" in table
+    assert [line.split()[1:] for line in table.splitlines() if "3.png" in line] == [["3", "3", "5"]]
+    compared = json.loads(run_in_process(running_here, "compare", "1.0", "6.6", str(folder), "--json").stdout)
+    assert (compared["pictures"], compared["labelled"], compared["agreed"], compared["refused"]) == (5, 3, 3, 1)
+    assert [(side["answered"], side["right"]) for side in compared["sides"]] == [(4, 2), (4, 1)]
+    assert all(0 < side["p50_ms"] <= side["p95_ms"] for side in compared["sides"])
     assert run_in_process(running_here, "unregister", "6.6").returncode == 0
-
-
-def token(config: Config, kind: str) -> str:
-    return run_in_process(config, "token", "--kind", kind).stdout.strip()
 
 
 def test_metrics_for_people_and_for_scripts(running_here: Config) -> None:
     samples = json.loads(run_in_process(running_here, "metrics", "--json").stdout)
     assert {"name": "digits_ready", "labels": {}, "value": 1.0} in samples
-    scraped = requests.get(running_here.url("metrics") + "/metrics", timeout=10).text
-    names = {each["name"] for each in samples if each["name"].startswith("ts_")}
-    assert names
-    assert names <= set(re.findall(r"^(ts_\w+)", scraped, re.MULTILINE))
+    assert any(each["name"].startswith("ts_") for each in samples)
     assert "digits_token_rotations_total" in run_in_process(running_here, "metrics").stdout
-
-
-def test_a_registered_version_is_not_archived_anew_while_it_is_served(running_here: Config) -> None:
-    before = (running_here.model_store / "digits-1.0.mar").read_bytes()
-    run = run_in_process(running_here, "archive", "--version", "1.0")
-    assert run.returncode == 1
-    assert "error: 1.0 is registered with the running server and stays what it is" in run.stderr
-    assert (running_here.model_store / "digits-1.0.mar").read_bytes() == before
-
-
-def test_errors_of_the_command_line_are_one_line(running_here: Config) -> None:
-    for words in (["register", "http://x/digits-1.1.mar"], ["promote", "9.9"], ["scale", "--min", "0"], ["rollback"]):
-        run = run_in_process(running_here, *words)
-        assert run.returncode == 1
-        assert run.stderr.splitlines()[-1].startswith("error: ")
-        assert "Traceback" not in run.stderr

@@ -14,9 +14,8 @@ from serving.client import DigitsClient
 from serving.config import Config, ServingError, read_config
 from serving.connection import UnreachableError, read_key
 from tests.pictures import SMOKE
-from tests.servers import command, run_supervised, with_archives
+from tests.servers import command, configure_free_ports, run_in_process, run_supervised, with_archives
 
-SEVEN = Path(__file__).parents[1] / "handler" / "smoke" / "7.png"
 openssl = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
 
 
@@ -48,7 +47,7 @@ def test_our_client_asks_manages_and_sees_it_ready(encrypted: Config) -> None:
         assert client.predict(SMOKE[7]).digit == 7
         assert client.default().version == "1.0"
         assert client.ready() == (True, "ready")
-    assert command(encrypted, "models").returncode == 0
+    assert run_in_process(encrypted, "models").returncode == 0
 
 
 def test_our_client_refuses_a_server_with_another_certificate(encrypted: Config, another: Path) -> None:
@@ -56,21 +55,6 @@ def test_our_client_refuses_a_server_with_another_certificate(encrypted: Config,
     elsewhere = Config(encrypted.path, encrypted.properties | {"certificate_file": str(another)})
     with DigitsClient(elsewhere, retries=0) as client, pytest.raises(UnreachableError, match=told):
         client.predict(SMOKE[7])
-
-
-def curl(config: Config, certificate: Path) -> "subprocess.CompletedProcess[str]":
-    token = read_key(config.key_file, "inference")
-    words = ["--cacert", str(certificate), "-sSH", f"Authorization: Bearer {token}", "-T", str(SEVEN)]
-    url = config.url("inference") + "/predictions/digits"
-    return subprocess.run(["curl", "--noproxy", "*", *words, url], capture_output=True, text=True)
-
-
-@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
-def test_curl_succeeds_with_the_certificate_and_fails_with_another(encrypted: Config, another: Path) -> None:
-    assert '"digit": 7' in curl(encrypted, encrypted.folder / CERTIFICATE).stdout
-    refused = curl(encrypted, another)
-    assert refused.returncode == 60  # "peer certificate cannot be authenticated"
-    assert not refused.stdout
 
 
 def s_client(port: int, certificate: Path, *words: str) -> "subprocess.CompletedProcess[str]":
@@ -92,42 +76,38 @@ def test_openssl_trusts_every_address_with_tokens_and_no_other_certificate(
 
 
 @openssl
-@pytest.mark.parametrize("protocol", ["-tls1", "-tls1_1"])
-def test_no_protocol_before_tls_1_2_is_spoken(protocol: str, encrypted: Config) -> None:
-    """Asked by a client that would speak it: the server refuses, by an alert."""
-    old = (protocol, "-cipher", "ALL:@SECLEVEL=0")
-    run = s_client(encrypted.ports()["inference"][1], encrypted.folder / CERTIFICATE, *old)
-    assert run.returncode != 0
-    assert "alert protocol version" in run.stderr
+def test_no_protocol_before_tls_1_2_is_spoken(encrypted: Config) -> None:
+    """To a client that would speak it: the server refuses, by an alert."""
+    for protocol in ("-tls1", "-tls1_1"):
+        old = (protocol, "-cipher", "ALL:@SECLEVEL=0")
+        run = s_client(encrypted.ports()["inference"][1], encrypted.folder / CERTIFICATE, *old)
+        assert run.returncode != 0
+        assert "alert protocol version" in run.stderr
 
 
-@pytest.mark.parametrize("api", ["inference", "management"])
-def test_plain_http_is_refused_on_that_port(api: str, encrypted: Config) -> None:
-    host, port = encrypted.ports()[api]
-    kind = {"Authorization": f"Bearer {read_key(encrypted.key_file, api)}"}
-    path = {"inference": "predictions/digits", "management": "models"}[api]
-    response = requests.get(f"http://{host}:{port}/{path}", headers=kind, timeout=10)
-    assert response.status_code == 403
-    assert "only accepts HTTPS" in response.text
+def test_plain_http_is_refused_where_tls_is_spoken(encrypted: Config) -> None:
+    for api, path in (("inference", "predictions/digits"), ("management", "models")):
+        host, port = encrypted.ports()[api]
+        headers = {"Authorization": f"Bearer {read_key(encrypted.key_file, api)}"}
+        response = requests.get(f"http://{host}:{port}/{path}", headers=headers, timeout=10)
+        assert response.status_code == 403
+        assert "only accepts HTTPS" in response.text
 
 
-def test_a_key_is_readable_by_its_owner_alone_and_never_overwritten(tmp_path: Path) -> None:
-    write_certificate(tmp_path)
-    before = (tmp_path / KEY).read_bytes()
-    assert (tmp_path / KEY).stat().st_mode & 0o777 == 0o600
+def test_certs_writes_a_key_for_its_owner_and_prints_the_lines_that_switch_tls_on(tmp_path: Path) -> None:
+    plain = configure_free_ports(tmp_path)
+    run = run_in_process(plain, "certs")
+    plain.path.write_text(plain.path.read_text() + run.stdout)
+    config = read_config(plain.path)
+    assert config.url("inference") == plain.url("inference").replace("http", "https")
+    assert config.url("metrics") == plain.url("metrics")
     ssl.create_default_context(cafile=tmp_path / CERTIFICATE)
-    with pytest.raises(ServingError, match="is there already; remove certs/"):
-        write_certificate(tmp_path)
+    assert (tmp_path / KEY).stat().st_mode & 0o777 == 0o600
+    before = (tmp_path / KEY).read_bytes()
+    again = run_in_process(plain, "certs")
+    assert again.returncode == 1
+    assert "is there already; remove certs/" in again.stderr
     assert (tmp_path / KEY).read_bytes() == before
-
-
-def test_certs_prints_the_lines_that_switch_tls_on(own: Config) -> None:
-    run = command(own, "certs")
-    own.path.write_text(own.path.read_text() + run.stdout)
-    config = read_config(own.path)
-    assert config.url("inference") == own.url("inference").replace("http", "https")
-    assert config.url("metrics") == own.url("metrics")
-    assert command(own, "certs").returncode == 1
 
 
 def test_half_of_tls_and_files_that_are_not_there_are_named(own: Config) -> None:
@@ -140,7 +120,5 @@ def test_half_of_tls_and_files_that_are_not_there_are_named(own: Config) -> None
     assert run.returncode == 1
     assert "certificate_file cannot be read; `make certs` writes one for a trial" in run.stderr
     assert "Traceback" not in run.stderr
-    assert (
-        "certs/server.pem: No such file or directory; expected the server's certificate"
-        in command(own, "models").stderr
-    )
+    expected = "certs/server.pem: No such file or directory; expected the server's certificate"
+    assert expected in run_in_process(own, "models").stderr

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import values
 
 from handler.metrics import Metrics
-from handler.protocol import METRIC_FILE_BYTES, METRIC_FILES
+from handler.protocol import METRIC_FILES
 from handler.records import Request
 from serving.config import ROOT
 from serving.worker_metrics import WorkerMetrics
@@ -81,28 +81,6 @@ def test_a_file_that_is_only_just_made_costs_the_others_nothing(metrics: WorkerM
     assert told(metrics)["digits_requests_totaldigit"] == 1
 
 
-def test_on_a_full_disk_ended_workers_are_still_counted(
-    metrics: WorkerMetrics, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    process = worker(metrics, 2)
-    process.communicate("")
-    monkeypatch.setattr("os.posix_fallocate", full)
-    assert told(metrics)["digits_requests_totaldigit"] == 2
-    assert (metrics.folder / f"counter_{process.pid}.db").is_file()
-
-
-def test_values_of_many_versions_have_room_on_the_disk_before_they_are_kept(metrics: WorkerMetrics) -> None:
-    for version in range(4):
-        process = worker(metrics, 1, f"{version}.0")
-        process.communicate("")
-        list(metrics.collect())
-    [kept] = metrics.folder.glob("histogram_*.db")
-    assert kept.stat().st_size > METRIC_FILE_BYTES
-    assert kept.stat().st_blocks * 512 >= kept.stat().st_size
-    samples = [sample for metric in metrics.collect() for sample in metric.samples]
-    assert [each.value for each in samples if each.name == "digits_handler_seconds_count"] == [1] * 4
-
-
 def full(*_: object) -> None:
     raise OSError(errno.ENOSPC, "no space left on device")
 
@@ -115,11 +93,3 @@ def test_on_a_full_disk_a_worker_serves_and_counts_for_itself(tmp_path: Path, mo
     metrics.record([Request("digit", [])], 0.3)
     samples = [sample for metric in metrics.registry.collect() for sample in metric.samples]
     assert [each.value for each in samples if each.name == "digits_handler_seconds_count"] == [1]
-
-
-def test_a_folder_that_somebody_has_removed_is_made_again(tmp_path: Path) -> None:
-    metrics = WorkerMetrics(tmp_path / "metrics")
-    assert list(metrics.collect()) == []
-    process = worker(metrics, 3)
-    assert told(metrics)["digits_requests_totaldigit"] == 3
-    process.communicate("")
