@@ -1,8 +1,6 @@
 """Rolling out and back against a real server: nobody's request fails, and only what proved itself goes live."""
 
 import json
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,10 +13,9 @@ from serving.client import DigitsClient
 from serving.config import Config, ServingError
 from serving.connection import RefusedError
 from serving.state import read_state
-from serving.supervisor import POLL_SECONDS
 from tests.archives import copy_project, swap_digits
 from tests.pictures import SMOKE
-from tests.servers import Load, run_supervised, under_load, wait_for, with_archives
+from tests.servers import Load, run_supervised, under_load, with_archives
 
 TIMES = 5  # that a version is promoted and rolled back under load
 
@@ -153,23 +150,3 @@ def test_a_version_that_is_still_asked_by_name_is_not_removed(
     ):
         client.unregister("1.1")
     assert not load.failed
-
-
-def test_a_full_disk_stops_nobody(client: DigitsClient) -> None:
-    """A folder in the place of the state's temporary file: root cannot write it either."""
-    config = client.config
-    client.register("digits-1.1.mar")
-    blocked = config.folder / f".{config.state_file.name}.{os.getpid()}.tmp"
-    (blocked / "x").mkdir(parents=True)
-    client.ask("management", "PUT", "/models/digits/1.1/set-default")
-    time.sleep(10 * POLL_SECONDS)
-    assert read_default(config) == "1.0"
-    assert client.ready() == (True, "ready")
-    assert client.predict(SMOKE[7]).model_version == "1.1"
-    shutil.rmtree(blocked)
-    wait_for(lambda: read_default(config) == "1.1", 5)
-
-
-def read_default(config: Config) -> str:
-    """Read the default that the supervisor has kept in its file."""
-    return str(json.loads(config.state_file.read_text())["history"][-1])
