@@ -170,7 +170,6 @@ def test_make_serve_archives_only_what_has_never_been_served(checkout: tuple[Pat
 
 
 @pytest.mark.slow
-@pytest.mark.serial  # make installs into the one .venv
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 @pytest.mark.skipif(not (ROOT / ".venv" / "installed").exists(), reason="needs the .venv that `make test` prepares")
 @pytest.mark.timeout(300)

@@ -81,8 +81,9 @@ def test_notebook_runs_from_start_to_end_and_shows_what_the_committed_one_does(n
     assert [each - {"stream"} for each in executed] == [each - {"stream"} for each in committed]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_notebook_starts_in_the_projects_folder_too(name: str) -> None:
+@pytest.mark.parametrize("name", ["digit_recognition.ipynb", "test_scripted_model.ipynb"])
+def test_a_notebook_starts_in_the_projects_folder_too(name: str) -> None:
+    """The third has the first one's first cell."""
     notebook = read(name)
     notebook.cells = code_cells(notebook)[:2]
     execute(notebook, ROOT)

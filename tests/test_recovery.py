@@ -46,7 +46,7 @@ def roll_out(client: DigitsClient) -> None:
     for version in ("1.1", "1.2"):
         provide_archive(version, client.config.model_store)
     client.register("digits-1.1.mar")
-    client.ask("management", "POST", "/models", params={"url": "digits-1.2.mar"})
+    client.ask("management", "POST", "/models", params={"url": "digits-1.2.mar"}, timeout=60)
     client.promote("1.1")
     client.scale(1)
     client.ask("management", "PUT", "/models/digits/1.0", params={"min_worker": "3", "synchronous": "true"})
@@ -101,6 +101,7 @@ def read_kept(config: Config) -> tuple[str, int, set[str]]:
         return client.default().version, client.default().max_workers, set(client.models())
 
 
+@pytest.mark.slow
 def test_what_curl_has_just_changed_survives_a_kill_at_once(own: Config) -> None:
     """The supervisor has had no time to look, and in the end is killed as well: TorchServe's snapshot has it."""
     provide_archive("1.1", own.model_store)

@@ -145,6 +145,7 @@ Calibration.probabilities = _hanging
 """
 
 
+@pytest.mark.slow
 def test_ready_is_503_while_all_workers_hang(own: Config, project: Path) -> None:
     """They are alive, and TorchServe says READY."""
     brake = own.folder / "brake"

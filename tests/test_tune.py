@@ -45,6 +45,7 @@ def test_a_study_goes_on_where_it_ended_and_leaves_a_recipe_that_trains(small: D
         tune(replace(config, epochs=3), small, 4, tmp_path, silent)
 
 
+@pytest.mark.slow
 def test_a_poor_trial_is_pruned(small: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.tune.UNPRUNED", 1)
     lines: list[str] = []
