@@ -112,7 +112,7 @@ profile: $(INSTALLED_BENCH) ## where the time of a request goes, by py-spy and T
 test: $(INSTALLED_DEV) ## the tests that an edit can break, real TorchServe included; ARGS=options of pytest
 	@$(if $(ARGS),$(PY) -m pytest $(ARGS),$(PY) -m pytest -m "not serial and not slow and not soak" -n 2 --dist loadfile --no-loadscope-reorder && $(PY) -m pytest -m "serial and not slow and not soak")
 
-test-slow: $(INSTALLED_DEV) ## what takes minutes: alerts, exact counts, notebooks, browser timings, shell blocks of the docs
+test-slow: $(INSTALLED_DEV) ## what takes minutes: alerts, exact counts, recovery, notebooks, browser timings, shell blocks of the docs
 	@$(if $(ARGS),$(PY) -m pytest -m "slow and not soak" $(ARGS),$(PY) -m pytest -m "slow and not serial and not soak" -n 2 --dist loadfile --no-loadscope-reorder && $(PY) -m pytest -m "slow and serial and not soak")
 
 soak: $(INSTALLED_DEV) ## some 40 minutes: load amid promotions and kills, memory, mutated requests; ARGS=options of pytest

@@ -33,10 +33,10 @@ class Comparison:
         """Return the median of a field over the repeats."""
         return float(statistics.median(getattr(run, value) for run in self.select(server, workload)))
 
-    def ratio(self, server: str, other: str, workload: Workload, value: str = SPEED) -> float:
+    def ratio(self, server: str, other: str, workload: Workload) -> float:
         """Return the median of the repeats' ratios: those of one repeat ran close to one another."""
         pairs = zip(self.select(server, workload), self.select(other, workload), strict=True)
-        return float(statistics.median(getattr(one, value) / getattr(two, value) for one, two in pairs))
+        return float(statistics.median(one.images_per_second / two.images_per_second for one, two in pairs))
 
     def peak_rate(self, server: str, repeat: int) -> float:
         """Return the best throughput of closed loops in that repeat, in requests a second."""

@@ -1,4 +1,4 @@
-"""serving/archive.py: the archive holds the source's bytes, works alone, and is written whole or not at all."""
+"""serving/archive.py: the archive holds the source's bytes and is written whole or not at all."""
 
 import json
 import subprocess

@@ -36,13 +36,6 @@ def test_folded_channels_give_the_scripted_models_logits(count: int) -> None:
     assert (logits - expected).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("count", [1, 7, CALL])
-def test_predictions_come_in_order_with_the_version(count: int, classifier: Classifier) -> None:
-    predictions = classifier.predict(frame_smoke_images(count))
-    assert [prediction["digit"] for prediction in predictions] == [index % 10 for index in range(count)]
-    assert {prediction["model_version"] for prediction in predictions} == {"2.5"}
-
-
 def test_warm_up_makes_a_call_of_every_size_of_a_batch(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     network = classifier.network

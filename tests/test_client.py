@@ -42,13 +42,6 @@ def test_every_form_of_a_picture_is_read(form: str, client: DigitsClient) -> Non
     assert client.predict(forms()[form]).digit == 7
 
 
-def test_an_answer_has_types(client: DigitsClient) -> None:
-    answer = client.predict(SMOKE[7])
-    assert (answer.digit, answer.accepted, answer.warnings, answer.model_version) == (7, True, (), "1.0")
-    assert answer.confidence == max(answer.probabilities) == answer.probabilities[7]
-    assert sum(answer.probabilities) == pytest.approx(1)
-
-
 @pytest.mark.parametrize(
     ("picture", "told"),
     [

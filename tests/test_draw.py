@@ -134,6 +134,8 @@ def test_an_image_over_the_limit_is_refused(server: Config, chunked: bool) -> No
         status, body = exchange(server, head(server, str(size)))  # and no body
     assert status == 413
     assert "the picture has over 16777216 bytes, the limit" in json.loads(body)["message"]
+    for no_length in ("-1", "9" * 5000):
+        assert exchange(server, head(server, no_length))[0] == 400
 
 
 def test_an_image_that_arrives_too_slowly_or_by_half_is_given_up(
@@ -193,6 +195,7 @@ def test_no_token_is_in_any_answer(server: Config) -> None:
     asked += [ask(server, "/draw/predictions", b""), ask(server, "/draw/predictions", SMOKE[7], Origin="null")]
     for each in asked:
         assert not [token for token in tokens if token in str(each.headers) or token.encode() in each.content]
+        assert "Set-Cookie" not in each.headers
 
 
 def test_every_warning_of_the_handler_has_words() -> None:

@@ -35,7 +35,9 @@ def test_answers_are_the_models_own_and_blank_pictures_are_counted_as_refused(ha
     answers = handler.answers([*pictures, BLANK], "some")
     with torch.inference_mode():
         logits = load_model(ROOT / "scripted_model.pt")(to_input([frame(picture) for picture in pictures]))
-    expected = read_calibration(ROOT / RECORD).probabilities(logits)
+    calibration = read_calibration(ROOT / RECORD)
+    expected = calibration.probabilities(logits)
+    np.testing.assert_allclose(answers.scores[:-1], calibration.score(logits).numpy(), atol=1e-4)
     np.testing.assert_allclose(answers.probabilities[:-1], expected.numpy(), atol=1e-4)
     np.testing.assert_array_equal(answers.digits[:-1], expected.argmax(1).numpy())
     assert answers.refused.tolist() == [False] * 20 + [True]

@@ -132,15 +132,3 @@ def test_the_seed_fixes_every_byte_and_no_set_depends_on_another(monkeypatch: py
     assert alone["photo-like"] == whole["photo-like"][:1]
     other = {sample.name: sample.pictures for sample in sets.digit_sets(greys, labels, 8, 0)}
     assert other["noisy"] != whole["noisy"]
-
-
-def test_outlier_sets_are_fixed_by_their_seed_and_have_no_labels() -> None:
-    first, again = ([(sample.name, sample.pictures) for sample in sets.outlier_sets(0, 12)] for _ in range(2))
-    assert first == again
-    assert [(name, len(pictures)) for name, pictures in first] == [
-        ("letters", 1026),
-        ("blank", 12),
-        ("noise", 12),
-        ("texture", 12),
-    ]
-    assert {sample.labels for sample in sets.outlier_sets(0, 1)} == {None}

@@ -20,13 +20,6 @@ from tests.pictures import SMOKE, digits, encode
 from training.model import load_model
 
 
-@pytest.mark.parametrize("row", [{}, {"image": b"x"}, {"body": {"instances": []}}, {"data": "text"}, {"body": None}])
-def test_a_row_without_a_picture_is_refused(row: dict[str, Any], handler: DigitHandler, model_dir: Path) -> None:
-    [(status, refusal)] = call_handler(handler, model_dir, [row])
-    assert status == 400
-    assert "multipart field data" in refusal["message"]
-
-
 def test_an_explanation_adds_up_to_the_log_probability(handler: DigitHandler, model_dir: Path) -> None:
     """What integrated gradients promise, by another way: the difference of picture and blank paper."""
     [(_, told)] = call_handler(handler, model_dir, [{"body": SMOKE[5], "target": b"3"}], [EXPLAIN])

@@ -1,9 +1,11 @@
 """training/export.py: what a run writes, and what the released record says."""
 
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from handler.confidence import Calibration
@@ -22,6 +24,16 @@ def test_the_three_models_are_one(tmp_path: Path) -> None:
     logits = [load_model(tmp_path / name)(pictures) for name in (MODEL, PARAMETERS, SCRIPTED)]
     torch.testing.assert_close(logits[0], logits[1])
     torch.testing.assert_close(logits[0], logits[2])
+
+
+def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        export(DigitCNN(), {}, tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_record_names_all_that_determines_the_run() -> None:

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from PIL import Image, ImageOps
+from prometheus_client import Histogram
 from prometheus_client.samples import Sample
 
 from handler.decoding import ImageError
 from handler.digit_handler import DigitHandler
-from handler.metrics import REASONS, Metrics
+from handler.metrics import REASONS, SECONDS, Metrics, _observe
 from handler.protocol import PROBE_HEADER
 from handler.records import InternalError, LateError, RequestError
 from handler.request_log import RequestLog
@@ -82,6 +83,19 @@ def test_a_batch_of_all_kinds_is_counted_to_the_last_picture(counting: DigitHand
     assert told["digits_batch_requests_bucket 8.0"] == 1
     assert "digits_picture_size_pixels_bucket 24.0" not in told
     assert told["digits_picture_size_pixels_bucket 32.0"] == 4
+
+
+def test_a_batchs_values_are_counted_as_prometheus_clients_own_one_by_one() -> None:
+    at_once, alone = (Histogram("seconds", "", buckets=SECONDS, registry=None) for _ in range(2))
+    observed = [*SECONDS, 0.0, 0.003, 0.003, 99.0]
+    _observe(at_once, observed)
+    for value in observed:
+        alone.observe(value)
+    [counted], [expected] = at_once.collect(), alone.collect()
+    values_of = [
+        [each.value for each in metric.samples if "_created" not in each.name] for metric in (counted, expected)
+    ]
+    assert values_of[0] == pytest.approx(values_of[1])
 
 
 def test_a_probe_is_counted_as_nothing_else(counting: DigitHandler, model_dir: Path) -> None:

@@ -41,10 +41,8 @@ class Asked:
 
     kind: str
     version: str  # that was named, or that answered
-    pictures: int
     status: int
     answers: list[dict[str, Any]]  # an answer or a refusal for each picture
-    request_id: str
 
 
 def plan() -> list[tuple[str, str, bytes]]:
@@ -95,7 +93,7 @@ class Callers:
         answered = next((each["model_version"] for each in answers if "model_version" in each), version)
         if response.status_code >= 400:
             kind = "digit"  # what is refused whole is counted so
-        return Asked(kind, answered, len(answers), response.status_code, answers, response.headers["x-request-id"])
+        return Asked(kind, answered, response.status_code, answers)
 
 
 def expected(asked: list[Asked], version: str) -> dict[str, float]:

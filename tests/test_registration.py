@@ -10,7 +10,7 @@ import pytest
 
 from serving.archive import build_archive, check_archive, sha256
 from serving.client import DigitsClient
-from serving.config import Config, ServingError
+from serving.config import ROOT, Config, ServingError
 from tests.archives import copy_project, provide_archive
 
 
@@ -57,9 +57,10 @@ def hostile(client: DigitsClient, tmp_path: Path) -> dict[str, str]:
     provide_archive("3.6", store)
     (store / "digits-3.6.mar.sha256").unlink()
     (store / "digits-3.7.mar").mkdir()
-    for version, smoke in {"3.9": {}, "3.10": dict.fromkeys("0123456789", [float("nan")] * 10)}.items():
+    record = json.loads((ROOT / "model" / "model.json").read_text())
+    one_digit = {"9": record["smoke"]["9"]}
+    for version, smoke in {"3.9": one_digit, "3.10": dict.fromkeys("0123456789", [float("nan")] * 10)}.items():
         project = copy_project(tmp_path / version)
-        record = json.loads((project / "model" / "model.json").read_text())
         (project / "model" / "model.json").write_text(json.dumps(record | {"smoke": smoke}))
         build_archive(version, store, project)
     return {
@@ -77,7 +78,7 @@ def hostile(client: DigitsClient, tmp_path: Path) -> dict[str, str]:
         "no SHA-256": "digits-3.6.mar",
         "a member outside of it": "digits-3.8.mar",
         "folder": "digits-3.7.mar",
-        "no smoke test": "digits-3.9.mar",
+        "a smoke test of one digit": "digits-3.9.mar",
         "a smoke test that anything passes": "digits-3.10.mar",
         "missing": "digits-9.9.mar",
         "empty": "",

@@ -16,7 +16,7 @@ from PIL import Image
 from serving.archive import build_archive
 from serving.client import DigitsClient
 from serving.config import ROOT, Config
-from serving.connection import RefusedError
+from serving.connection import RefusedError, read_key
 from tests.archives import swap_digits
 from tests.servers import output_until_curl, run_in_process, serving, started, wait_for, with_archives
 
@@ -157,6 +157,8 @@ def test_rotated_tokens_are_seen_by_no_client_and_the_old_one_opens_nothing(
     monkeypatch.setenv("DIGITS_INFERENCE_TOKEN", "another")
     old = run_in_process(running_here, "token").stdout.strip()
     monkeypatch.delenv("DIGITS_INFERENCE_TOKEN")
+    assert old == read_key(running_here.key_file, "inference")
+    old_management = read_key(running_here.key_file, "management")
     with DigitsClient(running_here, retries=0) as client:
         for _ in range(2):
             assert client.predict(SMOKE / "7.png").digit == 7
@@ -166,6 +168,8 @@ def test_rotated_tokens_are_seen_by_no_client_and_the_old_one_opens_nothing(
         assert client.predict(SMOKE / "7.png").digit == 7
         with pytest.raises(RefusedError, match="InvalidKeyException"):
             client.ask("inference", "POST", "/predictions/digits", headers={"Authorization": f"Bearer {old}"})
+        with pytest.raises(RefusedError, match="InvalidKeyException"):
+            client.ask("management", "GET", "/models", headers={"Authorization": f"Bearer {old_management}"})
     assert rotated.stdout.strip() not in (old, "another")
     assert running_here.key_file.stat().st_mode & 0o777 == 0o600
 

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import values
 
 from handler.metrics import Metrics
-from handler.protocol import METRIC_FILES
+from handler.protocol import METRIC_FILE_BYTES, METRIC_FILES
 from handler.records import Request
 from serving.config import ROOT
 from serving.worker_metrics import WorkerMetrics
@@ -79,6 +79,25 @@ def test_a_file_that_is_only_just_made_costs_the_others_nothing(metrics: WorkerM
     assert told(metrics)["digits_requests_totaldigit"] == 1
     process.communicate("")
     assert told(metrics)["digits_requests_totaldigit"] == 1
+
+
+def test_on_a_full_disk_ended_workers_are_still_counted(
+    metrics: WorkerMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = worker(metrics, 2)
+    process.communicate("")
+    monkeypatch.setattr("os.posix_fallocate", full)
+    assert told(metrics)["digits_requests_totaldigit"] == 2
+
+
+def test_values_of_many_versions_have_room_on_the_disk_before_they_are_kept(metrics: WorkerMetrics) -> None:
+    """A write to a file without room would end the supervisor by SIGBUS."""
+    for version in range(4):
+        worker(metrics, 1, f"{version}.0").communicate("")
+        list(metrics.collect())
+    [kept] = metrics.folder.glob("histogram_*.db")
+    assert kept.stat().st_size > METRIC_FILE_BYTES
+    assert kept.stat().st_blocks * 512 >= kept.stat().st_size
 
 
 def full(*_: object) -> None:
