@@ -53,6 +53,8 @@ def roll_out(client: DigitsClient) -> None:
     wait_for(lambda: read_served(client) == ROLLED_OUT)
 
 
+@pytest.mark.slow
+@pytest.mark.serial
 def test_a_roll_out_survives_killed_java_a_killed_supervisor_a_stop_and_lost_archives(own: Config) -> None:
     with serving_client(own) as (process, client):
         roll_out(client)
@@ -101,7 +103,6 @@ def read_kept(config: Config) -> tuple[str, int, set[str]]:
         return client.default().version, client.default().max_workers, set(client.models())
 
 
-@pytest.mark.slow
 def test_what_curl_has_just_changed_survives_a_kill_at_once(own: Config) -> None:
     """The supervisor has had no time to look, and in the end is killed as well: TorchServe's snapshot has it."""
     provide_archive("1.1", own.model_store)
