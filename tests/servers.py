@@ -181,9 +181,9 @@ def flat(memory: Sequence[int]) -> bool:
 
 @dataclass(frozen=True)
 class Sent:
-    """One request: when it was begun, sent to its end, and answered; status 0 stands for a broken connection."""
+    """One request: when it started, was sent to its end, and answered; status 0 stands for a broken connection."""
 
-    begun: float
+    start: float
     sent: float
     ended: float
     status: int
@@ -212,7 +212,7 @@ class Load:
         headers = {"Authorization": f"Bearer {read_key(self.config.key_file, 'inference')}"}
         connection = http.client.HTTPConnection(host, port, timeout=60)
         while not self.ended.is_set():
-            begun = sent = time.monotonic()
+            start = sent = time.monotonic()
             status, body = 0, b""
             try:
                 connection.request("POST", self.path, self.picture, headers)
@@ -222,7 +222,7 @@ class Load:
             except (OSError, http.client.HTTPException):
                 connection.close()
             self.waiting.pop(threading.get_ident(), None)
-            self.sent.append(Sent(begun, sent, time.monotonic(), status, body))
+            self.sent.append(Sent(start, sent, time.monotonic(), status, body))
             if status != 200:
                 time.sleep(self.pause)
         connection.close()

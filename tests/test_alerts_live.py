@@ -128,13 +128,13 @@ def _make_sick(found: Prometheus, config: Config, process: "subprocess.Popen[str
     slow = make_batch_body(*[large_picture()] * 8, *inverted)  # over 0.2 s of a worker's
     url = config.url("inference") + "/predictions/digits"
     headers = JSON | {"Authorization": f"Bearer {read_key(config.key_file, 'inference')}"}
-    begun = time.monotonic()
+    start = time.monotonic()
 
     with ExitStack() as callers:
         for _ in range(4):
             callers.enter_context(doing(lambda: requests.post(url, slow, headers=headers, timeout=20)))
         burning = [("DigitsLatencyBudgetBurn", window) for window in ("1h", "6h", "1d", "3d")]
-        causes = dict.fromkeys([("DigitsDrift", ""), ("DigitsQueueGrowing", "wait"), *burning], begun)
+        causes = dict.fromkeys([("DigitsDrift", ""), ("DigitsQueueGrowing", "wait"), *burning], start)
         survivor = min(workers(process), key=lambda each: each.pid)
         for count in (1, 2):
             wait_for(lambda: len(workers(process)) == 2)
@@ -178,11 +178,11 @@ def _flood(found: Prometheus, config: Config, process: "subprocess.Popen[str]") 
     stopped = workers(process)
     for each in stopped:
         each.suspend()
-    begun = time.monotonic()
+    start = time.monotonic()
     try:
         with doing(send, pause=1 / FLOOD_RATE):
             flooded = [("DigitsErrorRatio", ""), ("DigitsQueueGrowing", "backlog"), ("DigitsNotReady", "")]
-            fires(found, SICK, dict.fromkeys(flooded, begun))
+            fires(found, SICK, dict.fromkeys(flooded, start))
     finally:
         for connection in connections:
             connection.close()
@@ -210,9 +210,9 @@ def _stuck_server(found: Prometheus, config: Config) -> None:
         stands = java(process)
         stands.suspend()
         try:
-            begun = time.monotonic()
-            fires(found, STUCK, {("DigitsKeyExpiring", ""): begun + 36}, within=60)  # when 0.4 of a minute are left
-            fires(found, STUCK, {("DigitsNotReady", ""): begun}, within=120)
+            start = time.monotonic()
+            fires(found, STUCK, {("DigitsKeyExpiring", ""): start + 36}, within=60)  # when 0.4 of a minute are left
+            fires(found, STUCK, {("DigitsNotReady", ""): start}, within=120)
         finally:
             stands.kill()
         fires(found, STUCK, {("DigitsServerRestarts", ""): time.monotonic()})

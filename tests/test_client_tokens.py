@@ -36,14 +36,14 @@ def test_a_wrong_token_of_the_environment_is_not_replaced(server: Config, monkey
 
 def test_nobody_there_is_said_at_once(tmp_path: Path) -> None:
     config = configure_free_ports(tmp_path)
-    begun = time.monotonic()
+    start = time.monotonic()
     with DigitsClient(config) as client:
         with pytest.raises(UnreachableError, match="no tokens: the server does not run"):
             client.predict(SMOKE[7])
         config.key_file.write_text('{"inference": {"key": "old"}}')
         with pytest.raises(UnreachableError, match=r"does not answer \(ConnectionError\); `make status` tells"):
             client.predict(SMOKE[7])
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - start < 5
 
 
 def refuses(config: Config, api: str, path: str, authorization: str) -> bool:

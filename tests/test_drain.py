@@ -33,11 +33,11 @@ def test_a_stop_under_load_answers_all_that_was_sent_and_refuses_the_rest_at_onc
     under_way = [each for each in before if each.ended > stopped]
     assert len(under_way) >= 8
     assert [each.status for each in before] == [200] * len(before)
-    late = [each for each in load.sent if each.begun > stopped + 0.5]
-    slowest = max(each.ended - each.begun for each in late)
+    late = [each for each in load.sent if each.start > stopped + 0.5]
+    slowest = max(each.ended - each.start for each in late)
     print(f"{len(under_way)} under way; {len(late)} later ones refused in {slowest:.2f} s at the most")
     assert late
-    assert all(each.status in (400, 0) and each.ended - each.begun < 1 for each in late)
+    assert all(each.status in (400, 0) and each.ended - each.start < 1 for each in late)
     assert gone - stopped < 30
     assert "stopping with requests under way" not in errors(own)
     assert (503, "draining: this server stops") in said

@@ -60,11 +60,11 @@ def _lists(what: st.SearchStrategy[bytes], length: int) -> st.SearchStrategy[lis
 
 
 class Watched:
-    """A handler that is asked in batches; good pictures between must be read right."""
+    """A handler that is called with batches; good pictures between must be read right."""
 
     def __init__(self, handler: DigitHandler, model_dir: Path) -> None:
         self.handler, self.model_dir = handler, model_dir
-        self.asked, self.longest = 0, 0.0
+        self.sent, self.longest = 0, 0.0
 
     def pictures(self, mutated: list[bytes]) -> None:
         rows = [row for picture in mutated for row in ({"body": picture}, {"body": SMOKE[len(picture) % 10]})]
@@ -79,7 +79,7 @@ class Watched:
         started = time.monotonic()
         answers = self.handler.handle(rows, context)
         self.longest = max(self.longest, time.monotonic() - started)
-        self.asked += len(rows) // 2
+        self.sent += len(rows) // 2
         told = [(context.get_response_status(index)[0], json.loads(answer)) for index, answer in enumerate(answers)]
         assert len(told) == len(rows)
         assert {status for status, _ in told} <= STATUSES
@@ -108,8 +108,8 @@ def test_nothing_mutated_leaves_handle_with_an_exception(
     check = watched.pictures if kind == "pictures" else watched.bodies
     memory = [psutil.Process().memory_info().rss for _ in rounds(number, _lists(strategy, size), check)]
     mebibytes = ", ".join(f"{each / 2**20:.0f}" for each in memory[:: max(1, len(memory) // 10)])
-    print(f"{watched.asked} mutated {kind}; longest batch {watched.longest:.2f} s; memory {mebibytes} MiB")
-    assert watched.asked >= number * EXAMPLES * size
+    print(f"{watched.sent} mutated {kind}; longest batch {watched.longest:.2f} s; memory {mebibytes} MiB")
+    assert watched.sent >= number * EXAMPLES * size
     assert watched.longest < SECONDS
     assert number < 10 or flat(memory)
 
@@ -122,8 +122,8 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
         yield config
 
 
-class Asked:
-    """A real server that is asked: each example's pictures alone, all at once, then again as one call."""
+class Fuzzed:
+    """A real server that is sent: each example's pictures alone, all at once, then again as one call."""
 
     def __init__(self, config: Config, pool: ThreadPoolExecutor) -> None:
         self.client, self.pool = DigitsClient(config, retries=0, timeout=60), pool
@@ -131,7 +131,7 @@ class Asked:
         for _ in range(20):  # in turn, so that each worker gets some and has imported all there is
             assert self.client.explain(SMOKE[7]).digit == 7
         self.memory: list[int] = []
-        self.asked = 0
+        self.sent = 0
 
     def pids(self) -> list[int]:
         return [worker.pid for worker in self.client.default().workers]
@@ -141,7 +141,7 @@ class Asked:
         return self.client.request("inference", "POST", path, data=body, headers=headers)
 
     def pictures(self, mutated: list[bytes]) -> None:
-        self.asked += len(mutated)
+        self.sent += len(mutated)
         mixed = [picture for each in mutated for picture in (each, SMOKE[len(each) % 10])]
         headers: list[dict[str, str]] = [{}, {}] * (len(mutated) - 1) + [EXPLAIN, {}]
         alone = [_told(response) for response in self.pool.map(self.post, mixed, headers)]
@@ -153,7 +153,7 @@ class Asked:
         assert [status for status, _ in told] == [status for status, _ in alone]
 
     def bodies(self, mutated: list[bytes]) -> None:
-        self.asked += len(mutated)
+        self.sent += len(mutated)
         mixed = [body for each in mutated for body in (each, SMOKE[len(each) % 10])]
         answers = [_told(response) for response in self.pool.map(self.post, mixed, [JSON, {}] * len(mutated))]
         assert [answer["digit"] for _, answer in answers[1::2]] == [len(each) % 10 for each in mutated]
@@ -174,11 +174,11 @@ def _told(response: requests.Response) -> tuple[int, dict[str, Any]]:
 @pytest.mark.parametrize(("pictures", "bodies"), [pytest.param(2, 1, marks=SHORT), pytest.param(6, 5, marks=SOAK)])
 def test_mutated_requests_harm_neither_server_nor_neighbours(pictures: int, bodies: int, fuzzed: Config) -> None:
     with ThreadPoolExecutor(2 * BATCH) as pool:
-        asked = Asked(fuzzed, pool)
-        for _ in rounds(pictures, _lists(PICTURES, BATCH), asked.pictures):
-            asked.measure()
-        for _ in rounds(bodies, _lists(BODIES, BODIES_AT_ONCE), asked.bodies):
-            asked.measure()
-    print(f"{asked.asked} mutated requests; workers {', '.join(f'{each / 2**20:.0f}' for each in asked.memory)} MiB")
-    assert asked.asked >= EXAMPLES * (pictures * BATCH + bodies * BODIES_AT_ONCE)
-    assert max(asked.memory) <= 1.1 * asked.memory[0]  # the first round warms up
+        server = Fuzzed(fuzzed, pool)
+        for _ in rounds(pictures, _lists(PICTURES, BATCH), server.pictures):
+            server.measure()
+        for _ in rounds(bodies, _lists(BODIES, BODIES_AT_ONCE), server.bodies):
+            server.measure()
+    print(f"{server.sent} mutated requests; workers {', '.join(f'{each / 2**20:.0f}' for each in server.memory)} MiB")
+    assert server.sent >= EXAMPLES * (pictures * BATCH + bodies * BODIES_AT_ONCE)
+    assert max(server.memory) <= 1.1 * server.memory[0]  # the first round warms up

@@ -119,10 +119,10 @@ def test_a_picture_that_calls_itself_a_form_is_a_picture_and_a_form_of_millions_
 ) -> None:
     """curl's --data-binary does the first; the second took a worker's life."""
     assert client.ask("inference", "POST", PREDICT, data=SMOKE[7], headers=FORM).json()["digit"] == 7
-    begun = time.monotonic()
+    start = time.monotonic()
     fields = client.request("inference", "POST", PREDICT, data=b"a&" * (MAX_BYTES // 2), headers=FORM)
     assert (fields.status_code, fields.json()["type"]) == (400, "InvalidImage")
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - start < 10
 
 
 NOT_PASSED_ON = [

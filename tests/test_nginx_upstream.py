@@ -64,19 +64,19 @@ def in_front_of(back: int, folder: Path) -> Iterator[Callable[..., Reply]]:
         closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection,
     ):
 
-        def asked(path: str = PREDICT, **headers: str) -> Reply:
+        def send(path: str = PREDICT, **headers: str) -> Reply:
             connection.request("POST", path, SMOKE[7], headers)
             response = connection.getresponse()
             return Reply(response.status, response.headers, response.read())
 
-        yield asked
+        yield send
 
 
 def test_torchserve_sees_the_path_the_token_and_no_word_of_its_own(tmp_path: Path) -> None:
-    with upstream() as (port, arrived), in_front_of(port, tmp_path) as asked:
-        asked(EXPLAIN + "/1.0?target=3&explain=True", explain="True", describe="True", url_path="/x", Authorization="A")
-        asked("//predictions/./digits/%31%2e0", **{"Content-Type": "Application/X-WWW-Form-Urlencoded; charset=x"})
-        asked(**{"Content-Type": "multipart/form-data; boundary=B", "X-Target": "4"})
+    with upstream() as (port, arrived), in_front_of(port, tmp_path) as send:
+        send(EXPLAIN + "/1.0?target=3&explain=True", explain="True", describe="True", url_path="/x", Authorization="A")
+        send("//predictions/./digits/%31%2e0", **{"Content-Type": "Application/X-WWW-Form-Urlencoded; charset=x"})
+        send(**{"Content-Type": "multipart/form-data; boundary=B", "X-Target": "4"})
     assert [path for path, _, _ in arrived] == [EXPLAIN + "/1.0", PREDICT + "/1.0", PREDICT]
     assert [body for _, _, body in arrived] == [SMOKE[7]] * 3
     headers = [each for _, each, _ in arrived]
@@ -88,14 +88,14 @@ def test_torchserve_sees_the_path_the_token_and_no_word_of_its_own(tmp_path: Pat
 
 
 def test_a_kept_connection_that_breaks_costs_no_request_and_a_new_one_is_not_asked_twice(tmp_path: Path) -> None:
-    with upstream(lambda number: number == 2) as (port, arrived), in_front_of(port, tmp_path) as asked:
-        assert [asked().status for _ in range(2)] == [200, 200]
+    with upstream(lambda number: number == 2) as (port, arrived), in_front_of(port, tmp_path) as send:
+        assert [send().status for _ in range(2)] == [200, 200]
         assert len(arrived) == 3
-    with upstream(lambda _: True) as (port, arrived), in_front_of(port, tmp_path) as asked:
-        assert asked().refuses(502)
+    with upstream(lambda _: True) as (port, arrived), in_front_of(port, tmp_path) as send:
+        assert send().refuses(502)
         assert len(arrived) == 1
-    with in_front_of(find_port(), tmp_path) as asked:  # where nobody listens
-        assert asked().refuses(502)
+    with in_front_of(find_port(), tmp_path) as send:  # where nobody listens
+        assert send().refuses(502)
 
 
 def test_who_sends_nothing_or_half_a_body_is_cut_off_and_torchserve_never_hears_of_them(tmp_path: Path) -> None:

@@ -143,6 +143,6 @@ def test_a_killed_worker_costs_its_own_requests_alone_and_is_back_within_10_s(ow
     print(f"READY again after {back:.1f} s; {len(load.failed)} of {len(load.sent)} requests failed")
     assert back < 10
     assert len(load.failed) <= BATCH
-    assert all(each.begun < killed + 1 and each.status in (500, 507) for each in load.failed)
-    others = [each for each in load.sent if each.status == 200 and each.begun > killed and each.ended < killed + back]
+    assert all(each.start < killed + 1 and each.status in (500, 507) for each in load.failed)
+    others = [each for each in load.sent if each.status == 200 and each.start > killed and each.ended < killed + back]
     assert len(others) > 100

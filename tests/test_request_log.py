@@ -28,10 +28,12 @@ def written(path: Path, level: str, batches: list[list[Request]]) -> None:
         log.write(batch, 0.1, "1.0")
 
 
-@pytest.mark.parametrize(("level", "told"), [("info", [200, 404, 503]), ("warning", [404, 503]), ("error", [503])])
-def test_a_level_leaves_out_what_is_below_it_and_off_makes_no_file(level: str, told: list[int], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("level", "expected"), [("info", [200, 404, 503]), ("warning", [404, 503]), ("error", [503])])
+def test_a_level_leaves_out_what_is_below_it_and_off_makes_no_file(
+    level: str, expected: list[int], tmp_path: Path
+) -> None:
     written(tmp_path / "log", level, [served(*STATUSES)])
-    assert statuses(tmp_path / "log") == told
+    assert statuses(tmp_path / "log") == expected
     written(tmp_path / "off", "off", [served(*STATUSES)])
     assert not (tmp_path / "off").exists()
 

@@ -68,7 +68,7 @@ def test_no_request_fails_from_register_to_unregister(client: DigitsClient) -> N
         assert each.version in {
             version
             for (begin, _, version), end in zip(switches, ends, strict=True)
-            if begin <= each.ended and each.begun <= end
+            if begin <= each.ended and each.start <= end
         }
 
 
