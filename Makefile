@@ -1,34 +1,64 @@
 # Every command a person needs. Each target installs what it needs first: .venv, from the pins.
-PYTHON ?= python3.11
-VERSION ?=
-KIND ?= inference
-DATA ?= mnist
-ARGS ?=
-PIP_ARGS ?=
+
+# Only make's command line sets these variables: the environment may have others of such names (VERSION, from Debian's
+# os-release). Their text is not expanded; `quote` makes one word for the shell of it, with a default for an empty one.
+define newline
+
+
+endef
+quote = '$(subst ','\'',$(or $($(1)),$(2)))'
+is_given = $(filter command,$(origin $(1)))
+set = $(eval override $(1) := $$(if $$(is_given),$$(value $(1)),$(2)))$(eval unexport $(1))$(if \
+  $(findstring $(newline),$($(1))),$(error $(1) has several lines; expected one))
+HAS_GPU := $(if $(call is_given,TORCH_INDEX),false,nvidia-smi)
+$(call set,TORCH_INDEX,https://download.pytorch.org/whl/cpu)
+$(foreach name,ARGS DATA FROM IMAGE IMAGES KIND MAX MIN NEW OLD PIP_ARGS PYTHON RUN VERSION,$(call set,$(name)))
+
+VERSION_FORM := [0-9A-Za-z][0-9A-Za-z._-]*
+check_version = $(if $($(1)),$(if $(shell printf %s $(quote) | LC_ALL=C grep -Ex '$(VERSION_FORM)'),,$(error \
+  $(1) is $($(1)); expected letters, digits, dots, underscores and dashes, such as 1.1)))
+$(foreach name,NEW OLD VERSION,$(call check_version,$(name)))
+
+# These hold words as a shell splits them: quotes and patterns work, but nothing in them is run.
+check_words = $(if $(shell printf %s $(quote) | sed 's/\\.//g; s/'\''[^'\'']*'\''//g; s/"[^"$$`]*"//g' | \
+  tr -dc '();&|<>$$`"'\''\\'),$(error $(1) is $($(1)); expected words, in single quotes where a shell would run them))
+$(foreach name,ARGS IMAGES PIP_ARGS,$(if $($(name)),$(call check_words,$(name))))
+
+unexport MAKEFLAGS PYTHONPATH PYTHONHOME PYTHONSAFEPATH PYTHONSTARTUP PYTHONOPTIMIZE PYTHONWARNINGS PYTHONINSPECT
+export PYTHONUTF8 := 1
 
 PY := .venv/bin/python
 INSTALLED := .venv/installed
 INSTALLED_DEV := .venv/installed-dev
 INSTALLED_BENCH := .venv/installed-bench
-ARCHIVE := model_store/digits-$(or $(VERSION),1.0).mar
 BUNDLED := scripted_model.pt model/model.json handler/model-config.yaml $(wildcard handler/*.py handler/smoke/*.png)
 
-needed = $(or $($(1)),$(error no $(1); make $@ $(1)=$(2)))
+# DIGITS_HOME, from the environment too, is the folder of state, logs and archives; one of its own, for `make clean`.
+override DIGITS_HOME := $(value DIGITS_HOME)
+FOLDER := $(if $(DIGITS_HOME),$(DIGITS_HOME)/)
+STORE := $(or $(shell sed -n 's/^[[:space:]]*model_store[[:space:]]*[=:][[:space:]]*//p' config.properties | tail -n 1),model_store)
+STORE := $(if $(filter /%,$(STORE)),,$(FOLDER))$(STORE)
+STATE := $(FOLDER)served.json
+ARCHIVE := $(STORE)/digits-$(or $(VERSION),1.0).mar
+ARCHIVE_SUM := $(ARCHIVE).sha256
+exists = $(shell test -e $(quote) && echo yes)
+
+needed = $(if $($(1)),$(quote),$(error no $(1); make $@ $(1)=$(2)))
 
 .DEFAULT_GOAL := help
 .PHONY: help serve demo stop status token certs archive register compare promote rollback scale unregister models metrics monitor \
-  train tune evaluate evaluate-served report predict explain bench bench-quick profile test test-slow soak lint audit licences clean
+  train release tune evaluate evaluate-served report predict explain bench bench-quick test test-slow soak lint audit licences wheel clean
 
 help: ## these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# An archive that is there is not made anew, nor one that was served and is gone: a version stands for what was promoted.
-WANTED := $(if $(VERSION)$(if $(wildcard served.json),,first),$(ARCHIVE))
-SERVED := $(if $(and $(wildcard $(ARCHIVE)),$(wildcard $(ARCHIVE).sha256)),,$(WANTED))
+# An archive that is there is not built again, nor one that was served and is gone: a version stands for what was promoted.
+WANTED := $(if $(VERSION)$(if $(call exists,STATE),,first),archive)
+SERVED := $(if $(and $(call exists,ARCHIVE),$(call exists,ARCHIVE_SUM)),,$(WANTED))
 
 serve: $(INSTALLED) $(SERVED) ## serve until Ctrl-C what was served last; VERSION=1.1 to make that the default
-	@test ! -e $(ARCHIVE) || test -z "$$(find $(BUNDLED) -newer $(ARCHIVE))" || echo "note: model or handler is newer than $(ARCHIVE); roll it out as a new version: make archive VERSION=…" >&2
-	@exec $(PY) -m serving serve $(if $(VERSION),--version $(VERSION))
+	@test ! -e $(call quote,ARCHIVE) || test -z "$$(find $(BUNDLED) -newer $(call quote,ARCHIVE))" || echo "note: model or handler is newer than "$(call quote,ARCHIVE)"; roll it out as a new version: make archive VERSION=…" >&2
+	@exec $(PY) -m serving serve $(if $(VERSION),--version $(call quote,VERSION))
 
 demo: $(INSTALLED) $(SERVED) ## a page to draw digits on, in the browser; serves until Ctrl-C unless a server runs already
 	@exec $(PY) -m serving demo
@@ -40,21 +70,20 @@ status: $(INSTALLED) ## is it ready, what does it serve, how often restarted
 	@$(PY) -m serving status $(ARGS)
 
 token: $(INSTALLED) ## print the token of the running server; KIND=inference or management
-	@$(PY) -m serving token --kind $(KIND) $(ARGS)
+	@$(PY) -m serving token --kind $(call quote,KIND,inference) $(ARGS)
 
 certs: $(INSTALLED) ## a self-signed certificate to try TLS with, and the two lines that switch it on
 	@$(PY) -m serving certs
 
-archive: $(ARCHIVE) ## bundle model and handler into model_store/; VERSION=1.0
-
-$(ARCHIVE): $(BUNDLED) serving/archive.py $(INSTALLED)
-	@$(PY) -m serving archive --version $(or $(VERSION),1.0)
+archive: $(INSTALLED) ## bundle model and handler into model_store/; VERSION=1.0
+	@if test -e $(call quote,ARCHIVE) && test -z "$$(find $(BUNDLED) serving/archive.py $(INSTALLED) -newer $(call quote,ARCHIVE))"; \
+	  then echo $(call quote,ARCHIVE)": is up to date"; else $(PY) -m serving archive --version $(call quote,VERSION,1.0); fi
 
 register: $(INSTALLED) ## register an archive with the running server and prove it; VERSION=1.1
 	@$(PY) -m serving register digits-$(call needed,VERSION,1.1).mar $(ARGS)
 
 compare: $(INSTALLED) ## two versions on a folder of pictures; OLD=1.0 NEW=1.1 DATA=folder
-	@$(PY) -m serving compare $(call needed,OLD,1.0) $(call needed,NEW,1.1) "$(if $(filter file,$(origin DATA)),$(error no DATA; make compare OLD=$(OLD) NEW=$(NEW) DATA=folder),$(DATA))" $(ARGS)
+	@$(PY) -m serving compare $(call needed,OLD,1.0) $(call needed,NEW,1.1) $(call needed,DATA,folder) $(ARGS)
 
 promote: $(INSTALLED) ## make a registered version the default; VERSION=1.1
 	@$(PY) -m serving promote $(call needed,VERSION,1.1) $(ARGS)
@@ -63,7 +92,7 @@ rollback: $(INSTALLED) ## make the version before the default again
 	@$(PY) -m serving rollback $(ARGS)
 
 scale: $(INSTALLED) ## change how many workers the default version has; MIN=2 MAX=2
-	@$(PY) -m serving scale --min $(call needed,MIN,2) $(if $(MAX),--max $(MAX)) $(ARGS)
+	@$(PY) -m serving scale --min $(call needed,MIN,2) $(if $(MAX),--max $(call quote,MAX)) $(ARGS)
 
 unregister: $(INSTALLED) ## remove a version that is not the default; VERSION=1.0
 	@$(PY) -m serving unregister $(call needed,VERSION,1.0)
@@ -77,36 +106,35 @@ metrics: $(INSTALLED) ## print the metrics of TorchServe and the supervisor
 monitor: $(INSTALLED) ## Prometheus beside the running server, with rules and alerts, where it is installed; ARGS=options
 	@exec $(PY) -m monitoring start $(ARGS)
 
-train: $(INSTALLED) ## train and write the model files; DATA=mnist, mnist5k or a folder, ARGS=options
-	@$(PY) -m training train --data "$(DATA)" $(ARGS)
+train: $(INSTALLED) ## train and write the model files; DATA=mnist, mnist5k or a folder, FROM=released to fine-tune, ARGS=options
+	@$(PY) -m training train --data $(call quote,DATA,mnist) $(if $(FROM),--from $(call quote,FROM)) $(ARGS)
+
+release: $(INSTALLED) ## make a kept run the current model, which `make archive` bundles; RUN=id or released
+	@$(PY) -m training release $(call needed,RUN,released) $(ARGS)
 
 tune: $(INSTALLED) ## search for a better recipe on the validation split; DATA= as above, ARGS=options
-	@$(PY) -m training tune --data "$(DATA)" $(ARGS)
+	@$(PY) -m training tune --data $(call quote,DATA,mnist) $(ARGS)
 
 evaluate: $(INSTALLED) ## accuracy, recall, confusion matrix of the released model; DATA= and ARGS= as above
-	@$(PY) -m training evaluate --data "$(DATA)" $(ARGS)
+	@$(PY) -m training evaluate --data $(call quote,DATA,mnist) $(ARGS)
 
 evaluate-served: $(INSTALLED) ## accuracy through the served API, and its agreement with training; DATA=
-	@$(PY) -m benchmarks evaluate-served --data "$(DATA)"
+	@$(PY) -m benchmarks evaluate-served --data $(call quote,DATA,mnist)
 
 report: $(INSTALLED) ## docs/report.md: the released model on every set of digits and of what is none; DATA=, ARGS=
-	@$(PY) -m evaluation report --data "$(DATA)" $(ARGS)
+	@$(PY) -m evaluation report --data $(call quote,DATA,mnist) $(ARGS)
 
-predict: $(INSTALLED) ## read pictures without a server; IMAGES="a.png b.jpg"
+predict: $(INSTALLED) ## path, digit, confidence, accepted or rejected, warnings of pictures, without a server; IMAGES="a.png 'my b.jpg'"
 	@$(PY) -m training predict $(or $(IMAGES),$(error no pictures; make predict IMAGES="a.png b.jpg"))
 
 explain: $(INSTALLED) ## draw what of a picture spoke for its digit; IMAGE=a.png, ARGS="--target 3 -o why.png"
-	@$(PY) -m serving explain "$(call needed,IMAGE,a.png)" $(ARGS)
+	@$(PY) -m serving explain $(call needed,IMAGE,a.png) $(ARGS)
 
-bench: $(INSTALLED_BENCH) ## some 20 minutes: serving beside FastAPI, LitServe and TorchServe's defaults; what metrics cost; needs wrk
+bench: $(INSTALLED_BENCH) ## some 20 minutes: serving beside FastAPI, LitServe and TorchServe's defaults; needs wrk
 	@$(PY) -m benchmarks compare-servers
-	@$(PY) -m benchmarks metrics-overhead
 
-bench-quick: $(INSTALLED_BENCH) ## the first of these in two minutes, for a first look
+bench-quick: $(INSTALLED_BENCH) ## the same in two minutes, for a first look
 	@$(PY) -m benchmarks compare-servers --quick
-
-profile: $(INSTALLED_BENCH) ## where the time of a request goes, by py-spy and TorchServe's counters
-	@$(PY) -m benchmarks profile
 
 # Most tests run two at once; those marked `serial` run by themselves afterwards. With ARGS one run, of what they name.
 test: $(INSTALLED_DEV) ## the tests that an edit can break, real TorchServe included; ARGS=options of pytest
@@ -134,13 +162,38 @@ licences: $(INSTALLED_DEV) ## docs/licences.md: what all that is in .venv is lic
 	  echo "file LICENSE, the axe-core in it MPL-2.0; tests alone use both."; echo; \
 	  .venv/bin/pip-licenses --format markdown --with-urls --with-system; } > docs/licences.md
 
+wheel: $(INSTALLED) ## dist/: the client's wheel, digits-client, for callers elsewhere
+	@rm -rf build && $(PY) -m pip wheel --quiet --no-deps --wheel-dir dist . && rm -rf build digits_client.egg-info && ls dist/*.whl
+
 clean: ## remove .venv, archives, logs and caches; models stay
-	@rm -rf .venv logs served.json .mypy_cache .pytest_cache .ruff_cache model_store/*.mar model_store/*.sha256
+	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache $(call quote,FOLDER)logs $(if $(DIGITS_HOME),$(call quote,FOLDER)tmp) $(call quote,STATE) $(call quote,STORE)/digits-*.mar*
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# A .venv that works is kept, unless PYTHON names another Python.
+PYTHONS := $(if $(PYTHON),$(call quote,PYTHON),python3.11 python3.12 python3.13 python3)
+define make_venv
+found=; for python in $(if $(PYTHON),,.venv/bin/python) $(PYTHONS); do \
+  version=$$("$$python" -I -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue; \
+  case $$version in 3.11|3.12|3.13) ;; *) found="$$found; $$python is $$version"; continue ;; esac; \
+  if test "$$python" = .venv/bin/python; then "$$python" -I -m pip --version >/dev/null 2>&1 && exit; continue; fi; \
+  if "$$python" -I -c 'import ensurepip, venv' 2>/dev/null; then rm -rf .venv && exec "$$python" -m venv .venv; fi; \
+  found="$$found; $$python has no venv: on Debian or Ubuntu, apt install python$$version-venv"; \
+done; \
+echo "Python 3.11, 3.12 or 3.13 is needed; tried "$(call quote,PYTHONS)"$$found. Get one from the system (apt install python3" \
+  "python3-venv), from python.org, or by 'uv python install 3.13' or 'pyenv install 3.13'; then make PYTHON=/path/to/python3.13" >&2; \
+exit 1
+endef
+
+# Few retries: where that index cannot be reached, pip gives up within 20 s.
+define install_cpu_torch
+$(HAS_GPU) >/dev/null 2>&1 || RES_OPTIONS='timeout:2 attempts:1' $(PY) -m pip install $(PIP_ARGS) --disable-pip-version-check \
+  --no-deps --retries 1 --timeout 5 --index-url $(call quote,TORCH_INDEX) $$(grep -E '^torch(vision)?==' requirements.txt) || \
+  echo "note: no PyTorch from "$(call quote,TORCH_INDEX)"; PyPI's builds instead, which may bring gigabytes of CUDA" >&2
+endef
+
 $(INSTALLED): requirements.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v == (3, 11) or sys.exit("Python 3.11 is needed, this is %d.%d; make PYTHON=/path/to/python3.11" % v)'
-	$(PYTHON) -m venv .venv
+	@$(make_venv)
+	@$(if $(TORCH_INDEX),$(install_cpu_torch),:)
 	$(PY) -m pip install $(PIP_ARGS) -r requirements.txt
 	@touch $@
 

@@ -1,4 +1,4 @@
-"""python -m benchmarks COMMAND: how fast serving is, what its metrics cost, where the time goes, how accurate it is."""
+"""python -m benchmarks COMMAND: how fast serving is, and how accurate it is."""
 
 import argparse
 import signal
@@ -13,9 +13,6 @@ def parser() -> argparse.ArgumentParser:
     text = "this project beside FastAPI, LitServe and TorchServe's defaults"
     compare = add_command(commands, "compare-servers", "benchmarks.compare_servers:run", text)
     compare.add_argument("--quick", action="store_true", help="two minutes; prints and changes no page")
-    text = "what this project's metrics and request log cost"
-    add_command(commands, "metrics-overhead", "benchmarks.metrics_overhead:run", text)
-    add_command(commands, "profile", "benchmarks.profile_server:run", "where the time of a request goes")
     text = "accuracy through the served API, and agreement with training"
     evaluate = add_command(commands, "evaluate-served", "benchmarks.evaluate_served:run", text)
     evaluate.add_argument("--data", default="mnist", help="mnist, mnist5k or a torchvision root (default: %(default)s)")

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from benchmarks.servers import OURS, start_server
 from common.command_line import show_progress
+from digits_client.client import DigitsClient
+from digits_client.types import Prediction
 from handler.confidence import read_calibration
 from handler.preprocessing import frame, to_input
-from serving.client import DigitsClient
 from serving.config import ROOT, Config, read_config
-from serving.results import Answer
 from training.data import raw_pictures
 from training.export import RECORD
 from training.model import load_model
@@ -45,12 +45,12 @@ def run(given: argparse.Namespace) -> int:
 
 
 def predict_served(config: Config, images: Sequence[bytes]) -> NDArray[np.float64]:
-    """Return the server's probabilities [N,10]; ServingError if one image gets an error."""
+    """Return the server's probabilities [N,10]; DigitsError if one image gets an error."""
     probabilities: list[tuple[float, ...]] = []
-    with DigitsClient(config) as client:
-        answers = client.predict_many(list(images), CONNECTIONS)
+    with DigitsClient(server=config.make_server()) as client:
+        answers = client.predict_batch(images, connections=CONNECTIONS)
         for answer in show_progress(answers, "predicting", len(images), unit="images"):
-            if not isinstance(answer, Answer):
+            if not isinstance(answer, Prediction):
                 raise answer
             probabilities.append(answer.probabilities)
     return np.array(probabilities)

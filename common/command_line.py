@@ -31,11 +31,14 @@ def add_command(
     return parser
 
 
-def run_command(parser: argparse.ArgumentParser, words: Sequence[str] | None = None) -> int:
+def run_command(
+    parser: argparse.ArgumentParser, words: Sequence[str] | None = None, errors: tuple[type[Exception], ...] = ()
+) -> int:
     """Parse the words, run their command and return its exit code: 1 after an error, 130 after Ctrl-C.
 
-    A command may set `hint_if_stopped`, printed after Ctrl-C.
+    A command may set `hint_if_stopped`, printed after Ctrl-C. `errors` are printed as UserError and OSError are.
     """
+    failures: tuple[type[Exception], ...] = (UserError, OSError, *errors)
     hint = ""
     try:
         given = parser.parse_args(words)
@@ -47,7 +50,7 @@ def run_command(parser: argparse.ArgumentParser, words: Sequence[str] | None = N
     except BrokenPipeError:  # `… | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (UserError, OSError) as error:
+    except failures as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

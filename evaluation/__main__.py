@@ -1,4 +1,4 @@
-"""python -m evaluation report | drift | original
+"""python -m evaluation report
 
 python -m evaluation report --data mnist    docs/report.md; MNIST test 99.4%, about four minutes
 """
@@ -31,9 +31,6 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--photos", type=int, default=2000, help="photo-like pictures (default: %(default)s)")
     report.add_argument("--outliers", type=int, default=1000, help="pictures of a drawn set (default: %(default)s)")
     report.add_argument("--out", type=Path, default=ROOT / "docs", help="folder that gets report.md (default: docs)")
-    drift = add("drift", "write docs/drift.md: how far every set is from the drift baseline", data)
-    drift.add_argument("--out", type=Path, default=ROOT / "docs", help="folder that gets drift.md (default: docs)")
-    add("original", "train by the original recipe on plainly resized pictures, to compare with", data)
     return top
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from common.atomic import write_atomic
-from evaluation.ood_scores import BINS, Floats, Labels, risk_coverage
+from evaluation.ood_scores import BINS, Floats, Labels
 from handler.marks import WEAKEST, cut_out, find_marks, place, upright
 from handler.paper import background, reduced, separate, sheet
 from handler.preprocessing import decode, frame
@@ -36,31 +36,6 @@ def reliability(sets: dict[str, tuple[Floats, NDArray[np.bool_]]], path: Path) -
         for each in filled:
             axes.text((each + 0.5) / BINS, 0.02, str((bins == each).sum()), rotation=90, ha="center", fontsize=8)
         axes.set(title=name, xlabel="confidence (number of pictures in the bar)", ylabel="share right", ylim=(0, 1.02))
-    save(figure, path)
-
-
-def risks(sets: dict[str, tuple[Floats, NDArray[np.bool_]]], path: Path) -> None:
-    """Risk over coverage of each set, given as score [N] and right [N]."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    for name, (score, right) in sets.items():
-        coverage, risk = risk_coverage(score, right)
-        axes.plot(100 * coverage, 100 * risk, label=name)
-    axes.set(xlabel="accepted, % of the set", ylabel="wrong among the accepted, %", xlim=(80, 100), ylim=(0, None))
-    axes.grid(alpha=0.3)
-    axes.legend()
-    save(figure, path)
-
-
-def scores(sets: dict[str, Floats], threshold: float, path: Path) -> None:
-    """How the score is distributed in sets of digits and of what is none."""
-    figure = Figure(figsize=(7, 0.7 + 0.5 * len(sets)), layout="constrained")
-    axes = figure.subplots()
-    axes.boxplot(list(sets.values()), orientation="horizontal", tick_labels=list(sets), whis=(1, 99), showfliers=False)
-    axes.axvline(threshold, color="red", linewidth=1, label=f"threshold {threshold:.3f}")
-    axes.set(xlabel="score: median, quartiles, 1% and 99%")
-    axes.invert_yaxis()
-    axes.legend(loc="lower right")
     save(figure, path)
 
 

@@ -24,10 +24,3 @@ def auroc(digits: Floats, outliers: Floats) -> float:
     scores = torch.from_numpy(np.concatenate((digits, outliers)))
     target = torch.cat((torch.ones(len(digits)), torch.zeros(len(outliers)))).long()
     return float(torchmetrics.functional.classification.binary_auroc(scores, target))
-
-
-def risk_coverage(score: Floats, right: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Coverage [N], the share of pictures accepted as the threshold falls, and the risk [N], wrong ones among them."""
-    order = np.argsort(-score, kind="stable")
-    count = np.arange(1, len(score) + 1)
-    return count / len(score), np.cumsum(~right[order]) / count

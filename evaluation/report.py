@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation import figures, original
+from evaluation import figures
 from evaluation.asked import Answers, Asked, asked
-from evaluation.ood_scores import Floats, auroc, calibration_error
+from evaluation.ood_scores import auroc, calibration_error
 from evaluation.outlier_sets import MissingData
 from evaluation.sets import CLEAN, PHOTO_LIKE, Sample, digit_sets, fashion_set, outlier_sets, png, scikit_learn_digits
 from handler.confidence import SOFTER, Calibration
@@ -32,28 +32,24 @@ its archive, in its batches. Written by `make report`; the digit sets are made o
 
 ## Digits
 
-ECE is the expected calibration error (15 bins). The last column is the original notebook's recipe with its plain
-resize, on the same bytes. A digit that was refused as blank counts as wrong.
+ECE is the expected calibration error (15 bins). A digit that was refused as blank counts as wrong.
 
-| set | pictures | right | ECE | accepted | right among accepted | the original |
-|---|---|---|---|---|---|---|
+| set | pictures | right | ECE | accepted | right among accepted |
+|---|---|---|---|---|---|
 {digits}
 
 ![Confusion matrix](report/confusion_matrix.png)
 ![Reliability](report/reliability.png)
-![Risk and coverage](report/risk_coverage.png)
 
 ## What is no digit
 
 A picture is accepted if its score is at least {threshold:.4f} nats: the negative entropy of probabilities at {softer:g}
 times the temperature of its confidence, which is {temperature:.4f}. AUROC: how well the score tells the {clean} digits
-from the set; what is refused as blank has the lowest score. The original's score is its highest probability.
+from the set; what is refused as blank has the lowest score.
 
-| set | pictures | AUROC | refused | of these as blank | AUROC, the original |
-|---|---|---|---|---|---|
+| set | pictures | AUROC | refused | of these as blank |
+|---|---|---|---|---|
 {outliers}
-
-![Scores](report/score.png)
 
 ## Framing
 
@@ -73,11 +69,10 @@ The picture, and the frame that the model saw; the most confident first. {clean}
 
 @dataclass(frozen=True)
 class Result:
-    """A set, what the handler answered, and what the original's way gives for the same bytes."""
+    """A set, and what the handler answered."""
 
     sample: Sample
     answers: Answers
-    original: Floats
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -87,10 +82,6 @@ class Result:
     @property
     def right(self) -> NDArray[np.bool_]:
         return np.asarray(self.answers.digits == self.labels)
-
-    @property
-    def original_accuracy(self) -> float:
-        return float((self.original.argmax(1) == self.labels).mean())
 
 
 def report(source: str, folder: Path, photos: int, outlier_count: int, part: str = "test") -> Path:
@@ -104,7 +95,7 @@ def report(source: str, folder: Path, photos: int, outlier_count: int, part: str
         ]
         outliers = [_result(handler, sample) for sample in _outliers(outlier_count)]
     (folder / PICTURES).mkdir(parents=True, exist_ok=True)
-    _draw(folder / PICTURES, digits, outliers, Calibration(**calibration).threshold, greys)
+    _draw(folder / PICTURES, digits, greys)
     (folder / "report.md").write_text(_page(source, part, digits, outliers, Calibration(**calibration)))
     return folder / "report.md"
 
@@ -118,21 +109,13 @@ def _outliers(count: int) -> Iterator[Sample]:
 
 
 def _result(handler: Asked, sample: Sample) -> Result:
-    plainly = original.answers(sample.pictures, sample.name)
-    return Result(sample, handler.answers(sample.pictures, sample.name), plainly)
+    return Result(sample, handler.answers(sample.pictures, sample.name))
 
 
-def _draw(
-    folder: Path, digits: list[Result], outliers: list[Result], threshold: float, greys: NDArray[np.uint8]
-) -> None:
+def _draw(folder: Path, digits: list[Result], greys: NDArray[np.uint8]) -> None:
     by_name = {result.sample.name: result for result in digits}
     two = {name: (by_name[name].answers.confidence, by_name[name].right) for name in (CLEAN, PHOTO_LIKE)}
     figures.reliability(two, folder / "reliability.png")
-    scored = {name: (by_name[name].answers.scores, by_name[name].right) for name in two}
-    figures.risks(scored, folder / "risk_coverage.png")
-    shown = [each for each in (*digits, *outliers) if not each.answers.refused.all()]
-    spread = {each.sample.name: each.answers.scores[~each.answers.refused] for each in shown}
-    figures.scores(spread, threshold, folder / "score.png")
     for name in two:
         _draw_mistakes(by_name[name], folder / f"mistakes_{name}.png")
     figures.stages(_examples(greys, by_name), folder / "framing.png")
@@ -191,7 +174,7 @@ def _digit_row(result: Result) -> str:
     among = right[answers.accepted].mean() if answers.accepted.any() else float("nan")
     return (
         f"| {result.sample.name} | {len(right):,} | {right.mean():.2%} | {error:.2%} | {answers.accepted.mean():.2%} "
-        f"| {among:.2%} | {result.original_accuracy:.2%} |"
+        f"| {among:.2%} |"
     )
 
 
@@ -199,6 +182,5 @@ def _outlier_row(result: Result, clean: Result) -> str:
     answers = result.answers
     return (
         f"| {result.sample.name} | {len(answers.digits):,} | {auroc(clean.answers.scores, answers.scores):.4f} "
-        f"| {1 - answers.accepted.mean():.2%} | {answers.refused.mean():.2%} "
-        f"| {auroc(clean.original.max(1), result.original.max(1)):.4f} |"
+        f"| {1 - answers.accepted.mean():.2%} | {answers.refused.mean():.2%} |"
     )

@@ -1,5 +1,6 @@
 """What the service takes and gives, as JSON Schema (2020-12): told by the management API and by docs/openapi.yaml."""
 
+from base64 import b64encode
 from typing import Any
 
 from handler.decoding import FORMATS, MAX_BYTES, MAX_PIXELS
@@ -65,8 +66,9 @@ SCHEMAS: dict[str, Schema] = {
 }
 
 
-def description(version: str, record: dict[str, Any]) -> dict[str, Any]:
-    """Of the archive's version and its model.json."""
+def description(version: str, record: dict[str, Any], smoke_images: dict[str, bytes]) -> dict[str, Any]:
+    """Describe the archive's version by its model.json and its smoke images, digit -> PNG."""
+    expected = record.get("smoke", {})
     return {
         "version": version,
         "run": {key: record.get(key) for key in ("run_id", "data", "recipe", "libraries")},
@@ -83,4 +85,8 @@ def description(version: str, record: dict[str, Any]) -> dict[str, Any]:
         "input": {"picture": f"raw body or multipart field data: {', '.join(FORMATS)}", "json": "Instances"},
         "output": {"picture": "Answer", "json": "Predictions", "explanations": "Explanation", "refused": "Refusal"},
         "components": {"schemas": SCHEMAS},
+        "smoke": {
+            digit: {"b64": b64encode(image).decode(), "probabilities": expected.get(digit)}
+            for digit, image in smoke_images.items()
+        },
     }

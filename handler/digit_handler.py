@@ -26,6 +26,7 @@ from handler.time_limit import TooLongError, limited
 PICTURE_SECONDS = 5.0  # of CPU, to decode one image; the slowest of 50 million pixels that are no attack take 2
 # To read the images of a batch; those of batch requests share theirs. Clients wait for 10 s, TorchServe for 60.
 BULK_SECONDS, BATCH_SECONDS = 3.0, 30.0
+SEQUENCE_HEADERS = {f"ts_request_sequence_{part}" for part in ("id", "start", "end")}  # of gRPC's StreamPredictions2
 
 
 class DigitHandler:
@@ -40,9 +41,9 @@ class DigitHandler:
         scripted, record = folder / model["serializedFile"], folder / "model.json"
         self.scripted = torch.jit.load(str(scripted), map_location="cpu").eval()  # for explanations: differentiable
         self.classifier = Classifier(scripted, record, model["modelVersion"])
-        self.description = description(self.classifier.version, json.loads(record.read_text()))
-        smoke = [examine(path.read_bytes()) for path in sorted((folder / "handler" / "smoke").glob("*.png"))]
-        self.classifier.warm_up(smoke, context.system_properties["batch_size"])
+        smoke = {path.stem: path.read_bytes() for path in sorted((folder / "handler" / "smoke").glob("*.png"))}
+        self.description = description(self.classifier.version, json.loads(record.read_text()), smoke)
+        self.classifier.warm_up([examine(image) for image in smoke.values()], context.system_properties["batch_size"])
         self.metrics, self.log = Metrics(self.classifier.version), RequestLog.from_environment()  # last: it has loaded
         logging.getLogger().setLevel(logging.WARNING)  # TorchServe's worker logs a line for every batch
 
@@ -167,5 +168,15 @@ def _set_response(context: Any, index: int, request: Request) -> None:
     request.request_id = context.get_request_id(index)
     context.set_response_status(request.status, HTTPStatus(request.status).phrase, index)
     context.set_response_content_type(index, request.content_type)
+    _protect_worker(context, index)
     if request.correlation_id:
         context.set_response_header(index, CORRELATION_HEADER, request.correlation_id)
+
+
+def _protect_worker(context: Any, index: int) -> None:
+    """Keep TorchServe from ending the worker after a streaming call by gRPC; those have no HTTP headers."""
+    headers = {name for name, value in context.get_all_request_header(index).items() if isinstance(value, str)}
+    if not headers:
+        context.set_response_header(index, "ts_stream_next", "false")  # StreamPredictions fails without it
+    elif headers <= SEQUENCE_HEADERS:
+        context.request_ids.pop(index)  # StreamPredictions2 has failed already; a response would be one too many

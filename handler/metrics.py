@@ -17,20 +17,26 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, values
 
 from handler.drift import CONFIDENCE, INK, SIZE, WIDTH
 from handler.marks import ink_and_widths
-from handler.protocol import METRICS_FOLDER, WARNINGS, reserve_metric_files
+from handler.protocol import METRICS_FOLDER, WARNINGS
 from handler.records import ImageRecord, Request
 
 SECONDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 REQUESTS = (1, 2, 4, 8, 16)
+FILE_BYTES = 1 << 16  # of a file of values, as prometheus_client makes it
 REASONS = ("unreadable", "too_large", "blank", "invalid_request", "late", "internal_error")
 KINDS = ("digit", "digits", "explanation", "description")
 
 
 def _choose_storage() -> None:
-    """Keep values in files, if there is room on the disk; else in this process: it serves all the same."""
+    """Keep values in files, if there is room on the disk; else in this process: it serves all the same.
+
+    prometheus_client would create the files without room: on a full disk the first value then kills the process.
+    """
     if folder := os.environ.get(METRICS_FOLDER):
         try:
-            reserve_metric_files(Path(folder), os.getpid())
+            for kind in ("counter", "histogram"):
+                with Path(folder, f"{kind}_{os.getpid()}.db").open("ab") as file:
+                    os.posix_fallocate(file.fileno(), 0, FILE_BYTES)
         except OSError as error:
             logging.warning("what this worker counts is not shown: %s", error)
             values.ValueClass = values.MutexValue
@@ -47,7 +53,10 @@ def _observe(histogram: Histogram, observed: Sequence[float]) -> None:
 
 
 class Metrics:
-    """Of the worker's version. All values are there, at 0, from the start: a rate sees the first event too."""
+    """Metrics of the worker's version. All values are there, at 0, from the start: a rate sees the first event too.
+
+    Large because every metric is an attribute.
+    """
 
     def __init__(self, version: str) -> None:
         _choose_storage()

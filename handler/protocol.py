@@ -3,10 +3,8 @@
 It imports nothing but Python's own modules, so clients and the supervisor may use it without a decoder or torch.
 """
 
-import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 CORRELATION_HEADER = "X-Correlation-ID"  # echoed, so that a client knows a response for its own
@@ -15,7 +13,6 @@ REQUEST_LOG_PATH, REQUEST_LOG_LEVEL = "DIGITS_REQUEST_LOG", "DIGITS_REQUEST_LOG_
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # environment of workers; prometheus_client's own name
 WARNINGS = ("inverted", "several_marks", "faint", "touches_border", "low_resolution")  # of predictions
 MAX_INSTANCES = 256  # images of one batch request
-METRIC_FILES, METRIC_FILE_BYTES = ("counter", "histogram"), 1 << 16  # of a process, as prometheus_client makes them
 
 _CORRELATION_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _CORRELATION, _PROBE = CORRELATION_HEADER.lower(), PROBE_HEADER.lower()
@@ -38,14 +35,3 @@ def read_marks(headers: Mapping[str, Any]) -> RequestMarks:
         elif lower == _PROBE and isinstance(value, str):
             is_probe = True
     return RequestMarks(correlation_id, is_probe)
-
-
-def reserve_metric_files(folder: Path, process: int, size: int = METRIC_FILE_BYTES) -> None:
-    """Create a process's files of counters and histograms with at least `size` bytes on the disk; OSError if full.
-
-    prometheus_client would create them without: on a full disk the first value then kills the process (SIGBUS).
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for kind in METRIC_FILES:
-        with (folder / f"{kind}_{process}.db").open("ab") as file:
-            os.posix_fallocate(file.fileno(), 0, max(size, METRIC_FILE_BYTES))

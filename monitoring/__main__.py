@@ -1,7 +1,4 @@
-"""python -m monitoring start | check
-
-python -m monitoring start      Prometheus on http://127.0.0.1:9090 beside the running service, until Ctrl-C
-"""
+"""python -m monitoring start      Prometheus on http://127.0.0.1:9090 beside the running service, until Ctrl-C"""
 
 import argparse
 import sys
@@ -17,18 +14,15 @@ def parser() -> argparse.ArgumentParser:
     """Build the command line."""
     top = argparse.ArgumentParser(
         "python -m monitoring",
-        description="Prometheus and the dashboard beside the running service.",
+        description="Prometheus beside the running service.",
         epilog="COMMAND --help shows the options. --config comes before COMMAND.",
     )
     help_text = "config.properties (default: the project's)"
     top.add_argument("--config", type=_config, default=str(DEFAULT), metavar="FILE", help=help_text)
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--address", default=ADDRESS, help="of Prometheus, HOST:PORT (default: %(default)s)")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     text = "run Prometheus in the foreground until Ctrl-C"
-    add_command(commands, "start", "monitoring.monitoring_commands:start", text, [shared])
-    text = "print every panel of the dashboard that has no data; exits 1 if there is one"
-    add_command(commands, "check", "monitoring.monitoring_commands:check", text, [shared])
+    start = add_command(commands, "start", "monitoring.monitoring_commands:start", text)
+    start.add_argument("--address", default=ADDRESS, help="of Prometheus, HOST:PORT (default: %(default)s)")
     return top
 
 

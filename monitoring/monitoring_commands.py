@@ -2,13 +2,10 @@
 
 import argparse
 
-from monitoring.api import Prometheus
-from monitoring.dashboard import read_panels
 from monitoring.process import check_running, run_prometheus, scrape_targets, wait_ready
 from serving.signals import handle_signals, take_terminal
 
 POLL_SECONDS = 0.5
-CHECKED_MINUTES = 10.0
 
 
 def start(given: argparse.Namespace) -> int:
@@ -22,14 +19,3 @@ def start(given: argparse.Namespace) -> int:
             while not stop.wait(POLL_SECONDS):
                 check_running(process)
     return 0
-
-
-def check(given: argparse.Namespace) -> int:
-    """Print every panel of the dashboard that had no data in the last minutes; return 1 if there is one."""
-    prometheus, code = Prometheus(given.address), 0
-    for panel in read_panels():
-        empty = [query for query in panel.queries if not prometheus.has_data(query, CHECKED_MINUTES)]
-        if empty:
-            print(f"no data: {panel.title}: {'; '.join(empty)}")
-            code = 1
-    return code

@@ -1,7 +1,6 @@
 """A Prometheus process for one server: its configuration, start and end."""
 
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import requests
 import yaml
 
 from common.errors import UserError
-from monitoring.api import Prometheus
 from serving.config import Config
 from serving.torchserve import end_with_parent
 
@@ -24,7 +23,7 @@ JOBS = {"digits": "supervisor", "torchserve": "metrics"}  # job -> address in co
 RETENTION = "15d"
 START_SECONDS = 60.0  # a write-ahead log of many days takes a while to replay
 STOP_SECONDS = 30.0
-POLL_SECONDS = 0.1
+POLL_SECONDS, PROBE_SECONDS = 0.1, 30.0
 
 
 def scrape_targets(config: Config) -> dict[str, str]:
@@ -60,7 +59,6 @@ def run_prometheus(config: Config, address: str) -> Iterator["subprocess.Popen[b
             "no prometheus on PATH; on Debian: apt-get install prometheus; elsewhere the binary from "
             "https://prometheus.io/download/"
         )
-    _check_address(address)
     folder = config.logs / "prometheus"
     folder.mkdir(parents=True, exist_ok=True)
     configuration = folder / "prometheus.yml"
@@ -92,33 +90,25 @@ def run_prometheus(config: Config, address: str) -> Iterator["subprocess.Popen[b
 
 def wait_ready(process: "subprocess.Popen[bytes]", address: str, stop: threading.Event) -> None:
     """Wait until Prometheus is ready or `stop` is set; raises UserError if it ends or takes too long."""
-    prometheus, deadline = Prometheus(address), time.monotonic() + START_SECONDS
-    while not (stop.is_set() or prometheus.is_ready()):
+    deadline = time.monotonic() + START_SECONDS
+    while not (stop.is_set() or is_ready(address)):
         check_running(process)
         if time.monotonic() > deadline:
             raise UserError(f"Prometheus does not answer on {address} after {START_SECONDS:.0f} s")
         stop.wait(POLL_SECONDS)
 
 
+def is_ready(address: str) -> bool:
+    """Return whether a Prometheus on the address answers."""
+    try:
+        with requests.Session() as session:
+            session.trust_env = False  # no proxy on the way to loopback
+            return session.get(f"http://{address}/-/ready", timeout=PROBE_SECONDS).ok
+    except requests.RequestException:
+        return False
+
+
 def check_running(process: "subprocess.Popen[bytes]") -> None:
     """Raise UserError if the process has ended."""
     if process.poll() is not None:
         raise UserError(f"Prometheus ended by itself, with code {process.returncode}; its output says why")
-
-
-def _check_address(address: str) -> None:
-    try:
-        parsed = urlsplit(f"//{address}")
-        host, port = parsed.hostname, parsed.port
-    except ValueError as error:
-        raise UserError(f"--address is {address}: {error}; expected HOST:PORT") from error
-    if not host or not port:
-        raise UserError(f"--address is {address}; expected HOST:PORT, such as 127.0.0.1:9090")
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Prometheus does; old connections do not count
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise UserError(
-                f"cannot listen on {address}: {error.strerror}; end what listens there or choose another --address"
-            ) from error

@@ -20,6 +20,7 @@ from zipfile import BadZipFile, ZipFile
 
 import yaml
 
+from digits_client.smoke_test import Smoke
 from serving.config import MODEL, ROOT, ServingError
 
 VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]*")
@@ -50,31 +51,25 @@ class Archive:
     settings: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Smoke:
-    """An archive's smoke pictures: digit -> picture, and digit -> the ten probabilities its model.json expects."""
-
-    pictures: dict[str, bytes]
-    expected: dict[str, list[float]]
-
-    def one(self) -> "Smoke":
-        """The first of them alone."""
-        return Smoke(dict([next(iter(self.pictures.items()))]), self.expected)
-
-
 def build_archive(version: str, store: Path, root: Path = ROOT) -> Path:
     """Writes the archive of `root`'s released model into the store, whole or not at all; returns its path."""
     if not VERSION.fullmatch(version):
         raise ServingError(f"version {version!r}; expected letters, digits, dots and dashes, such as 1.1")
-    store.mkdir(parents=True, exist_ok=True)
     target = archive_path(store, version)
-    # The archiver stages in $TMPDIR under the model's name: a folder of our own keeps parallel runs apart.
-    with tempfile.TemporaryDirectory(dir=store, prefix=".archive-") as temporary:
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        # The archiver stages in $TMPDIR under the model's name: a folder of our own keeps parallel runs apart.
+        staging = tempfile.TemporaryDirectory(dir=store, prefix=".archive-")
+    except OSError as error:
+        raise ServingError(
+            f"{store}: cannot be written ({error.strerror}); change that, or set DIGITS_HOME to another folder"
+        ) from error
+    with staging as temporary:
         staged = _stage(root, Path(temporary) / "staged")
         _archiver(root, staged, version, Path(temporary))
         written = Path(temporary) / f"{MODEL}.mar"
         listed = Path(temporary) / "sha256"
-        listed.write_text(f"{sha256(written)}  {target.name}\n")  # `sha256sum --check` reads it
+        listed.write_text(f"{sha256(written)}  {target.name}\n", encoding="utf-8")  # `sha256sum --check` reads it
         listed.replace(_sum_file(target))  # first: make takes an archive that is there for a finished one
         written.replace(target)
     return target
@@ -93,11 +88,6 @@ def is_changed(path: Path) -> bool:
     """Whether the archive is not the one whose SHA-256 is beside it; False if none is."""
     listed = _sum_file(path)
     return listed.is_file() and listed.read_bytes().split()[:1] != [sha256(path).encode()]
-
-
-def by_number(version: str) -> list[str | int]:
-    """A key that sorts 1.9 before 1.10."""
-    return [int(part) if part.isascii() and part.isdecimal() else part for part in re.split(r"([0-9]+)", version)]
 
 
 def check_archive(store: Path, given: str) -> Archive:
@@ -124,6 +114,15 @@ def read_smoke(path: Path) -> Smoke:
             return _smoke(members)
     except _UNREADABLE as error:
         raise ServingError(f"{path.name}: its smoke pictures cannot be read ({error})") from error
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return how an archive's model-config.yaml wants to be run; TorchServe's defaults if it cannot be read."""
+    try:
+        with ZipFile(path) as members:
+            return _settings(members)
+    except _UNREADABLE:
+        return dict(_DEFAULTS)
 
 
 def _in_store(store: Path, given: str) -> Path:
@@ -228,4 +227,4 @@ def _archiver(root: Path, staged: Path, version: str, temporary: Path) -> None:
     command += [str(word) for option in options.items() for word in option]
     run = subprocess.run(command, env=os.environ | {"TMPDIR": str(temporary)}, capture_output=True, text=True)
     if run.returncode:
-        raise ServingError(f"torch-model-archiver failed:\n{run.stderr.strip()}")
+        raise ServingError(f"torch-model-archiver failed: {run.stderr.strip().rpartition(chr(10))[2]}")

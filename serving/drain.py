@@ -1,46 +1,28 @@
-"""Knows when TorchServe has answered all that it has received. It does not say so itself.
-
-What is received is in a version's queue, waits up to its batch delay for company, or is in a worker's hands; a worker
-that has something in hand uses the processor, for it has one thread and reads its pictures from memory.
-"""
+"""Processor time of TorchServe's workers, which tells whether requests are under way (digits_client.wait_idle)."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import psutil
 
-from serving.results import Version
-
-IDLE_SECONDS = 0.3  # without work, over the batch delay, until nothing is taken to be under way
-POLL_SECONDS = 0.05
+from digits_client.types import Version
 
 
-def wait_idle(versions: Callable[[], Iterable[Version]], seconds: float, hurry: Callable[[], bool] = bool) -> bool:
-    """Waits until nothing of these versions is under way; False if `seconds` pass, or `hurry` says so, first."""
-    deadline = time.monotonic() + seconds
-    idle_since = time.monotonic()
-    before: dict[int, float] = {}
-    while time.monotonic() < deadline and not hurry():
-        listed = list(versions())
-        work = _work(listed)
-        if work != before or any(version.pending for version in listed):
-            idle_since, before = time.monotonic(), work
-        longest = max((version.max_batch_delay for version in listed), default=0) / 1000
-        if time.monotonic() - idle_since > longest + IDLE_SECONDS:
-            return True
-        time.sleep(POLL_SECONDS)
-    return False
+def measure_work(versions: Iterable[Version]) -> dict[str, float]:
+    """Return processor seconds of the READY workers by version; they change between any two looks while one works.
+
+    A worker has one thread and reads its images from memory, so it uses the processor while it has something in hand.
+    """
+    return {
+        version.version: sum(_measure_worker(worker.pid) for worker in version.workers if worker.status == "READY")
+        for version in versions
+    }
 
 
-def _work(versions: list[Version]) -> dict[int, float]:
-    """Processor seconds of each READY worker so far; no two looks at a worker that is working give the same."""
-    work = {}
-    for worker in (each for version in versions for each in version.workers if each.status == "READY"):
-        try:
-            process = psutil.Process(worker.pid)
-            times = process.cpu_times()
-            running = process.status() == psutil.STATUS_RUNNING
-        except psutil.Error:  # it died: what it had in hand has been answered with an error
-            continue
-        work[worker.pid] = time.monotonic() if running else times.user + times.system
-    return work
+def _measure_worker(pid: int) -> float:
+    try:
+        process = psutil.Process(pid)
+        times = process.cpu_times()
+        return time.monotonic() if process.status() == psutil.STATUS_RUNNING else times.user + times.system
+    except psutil.Error:  # it died: what it had in hand has been answered with an error
+        return 0.0

@@ -23,11 +23,13 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.archive import VERSION, by_number
-from serving.client import DigitsClient
+from digits_client.exceptions import ApiError, DigitsError, UnreachableError
+from digits_client.management import ManagementClient
+from digits_client.types import make_sort_key
+from serving.archive import VERSION
 from serving.config import DRAW_PATH as PATH
-from serving.config import Config, ServingError
-from serving.connection import RefusedError, UnreachableError
+from serving.config import Config
+from serving.start_checks import resolve_address
 
 HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 AT_ONCE = 4  # images of the page; callers with a token come first
@@ -50,8 +52,8 @@ mimetypes.add_type("text/javascript", ".js")  # some systems know another, or no
 
 def make_draw_routes(config: Config, problem: Callable[[], str | None]) -> list[BaseRoute]:
     """Make the routes of the page; `problem` says why the service is not ready, None if it is."""
-    host, _ = config.ports()["supervisor"]
-    if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
+    _, (host, _port) = resolve_address(*config.ports()["supervisor"])
+    if not ipaddress.ip_address(host).is_loopback:
         reason = f"the page needs no token: it is here only while supervisor_address is loopback, not {host}\n"
         return [Mount(PATH, PlainTextResponse(reason, 403)), Route(PATH, PlainTextResponse(reason, 403))]
     page = DrawPage(config, problem)
@@ -142,40 +144,40 @@ class DrawPage:
         if problem := self.problem():
             return {"problem": problem}
         with self._open_client() as client:
-            names = sorted(client.models(), key=by_number)
-            return {"default": client.default().version, "versions": names, "max_bytes": self.config.max_body}
+            names = sorted(client.list_versions(), key=make_sort_key)
+            return {"default": client.get_default().version, "versions": names, "max_bytes": self.config.max_body}
 
     def _predict(self, picture: bytes, version: str, _: str) -> dict[str, Any]:
         with self._open_client() as client:
-            return asdict(client.predict(picture, self._choose_version(client, version), probe=True))
+            return asdict(client.inference.predict(picture, self._choose_version(client, version), probe=True))
 
     def _explain(self, picture: bytes, version: str, target: str) -> dict[str, Any]:
         if target and target not in set("0123456789"):
-            raise RefusedError(400, "InvalidRequest", f"target is {target}; expected a digit")
+            raise ApiError(400, "InvalidRequest", f"target is {target}; expected a digit")
         with self._open_client() as client:
             version = self._choose_version(client, version)
-            found = client.explain(picture, int(target) if target else None, version, probe=True)
-        return vars(found) | {"attribution": found.attribution.tolist(), "framed": found.framed.tolist()}
+            found = client.inference.explain(picture, int(target) if target else None, version, probe=True)
+        return asdict(found)
 
-    def _choose_version(self, client: DigitsClient, version: str) -> str:
+    def _choose_version(self, client: ManagementClient, version: str) -> str:
         """Name the version even if it is the default: its own URL keeps the page out of the callers' figures."""
         if version and not VERSION.fullmatch(version):
-            raise RefusedError(400, "InvalidRequest", f"version is {version}; expected one of {PATH}/state")
-        return version or client.default().version
+            raise ApiError(400, "InvalidRequest", f"version is {version}; expected one of {PATH}/state")
+        return version or client.get_default().version
 
-    def _open_client(self) -> DigitsClient:
+    def _open_client(self) -> ManagementClient:
         """Open a client with the current tokens of this server, whatever the environment says."""
-        return DigitsClient(self.config, key_file=self.config.key_file)
+        return ManagementClient(server=self.config.make_server())
 
 
 def _respond(answer: Callable[[], Any]) -> Response:
     try:
         return JSONResponse(answer())
-    except RefusedError as error:
+    except ApiError as error:
         return _error_response(error.status, error.type, error.message)
     except UnreachableError as error:
         return _error_response(503, "ServiceUnavailableException", str(error))
-    except ServingError as error:
+    except DigitsError as error:
         return _error_response(502, "InvalidAnswer", str(error))
 
 

@@ -1,4 +1,4 @@
-"""One server a folder: who it is, how it is told to stop, what a killed one has left."""
+"""One server a folder: its processes, how it is stopped, what a killed one has left."""
 
 import fcntl
 import json
@@ -35,16 +35,16 @@ class Lock:
     def __init__(self, file: IO[str]) -> None:
         self.file = file
 
-    def name(self, server: TorchServe) -> None:
-        """Writes down what is to be ended if this process is killed."""
+    def record(self, server: TorchServe) -> None:
+        """Write down what is to be ended if this process is killed."""
         _write(self.file, Owner(os.getpid(), server.process.pid, str(server.temporary)))
 
 
 @contextmanager
 def locked(config: Config) -> Iterator[Lock]:
-    """ServingError if a server runs here; ends first what a killed one has left."""
+    """Hold the lock of this folder; ServingError if a server runs here. First, end what a killed one has left."""
     config.lock_file.touch()
-    with config.lock_file.open("r+") as file:
+    with config.lock_file.open("r+", encoding="utf-8") as file:
         if not _take(file, fcntl.LOCK_EX, _PROBE_SECONDS):
             raise ServingError(f"a server already runs here, as process {_owner(file).supervisor}; `make stop` ends it")
         left = _owner(file)
@@ -58,15 +58,15 @@ def locked(config: Config) -> Iterator[Lock]:
 
 
 def process_of(config: Config) -> int | None:
-    """The process of the supervisor that serves here; None if there is none."""
+    """Return the process of the supervisor that serves here; None if there is none."""
     if not config.lock_file.exists():
         return None
-    with config.lock_file.open("r+") as file:
+    with config.lock_file.open(encoding="utf-8") as file:
         return None if _take(file, fcntl.LOCK_SH) else _owner(file).supervisor or None
 
 
 def stop(config: Config) -> bool:
-    """Stops the server of this configuration and waits until all of it has ended; False if none runs."""
+    """Stop the server of this configuration and wait until all of it has ended; False if none runs."""
     process = process_of(config)
     if process is None:
         return False
@@ -74,13 +74,13 @@ def stop(config: Config) -> bool:
     deadline = time.monotonic() + STOP_SECONDS
     while process_of(config) == process:
         if time.monotonic() > deadline:
-            raise ServingError(f"the server still runs {STOP_SECONDS:.0f} s after it was asked to stop")
+            raise ServingError(f"the server still runs {STOP_SECONDS:.0f} s after SIGTERM")
         time.sleep(_POLL_SECONDS)
     return True
 
 
 def _take(file: IO[str], lock: int, seconds: float = 0) -> bool:
-    """Whether no server holds the file's lock; held, alone or shared, until the file is closed."""
+    """Take the file's lock, alone or shared, until the file is closed; False if a server holds it."""
     deadline = time.monotonic() + seconds
     while True:
         try:

@@ -8,15 +8,20 @@ import time
 import webbrowser
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 
 from tabulate import tabulate
 
 from common.command_line import print_json, print_table
+from digits_client.digits_commands import list_versions
+from digits_client.exceptions import DigitsError
+from digits_client.status import StatusClient
+from digits_client.transport import add_environment_tokens, read_token
+from digits_client.types import make_sort_key
 from serving import lock
-from serving.archive import build_archive, by_number
-from serving.client import DigitsClient
-from serving.client_commands import list_versions
+from serving.archive import build_archive
 from serving.config import DRAW_PATH, Config, ServingError
+from serving.local_management import LocalManagementClient
 from serving.state import read_state
 
 ROTATION_SECONDS = 10.0  # until the supervisor has changed the tokens
@@ -24,9 +29,10 @@ ROTATION_SECONDS = 10.0  # until the supervisor has changed the tokens
 
 def archive(given: Namespace) -> int:
     if lock.process_of(given.config) and given.version in read_state(given.config).versions:
+        registered = ", ".join(sorted(read_state(given.config).versions, key=make_sort_key))
         raise ServingError(
             f"{given.version} is registered with the running server and stays what it is; choose a version that is not "
-            f"one of {', '.join(sorted(read_state(given.config).versions, key=by_number))}: `make archive VERSION=…`"
+            f"one of {registered}: `make archive VERSION=…`"
         )
     path = build_archive(given.version, given.config.model_store)
     print(f"{path} ({path.stat().st_size / 1024:.0f} KiB)")
@@ -67,37 +73,42 @@ def status(given: Namespace) -> int:
     process = lock.process_of(given.config)
     if process is None:
         raise ServingError("no server is running here; `make serve` starts one")
-    with DigitsClient(given.config, retries=0) as client:
-        ready = client.ready()
-        counts = {each.name: each.value for each in client.metrics(["supervisor"]) if not each.labels}
-        fields = {
-            "ready": ready.ready,
-            "reason": ready.reason,
-            "process": process,
-            "restarts": int(counts["digits_server_restarts_total"]),
-            "token_rotations": int(counts["digits_token_rotations_total"]),
-            "rollback_to": read_state(given.config).previous,
-        }
-        try:
-            versions = list_versions(client)
-        except ServingError:  # it is not ready, and `reason` says why
-            versions = []
+    with StatusClient(server=given.config.make_server(), retries=0) as client:
+        readiness = client.read_readiness()
+        counts = {sample.name: sample.value for sample in client.read_metrics(torchserve=False) if not sample.labels}
+    fields = {
+        "ready": readiness.ready,
+        "reason": readiness.reason,
+        "process": process,
+        "restarts": int(counts["digits_server_restarts_total"]),
+        "token_rotations": int(counts["digits_token_rotations_total"]),
+        "rollback_to": read_state(given.config).previous,
+    }
+    try:
+        with LocalManagementClient(given.config, retries=0) as management:
+            versions = list_versions(management)
+    except DigitsError:  # it is not ready, and `reason` says why
+        versions = []
     if given.json:
         print_json(fields | {"versions": versions})
     else:
         print(tabulate([(name, "-" if value is None else value) for name, value in fields.items()], tablefmt="plain"))
         print()
         print_table(versions)
-    return 0 if ready.ready else 1
+    return 0 if readiness.ready else 1
 
 
 def token(given: Namespace) -> int:
-    key_file = given.config.key_file  # the server's, whatever the environment says
-    with DigitsClient(given.config, key_file=key_file) as client:
-        if given.rotate:
-            _rotate(given.config, client)
-        print(client.token(given.kind))
+    if given.rotate:
+        _rotate(given.config)
+    print(read_token(given.config.key_file, given.kind))  # the server's, whatever the environment says
     return 0
+
+
+def run_client_command(given: Namespace) -> int:
+    """Run a command of `digits` for the server of this configuration."""
+    given.management = partial(LocalManagementClient, given.config)
+    return int(given.command(given, add_environment_tokens(given.config.make_server())))
 
 
 def _serve(config: Config, version: str | None, welcome: Callable[[], None] = lambda: None) -> int:
@@ -106,17 +117,19 @@ def _serve(config: Config, version: str | None, welcome: Callable[[], None] = la
     return serve(config, version, welcome)
 
 
-def _rotate(config: Config, client: DigitsClient) -> None:
+def _rotate(config: Config) -> None:
     """Have the supervisor, which alone changes tokens, make new ones, and wait for them."""
     process = lock.process_of(config)
     if process is None:
         raise ServingError("no server is running here; `make serve` starts one")
-    before = [client.token(kind) for kind in ("inference", "management")]
+    before = [read_token(config.key_file, kind) for kind in ("inference", "management")]
     os.kill(process, signal.SIGUSR1)
     deadline = time.monotonic() + ROTATION_SECONDS
-    while any(client.token(kind) in before for kind in ("inference", "management")):
+    while any(read_token(config.key_file, kind) in before for kind in ("inference", "management")):
         if time.monotonic() > deadline:
-            raise ServingError(f"the tokens have not changed in {ROTATION_SECONDS:.0f} s; is the server ready?")
+            with StatusClient(server=config.make_server(), retries=0) as client:
+                reason = client.read_readiness().reason
+            raise ServingError(f"the tokens have not changed in {ROTATION_SECONDS:.0f} s; the server says: {reason}")
         time.sleep(0.05)
 
 

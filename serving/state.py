@@ -9,13 +9,15 @@ The snapshots of TorchServe's start and end are left out: they say nothing new, 
 """
 
 import json
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import javaproperties
+
 from common.atomic import write_atomic
-from serving.archive import Archive, by_number, is_changed
+from digits_client.types import make_sort_key
+from serving.archive import Archive, is_changed
 from serving.config import MODEL, Config, ServingError
 
 _COUNTS = ("minWorkers", "maxWorkers", "batchSize", "maxBatchDelay")
@@ -59,7 +61,12 @@ class State:
         """This state with the archive's version as the default; if it is new, run as its configuration says."""
         kept = self.versions.get(archive.version) or archive.settings | {"runtimeType": "python"}
         versions = self.versions | {archive.version: kept | {"marName": archive.path.name}}
-        return self.fold(self.models | {MODEL: _with_default(versions, archive.version)})
+        return self.with_versions(versions, archive.version)
+
+    def with_versions(self, versions: Versions, default: str) -> "State":
+        """Return this state with these versions of `digits`, whatever else is served."""
+        mended = {version: _mended(settings) for version, settings in versions.items()}
+        return self.fold(self.models | {MODEL: _with_default(mended, default)})
 
     def without_lost(self, store: Path) -> tuple["State", list[str]]:
         """The part of it whose archives are in the store, unchanged; and what to tell of the rest."""
@@ -73,7 +80,7 @@ class State:
         rest = models.get(MODEL, {})
         if rest and self.default not in rest:
             left = [version for version in self.history if version in rest]
-            default = left[-1] if left else max(rest, key=by_number)
+            default = left[-1] if left else max(rest, key=make_sort_key)
             told.append(f"the default is now {MODEL} {default}")
             models[MODEL] = _with_default(rest, default)
         return self.fold(models), told
@@ -90,12 +97,10 @@ def read_state(config: Config) -> State:
     return _folded(_read_file(config.state_file), snapshots)
 
 
-def keep_up(config: Config, state: State) -> State:
-    """This state after what TorchServe has written since; kept in the file as well."""
-    if snapshots := _snapshots(config):
-        state = _folded(state, snapshots)
-        write_state(config, state)
-    return state
+def fold_snapshots(config: Config, state: State) -> State:
+    """Return this state after what TorchServe has written since."""
+    snapshots = _snapshots(config)
+    return _folded(state, snapshots) if snapshots else state
 
 
 def write_state(config: Config, state: State) -> None:
@@ -170,10 +175,9 @@ def _snapshots(config: Config) -> dict[str, dict[str, Versions]]:
 
 def _models(text: str) -> dict[str, Versions] | None:
     """The models of a snapshot, which is a Java properties file; None while it is half written."""
-    line = next((line for line in text.splitlines() if line.startswith("model_snapshot=")), "")
     try:
-        models: dict[str, Versions] = json.loads(_unescaped(line.partition("=")[2]))["models"]
-    except ValueError:
+        models: dict[str, Versions] = json.loads(javaproperties.loads(text)["model_snapshot"])["models"]
+    except (ValueError, LookupError):
         return None
     return {name: {version: _mended(each) for version, each in versions.items()} for name, versions in models.items()}
 
@@ -181,14 +185,3 @@ def _models(text: str) -> dict[str, Versions] | None:
 def _mended(settings: dict[str, Any]) -> dict[str, Any]:
     """TorchServe 0.12.0 takes negative numbers for these, and does not start with less than no worker."""
     return settings | {name: 1 for name in _COUNTS if settings.get(name, 0) < 0}
-
-
-def _unescaped(value: str) -> str:
-    """A value of a Java properties file without its backslashes."""
-    letters = {"n": "\n", "t": "\t", "r": "\r", "f": "\f"}
-
-    def letter(match: re.Match[str]) -> str:
-        code = match[1]
-        return chr(int(code[1:], 16)) if len(code) > 1 else letters.get(code, code)
-
-    return re.sub(r"\\(u[0-9a-fA-F]{4}|.)", letter, value)

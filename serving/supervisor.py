@@ -1,29 +1,33 @@
 """Owns TorchServe: starts it with what was served before, restarts it, drains and stops it."""
 
+import os
 import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, disable_created_metrics
-
+from digits_client.exceptions import TOKEN_VARIABLES, DigitsError, UnreachableError
+from digits_client.management import wait_idle
+from digits_client.transport import write_server
+from digits_client.types import make_sort_key
 from handler.protocol import REQUEST_LOG_LEVEL, REQUEST_LOG_PATH
-from serving.archive import archive_path, by_number, check_archive
 from serving.config import DRAW_PATH, MODEL, Config, ServingError
-from serving.connection import UnreachableError
-from serving.drain import wait_idle
+from serving.drain import measure_work
 from serving.http_server import run_http_server
 from serving.lock import Lock, locked
+from serving.log_rotation import LogRotation
+from serving.phases import Phase, advance
 from serving.readiness import Readiness
-from serving.rotation import Rotation
+from serving.service_status import ServiceStatus
 from serving.signals import ShutdownRequest, handle_signals, take_terminal
-from serving.state import State, discard_snapshots, keep_up, read_state, write_state
+from serving.start_checks import check_folders, check_options, check_ports
+from serving.state import State
+from serving.state_keeper import StateKeeper
+from serving.supervisor_metrics import SupervisorMetrics
 from serving.tokens import Tokens
-from serving.torchserve import TorchServe, check_ports
-from serving.watch import Watch, build_info
-from serving.worker_metrics import WorkerMetrics
+from serving.torchserve import TorchServe
 
-FIRST = "1.0"  # served where nothing has been before
 READY_SECONDS = 120.0  # until a start is given up
 DRAIN_SECONDS = 30.0
 RESTARTS, RESTART_SECONDS = 5, 600.0  # so many within so many seconds, then the supervisor gives up
@@ -31,127 +35,193 @@ RESTART_DELAY_SECONDS = 1.0  # more before each restart than before the last
 POLL_SECONDS = 0.1
 
 
-class Supervisor:
-    """One server, from free ports to the end of all its processes. `version` becomes the default if it is named.
+class Run(NamedTuple):
+    """What a run of the supervisor was given: its lock, how it is stopped, what to do at the first READY."""
 
-    `start_server` starts TorchServe; tests replace it.
+    lock: Lock
+    request: ShutdownRequest
+    version: str | None
+    welcome: Callable[[], None]
+
+
+class Supervisor:
+    """One server, from free ports to the end of all its processes.
+
+    A method for every phase (serving/phases.py) returns the next one. `start_server` starts TorchServe; tests replace
+    it.
     """
 
     def __init__(
-        self,
-        config: Config,
-        version: str | None = None,
-        start_server: Callable[[Config, State, dict[str, str]], TorchServe] = TorchServe,
+        self, config: Config, start_server: Callable[[Config, State, dict[str, str]], TorchServe] = TorchServe
     ) -> None:
-        self.config, self.version, self.start_server = config, version, start_server
+        self.config, self.start_server = config, start_server
         self.server: TorchServe | None = None
-        self.state = State({})  # as it is kept
-        self.unproven = False  # while a version that was named has not answered yet
-        self.is_ready = False  # since the last start
-        self.deaths: deque[float] = deque()  # when TorchServe died, within RESTART_SECONDS
-        self.warnings: set[str] = set()
-        self.readiness = Readiness(config, lambda: self.server)
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second line for each counter, of no use here
-        self.registry = CollectorRegistry()
-        self.workers = WorkerMetrics(config.worker_metrics)
-        self.registry.register(self.workers)
-        self.tokens = Tokens(config, lambda: self.server, self.readiness.lock, self.registry, self._warn_once)
-        self.watch = Watch(config, lambda: self.server, self.readiness, self.workers, self.registry, self._warn_once)
-        self.rotation = Rotation(config.request_log)
-        build_info(self.registry)
-        self.restarts = Counter("digits_server_restarts", "restarts of a TorchServe that died", registry=self.registry)
+        self.phase = Phase.STARTING
+        self.metrics = SupervisorMetrics(config, lambda: self.readiness.is_ready)
+        self.keeper = StateKeeper(config, self.metrics.registry, log_line)
+        self.tokens = Tokens(config, lambda: self.server, self.metrics.registry, log_line)
+        self.readiness = Readiness(config, lambda: self.server, self.tokens.open_client)
+        self.log_rotation = LogRotation(config.request_log, log_line)
+        self.restart_limit = RestartLimit()
 
-    def run(self, request: ShutdownRequest, welcome: Callable[[], None] = lambda: None) -> None:
-        """Serve until shutdown is requested; call `welcome` when all workers answer for the first time.
+    def run(
+        self, request: ShutdownRequest, version: str | None = None, welcome: Callable[[], None] = lambda: None
+    ) -> None:
+        """Serve until shutdown is requested; `version` becomes the default if it is named.
 
-        ServingError if the server cannot be started, or dies too often.
+        Calls `welcome` when all workers answer for the first time. ServingError if the server cannot be started, or
+        dies too often.
         """
+        check_options(self.config)
+        check_folders(self.config)
         with locked(self.config) as lock:
             check_ports(self.config)
-            self.state = keep_up(self.config, read_state(self.config))  # what a killed server has left
-            discard_snapshots(self.config)  # and did not write to its end
-            wanted = self._choose_state()
-            self.workers.begin()
-            with run_http_server(self.config, self.registry, self.readiness.problem), self.watch.looking():
-                self.supervise(lock, wanted, request, welcome)
+            self.keeper.load()
+            self.metrics.begin()
+            write_server(self.config.make_server(), self.config.home)
+            run = Run(lock, request, version, welcome)
+            status = ServiceStatus(self.tokens, self.readiness, self.keeper)
+            phases = {
+                Phase.STARTING: self._start,
+                Phase.SERVING: self._serve,
+                Phase.RECOVERING: self._recover,
+                Phase.DRAINING: self._drain,
+            }
+            with (
+                run_http_server(self.config, self.metrics.registry, status),
+                self.metrics.look_regularly(self._look, log_line),
+            ):
+                try:
+                    while self.phase is not Phase.STOPPED:
+                        self.phase = advance(self.phase, phases[self.phase](run))
+                finally:
+                    self.phase = Phase.STOPPED
+                    self._stop_server()
+                    self.keeper.finish()
+                    log_line("stopped")
 
-    def supervise(self, lock: Lock, wanted: State, request: ShutdownRequest, welcome: Callable[[], None]) -> None:
-        """Start, wait until ready, look after, drain and stop the server."""
-        try:
-            self._start(lock, wanted)
-            if self._wait_ready(request):
-                self._accept(wanted)
-                welcome()
-            while not request.stop.wait(POLL_SECONDS):
-                self._look_after(lock, request)
-            self._drain(request)
-        finally:
-            self._end()
-
-    def _choose_state(self) -> State:
-        """Return what was served before, with the version that was named as the default."""
-        state = self._drop_lost()
-        version = self.version or state.default or FIRST
-        if version == state.default:
-            return state
-        path = archive_path(self.config.model_store, version)
-        self.unproven = True
-        return state.with_default(check_archive(self.config.model_store, path.name))
-
-    def _drop_lost(self) -> State:
-        """Return what was served before, without archives that vanished or changed."""
-        state, lines = self.state.without_lost(self.config.model_store)
-        for line in lines:
-            _log(line)
-        return state
-
-    def _start(self, lock: Lock, state: State) -> None:
-        _log(f"starting TorchServe with {MODEL} {', '.join(sorted(state.versions, key=by_number))}")
-        log = {REQUEST_LOG_PATH: str(self.config.request_log), REQUEST_LOG_LEVEL: self.config.request_log_level}
-        self.server = self.start_server(self.config, state, self.workers.environment() | log)
-        lock.name(self.server)
-        self.tokens.note_creation(time.time())
-
-    def _wait_ready(self, request: ShutdownRequest) -> bool:
-        """Wait until all workers answer, or as many as do in READY_SECONDS; False if shutdown is requested first."""
+    def _start(self, run: Run) -> Phase:
+        """Start what is to be served, and wait until all workers answer, or as many as do in READY_SECONDS."""
+        wanted = self.keeper.choose(run.version)
+        self._launch(run, wanted)
         deadline = time.monotonic() + READY_SECONDS
         last_problem = None
-        while problem := self.readiness.problem(all_workers=True):
+        while problem := self.readiness.find_problem(all_workers=True):
             self.tokens.publish()
-            if self._exit_code() is not None:
-                raise ServingError(f"TorchServe ended while starting, with code {self._exit_code()}; see logs/")
+            if self.server is not None and (code := self.server.exit_code()) is not None:
+                printed = self.server.get_last_lines()
+                raise ServingError(f"TorchServe ended while starting, with code {code}; it printed: {printed}")
             if time.monotonic() > deadline:
-                if self.readiness.problem() is None:
-                    _log(f"going on: {problem} after {READY_SECONDS:.0f} s; see logs/torchserve.log")
+                if self.readiness.find_problem() is None:
+                    log_line(f"going on: {problem} after {READY_SECONDS:.0f} s; see logs/torchserve.log")
                     break
                 raise ServingError(f"not ready after {READY_SECONDS:.0f} s: {problem}; see logs/torchserve.log")
             if problem != last_problem:
-                _log(f"  {problem}")
+                log_line(f"  {problem}")
                 last_problem = problem
-            if request.stop.wait(POLL_SECONDS):
-                return False
-        self.is_ready = True
-        return True
+            if run.request.stop.wait(POLL_SECONDS):
+                return Phase.DRAINING
+        self.keeper.accept(wanted)
+        self._look()
+        run.welcome()
+        return Phase.SERVING
 
-    def _accept(self, state: State) -> None:
-        """Keep what has answered, until promote, rollback and the like change it."""
-        self.state, self.unproven = state, False
-        write_state(self.config, state)
+    def _serve(self, run: Run) -> Phase:
+        """Look after a TorchServe that runs."""
+        while not run.request.stop.wait(POLL_SECONDS):
+            if has_ended(self.server):
+                return Phase.RECOVERING
+            self._look_after(run)
+        return Phase.DRAINING
 
-    def _look_after(self, lock: Lock, request: ShutdownRequest) -> None:
-        if self._exit_code() is not None:
-            self._restart(lock, request)
-        elif not self.is_ready and self.readiness.problem() is None:
-            self.is_ready = True
-            _log("READY again")
-        self.tokens.publish()
-        self._keep_changes()
-        self._rotate_log()
-        self.tokens.rotate_if_due(request.rotate)
-
-    def _restart(self, lock: Lock, request: ShutdownRequest) -> None:
+    def _recover(self, run: Run) -> Phase:
         """Start a TorchServe that died again, with what it served last; give up after RESTARTS."""
-        code, now = self._exit_code(), time.monotonic()
+        code = self.server.exit_code() if self.server is not None else None
+        delay = self.restart_limit.note_death(code)
+        log_line(f"TorchServe ended by itself, with code {code}; it is started again")
+        self._stop_server()
+        self.keeper.keep_snapshots()
+        if run.request.stop.wait(delay):
+            return Phase.DRAINING
+        self.metrics.count_restart()
+        left = self.keeper.drop_lost()
+        if not left.versions:
+            raise ServingError(f"no archive is left to serve in {self.config.model_store}; `make serve` writes one")
+        self._launch(run, left)
+        while not run.request.stop.wait(POLL_SECONDS):
+            if has_ended(self.server):
+                return Phase.RECOVERING
+            if self.readiness.find_problem() is None:
+                log_line("READY again")
+                return Phase.SERVING
+            self._look_after(run)
+        return Phase.DRAINING
+
+    def _drain(self, run: Run) -> Phase:
+        """Let no new request in, and wait until the others are answered; Ctrl-C ends the wait."""
+        self.readiness.start_draining()
+        if self.server is None or has_ended(self.server):
+            return Phase.STOPPED
+        log_line("draining; Ctrl-C again stops at once")
+        hurry = run.request.hurry.is_set
+        try:
+            self.tokens.revoke_inference()
+            with self.tokens.open_client() as client:
+                versions = client.list_versions
+                if wait_idle(
+                    lambda: versions().values(), lambda: measure_work(versions().values()), DRAIN_SECONDS, hurry
+                ):
+                    self.server.kill()
+                else:
+                    log_line("stopping at once" if hurry() else "stopping with requests under way")
+        except UnreachableError:
+            pass  # it has only just been started, or hangs: nothing of it would be answered
+        except DigitsError as error:
+            log_line(f"stopping without draining: {error}")
+        return Phase.STOPPED
+
+    def _launch(self, run: Run, state: State) -> None:
+        log_line(f"starting TorchServe with {MODEL} {', '.join(sorted(state.versions, key=make_sort_key))}")
+        log = {REQUEST_LOG_PATH: str(self.config.request_log), REQUEST_LOG_LEVEL: self.config.request_log_level}
+        self.server = self.start_server(self.config, state, self.metrics.get_worker_environment() | log)
+        run.lock.record(self.server)
+        self.tokens.note_creation(time.time())
+
+    def _look_after(self, run: Run) -> None:
+        self.tokens.publish()
+        self.keeper.keep_snapshots()
+        self.log_rotation.rotate_if_due()
+        self.tokens.rotate_if_due(run.request.rotate)
+
+    def _look(self) -> None:
+        """Show what TorchServe lists to metrics and keeper; what was shown last stays while it does not answer."""
+        self.readiness.find_problem()  # here, not by who scrapes: it may take seconds to answer
+        if has_ended(self.server):
+            self.metrics.show({}, "", None)
+            return
+        try:
+            with self.tokens.open_client() as client:
+                versions, default = client.list_versions(), client.get_default().version
+        except DigitsError:  # it starts, or hangs, or has just been given new tokens
+            return
+        self.metrics.show(versions, default, self.server)
+        self.keeper.keep_listing(versions, default)
+
+    def _stop_server(self) -> None:
+        if self.server is not None:
+            self.server.stop()
+        self.tokens.unpublish()
+
+
+class RestartLimit:
+    """Gives up a TorchServe that died RESTARTS times within RESTART_SECONDS."""
+
+    def __init__(self) -> None:
+        self.deaths: deque[float] = deque()
+
+    def note_death(self, code: int | None) -> float:
+        """Return the seconds to wait before the next start; ServingError if there were too many."""
+        now = time.monotonic()
         while self.deaths and now - self.deaths[0] > RESTART_SECONDS:
             self.deaths.popleft()
         if len(self.deaths) == RESTARTS:
@@ -159,70 +229,12 @@ class Supervisor:
                 f"TorchServe ended by itself, with code {code}, for the {RESTARTS + 1}th time in "
                 f"{now - self.deaths[0]:.0f} s; see logs/torchserve.log"
             )
-        _log(f"TorchServe ended by itself, with code {code}; it is started again")
-        self.is_ready = False
-        self._stop_server()
-        self._keep_changes()
-        if request.stop.wait(RESTART_DELAY_SECONDS * len(self.deaths)):
-            return
         self.deaths.append(now)
-        self.restarts.inc()
-        left = self._drop_lost()
-        if not left.versions:
-            raise ServingError(f"nothing is left to serve in {self.config.model_store}; `make serve` starts anew")
-        self._start(lock, left)
+        return RESTART_DELAY_SECONDS * (len(self.deaths) - 1)
 
-    def _keep_changes(self) -> None:
-        """Keep what TorchServe has written since the last time; a disk that refuses is tried again the next time."""
-        try:
-            self.state = keep_up(self.config, self.state)
-        except OSError as error:
-            self._warn_once(f"changes are not kept: {error}")
 
-    def _rotate_log(self) -> None:
-        try:
-            self.rotation.look()
-        except OSError as error:
-            self._warn_once(f"the log of requests is not renamed: {error}")
-
-    def _drain(self, request: ShutdownRequest) -> None:
-        """Let no new request in, and wait until the others are answered; Ctrl-C ends the wait."""
-        self.readiness.draining = True
-        if self.server is None or self._exit_code() is not None:
-            return
-        _log("draining; Ctrl-C again stops at once")
-        try:
-            self.tokens.revoke_inference()
-            with self.tokens.open_client() as client:
-                if wait_idle(lambda: client.models().values(), DRAIN_SECONDS, request.hurry.is_set):
-                    self.server.kill()
-                else:
-                    _log("stopping at once" if request.hurry.is_set() else "stopping with requests under way")
-        except UnreachableError:
-            pass  # it has only just been started, or hangs: nothing of it would be answered
-        except ServingError as error:
-            _log(f"stopping without draining: {error}")
-
-    def _end(self) -> None:
-        self._stop_server()
-        if self.unproven:
-            discard_snapshots(self.config)
-        else:
-            self._keep_changes()
-        _log("stopped")
-
-    def _stop_server(self) -> None:
-        if self.server is not None:
-            self.server.stop()
-        self.tokens.unpublish()
-
-    def _warn_once(self, line: str) -> None:
-        if line not in self.warnings:
-            self.warnings.add(line)
-            _log(line)
-
-    def _exit_code(self) -> int | None:
-        return self.server.exit_code() if self.server is not None else None
+def has_ended(server: TorchServe | None) -> bool:
+    return server is None or server.exit_code() is not None
 
 
 def serve(config: Config, version: str | None, welcome: Callable[[], None] = lambda: None) -> int:
@@ -230,20 +242,22 @@ def serve(config: Config, version: str | None, welcome: Callable[[], None] = lam
 
     Calls `welcome` when READY is printed.
     """
+    for name in TOKEN_VARIABLES.values():  # of some server's callers; neither Java nor workers need them
+        os.environ.pop(name, None)
     request = handle_signals()
     started = time.monotonic()
-    supervisor = Supervisor(config, version)
+    supervisor = Supervisor(config)
 
     def print_welcome() -> None:
         print(_format_welcome(config, time.monotonic() - started), flush=True)
         welcome()
 
     with take_terminal():
-        supervisor.run(request, print_welcome)
+        supervisor.run(request, version, print_welcome)
     return 0
 
 
-def _log(line: str) -> None:
+def log_line(line: str) -> None:
     print(time.strftime("%Y-%m-%dT%H:%M:%S"), line, file=sys.stderr, flush=True)
 
 

@@ -14,15 +14,19 @@ import torch
 from playwright.sync_api import Browser
 
 import training.torchvision_import  # noqa: F401 - makes torchvision importable beside a CPU-only torch
+from digits_client.client import DigitsClient
+from digits_client.exceptions import TOKEN_VARIABLES
 from handler.digit_handler import DigitHandler
-from serving.client import DigitsClient
 from serving.config import Config
+from serving.local_management import LocalManagementClient
 from tests.archives import CACHE, copy_project, provide_archive
 from tests.browser import DrawPage, launch_chromium
 from tests.handler_calls import make_context
 from tests.servers import run_supervised, with_archives
 
 os.environ["LOKY_MAX_CPU_COUNT"] = "2"  # tests know two workers, on a machine of more cores as well
+for variable in ("DIGITS_HOME", *TOKEN_VARIABLES.values()):  # of a server that is not the tests
+    os.environ.pop(variable, None)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -55,7 +59,14 @@ def server(config: Config) -> Iterator[Config]:
 @pytest.fixture
 def client(server: Config) -> Iterator[DigitsClient]:
     """Asks once: what a test sees is the server's first answer."""
-    with DigitsClient(server, retries=0) as asking:
+    with DigitsClient(server=server.make_server(), retries=0) as asking:
+        yield asking
+
+
+@pytest.fixture
+def management(server: Config) -> Iterator[LocalManagementClient]:
+    """Versions, readiness and metrics of the same server."""
+    with LocalManagementClient(server, retries=0) as asking:
         yield asking
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from digits_client.transport import read_token
 from serving.config import ROOT, Config
-from serving.connection import read_key
 from tests.servers import find_port, wait_for
 
 FILE = ROOT / "docs" / "nginx.conf"
@@ -103,7 +103,7 @@ def ask(
 
 
 def authorised(config: Config) -> dict[str, str]:
-    return {"Authorization": f"Bearer {read_key(config.key_file, 'inference')}"}
+    return {"Authorization": f"Bearer {read_token(config.key_file, 'inference')}"}
 
 
 def request(config: Config, body: bytes, *lines: str, path: str = PREDICT) -> bytes:

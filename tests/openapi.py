@@ -9,8 +9,8 @@ import yaml
 from hypothesis import strategies
 from schemathesis.checks import CHECKS, load_all_checks
 
+from digits_client.transport import read_token
 from serving.config import ROOT, Config, read_config
-from serving.connection import read_key
 from tests.pictures import SMOKE
 
 PATH = ROOT / "docs" / "openapi.yaml"
@@ -77,7 +77,7 @@ class Service:
     ) -> schemathesis.Response:
         """The answer, if it is one that the document has for the request; with the API's own token or another."""
         kind = token or api
-        headers = {"Authorization": f"Bearer {read_key(self.config.key_file, kind)}"} if kind in SECURED else {}
+        headers = {"Authorization": f"Bearer {read_token(self.config.key_file, kind)}"} if kind in SECURED else {}
         response = case.call(self.config.url(api), self.session, headers)
         if is_form_error(case, response):
             left_out += ("not_a_server_error",)

@@ -1,6 +1,8 @@
 """A real Prometheus with the project's configuration, and which alerts fire in it."""
 
+import math
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,13 +11,26 @@ from typing import Any
 import requests
 import yaml
 
-from monitoring import api
-from monitoring.process import TEMPLATE, fill_template, scrape_targets
+from monitoring.process import TEMPLATE, fill_template, is_ready, scrape_targets
 from serving.config import Config
+from tests.dashboard import read_panels
 from tests.servers import find_port, wait_for
 
 
-class Prometheus(api.Prometheus):
+class Prometheus:
+    def __init__(self, address: str) -> None:
+        self.url = f"http://{address}"
+
+    def list_empty_panels(self) -> list[str]:
+        """Return the titles of the dashboard's panels that have a query without data in the last 10 minutes."""
+        return [panel.title for panel in read_panels() if not all(map(self.has_data, panel.queries))]
+
+    def has_data(self, query: str) -> bool:
+        """Return whether a series had a finite value in the last 10 minutes."""
+        now = time.time()
+        found = self._get("query_range", query=query, start=str(now - 600), end=str(now), step="5")
+        return any(math.isfinite(float(value)) for series in found["result"] for _, value in series["values"])
+
     def firing(self) -> set[tuple[str, str, str]]:
         """Return the alerts that fire now: name, the label that distinguishes its rules, server."""
         return {self._named(each["labels"]) for each in self._get("alerts")["alerts"] if each["state"] == "firing"}
@@ -53,7 +68,7 @@ def prometheus(folder: Path, servers: dict[str, Config]) -> Iterator[Prometheus]
         process = subprocess.Popen(["prometheus", *options, f"--web.listen-address={address}"], stderr=log)
     try:
         found = Prometheus(address)
-        wait_for(found.is_ready)
+        wait_for(lambda: is_ready(address))
         yield found
     finally:
         process.terminate()

@@ -20,10 +20,13 @@ import psutil
 import requests
 
 from common.command_line import run_command
+from digits_client.client import DigitsClient
+from digits_client.exceptions import DigitsError
+from digits_client.transport import read_token
 from serving.__main__ import parser
-from serving.client import DigitsClient
-from serving.config import ROOT, Config, ServingError, read_config
-from serving.connection import read_key
+from serving.config import ROOT, Config, read_config
+from serving.local_management import LocalManagementClient
+from serving.phases import Phase
 from serving.signals import ShutdownRequest
 from serving.supervisor import Supervisor
 from tests.archives import provide_archive
@@ -67,11 +70,11 @@ def with_archives(folder: Path, *versions: str) -> Config:
 @contextmanager
 def run_supervised(config: Config, version: str | None = None) -> Iterator[ShutdownRequest]:
     """A server that is ready, supervised by a thread of this process, until the end of the block."""
-    supervisor, request = Supervisor(config, version), ShutdownRequest()
+    supervisor, request = Supervisor(config), ShutdownRequest()
     with ThreadPoolExecutor(1) as pool:
-        ended = pool.submit(supervisor.run, request)
+        ended = pool.submit(supervisor.run, request, version)
         try:
-            while not supervisor.is_ready and not ended.done():
+            while supervisor.phase is Phase.STARTING and not ended.done():
                 time.sleep(0.05)
             if ended.done():
                 ended.result()
@@ -122,11 +125,11 @@ def output_until_curl(process: "subprocess.Popen[str]") -> str:
 
 
 @contextmanager
-def serving_client(config: Config) -> Iterator[tuple["subprocess.Popen[str]", DigitsClient]]:
+def serving_client(config: Config) -> Iterator[tuple["subprocess.Popen[str]", LocalManagementClient]]:
     """A server in a process of its own, once it is ready, and a client that asks once."""
     with started(config) as process:
         output_until_curl(process)
-        with DigitsClient(config, retries=0) as client:
+        with LocalManagementClient(config, retries=0) as client:
             yield process, client
 
 
@@ -137,9 +140,9 @@ def errors(config: Config) -> str:
 def answers(config: Config) -> bool:
     """Whether a digit is read right now, by a client that asks once and knows no token yet."""
     try:
-        with DigitsClient(config, retries=0) as client:
+        with DigitsClient(server=config.make_server(), retries=0) as client:
             return client.predict(SMOKE[7]).digit == 7
-    except ServingError:
+    except DigitsError:
         return False
 
 
@@ -160,7 +163,7 @@ def run_in_process(config: Config, *words: str) -> "subprocess.CompletedProcess[
     """Run a command of the command line in this process."""
     out, err = (TextIOWrapper(BytesIO(), write_through=True) for _ in range(2))
     with redirect_stdout(out), redirect_stderr(err):
-        code = run_command(parser(), ["--config", str(config.path), *words])
+        code = run_command(parser(), ["--config", str(config.path), *words], (DigitsError,))
     stdout, stderr = (stream.buffer.getvalue().decode() for stream in (out, err))
     return subprocess.CompletedProcess(words, code, stdout, stderr)
 
@@ -209,7 +212,7 @@ class Load:
 
     def run(self) -> None:
         host, port = self.config.ports()["inference"]
-        headers = {"Authorization": f"Bearer {read_key(self.config.key_file, 'inference')}"}
+        headers = {"Authorization": f"Bearer {read_token(self.config.key_file, 'inference')}"}
         connection = http.client.HTTPConnection(host, port, timeout=60)
         while not self.ended.is_set():
             start = sent = time.monotonic()

@@ -24,6 +24,9 @@ class StandIn:
     def exit_code(self) -> int | None:
         return self.code
 
+    def get_last_lines(self) -> str:
+        return "some lines"
+
     def publish_keys(self) -> None:
         pass
 
@@ -54,11 +57,12 @@ class Supervised:
     """A supervisor whose servers are stand-ins; `problem` is what readiness says of the last one."""
 
     def __init__(self, config: Config, version: str | None = None) -> None:
+        self.version = version
         self.servers: list[StandIn] = []
         self.problem: str | None = None
         self.partial: str | None = None  # the problem where some workers are enough
-        self.supervisor = Supervisor(config, version, self.start)  # type: ignore[arg-type]
-        self.supervisor.readiness.problem = self.find_problem  # type: ignore[method-assign]
+        self.supervisor = Supervisor(config, self.start)  # type: ignore[arg-type]
+        self.supervisor.readiness.find_problem = self.find_problem  # type: ignore[method-assign]
         self.welcomed = 0
 
     def start(self, *given: Any) -> StandIn:
@@ -77,5 +81,5 @@ class Supervised:
     def run(self, *steps: Step) -> ScriptedStop:
         """Run to the end; each step is taken at a look of the supervisor's."""
         stop = ScriptedStop(*steps)
-        self.supervisor.run(ShutdownRequest(stop=stop), self.welcome)
+        self.supervisor.run(ShutdownRequest(stop=stop), self.version, self.welcome)
         return stop

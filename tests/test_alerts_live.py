@@ -23,10 +23,11 @@ import psutil
 import pytest
 import requests
 
+from digits_client.exceptions import DigitsError
+from digits_client.status import StatusClient
+from digits_client.transport import read_token
 from evaluation.sets import png
-from serving.client import DigitsClient
-from serving.config import Config, ServingError, read_config
-from serving.connection import read_key
+from serving.config import Config, read_config
 from tests.handler_calls import JSON, make_batch_body
 from tests.pictures import large_picture
 from tests.prometheus import Prometheus, prometheus
@@ -72,7 +73,7 @@ def doing(what: Callable[[], object], pause: float = 0.0) -> Iterator[None]:
 
     def run() -> None:
         while not ended.wait(pause):
-            with suppress(ServingError, requests.RequestException, psutil.NoSuchProcess):
+            with suppress(DigitsError, requests.RequestException, psutil.NoSuchProcess):
                 what()
 
     thread = threading.Thread(target=run)
@@ -103,7 +104,7 @@ def _healthy_server(found: Prometheus, config: Config, duration: float) -> None:
     with serving_client(config) as (_, client), ExitStack() as callers:
         start = time.monotonic()
         for _ in range(4):
-            callers.enter_context(doing(lambda: client.predict(next(following)), pause=0.05))
+            callers.enter_context(doing(lambda: client.inference.predict(next(following)), pause=0.05))
         time.sleep(duration / 3)
         client.register("digits-1.1.mar")
         client.promote("1.1")
@@ -127,7 +128,7 @@ def _make_sick(found: Prometheus, config: Config, process: "subprocess.Popen[str
     inverted = [png(255 - grey) for grey in raw_pictures("mnist5k")[0][::250]]
     slow = make_batch_body(*[large_picture()] * 8, *inverted)  # over 0.2 s of a worker's
     url = config.url("inference") + "/predictions/digits"
-    headers = JSON | {"Authorization": f"Bearer {read_key(config.key_file, 'inference')}"}
+    headers = JSON | {"Authorization": f"Bearer {read_token(config.key_file, 'inference')}"}
     start = time.monotonic()
 
     with ExitStack() as callers:
@@ -149,8 +150,8 @@ def _make_sick(found: Prometheus, config: Config, process: "subprocess.Popen[str
 
 
 def restarts(config: Config) -> float:
-    with DigitsClient(config) as client:
-        return sum(each.value for each in client.metrics(["supervisor"]) if each.name == "digits_worker_restarts_total")
+    with StatusClient(server=config.make_server()) as client:
+        return sum(each.value for each in client.read_metrics(False) if each.name == "digits_worker_restarts_total")
 
 
 def _signal_others(process: "subprocess.Popen[str]", survivor: psutil.Process, number: signal.Signals) -> None:
@@ -162,7 +163,7 @@ def _signal_others(process: "subprocess.Popen[str]", survivor: psutil.Process, n
 def _flood(found: Prometheus, config: Config, process: "subprocess.Popen[str]") -> None:
     """No worker takes what comes, and more comes than may wait."""
     picture = png(raw_pictures("mnist5k")[0][0])
-    token = read_key(config.key_file, "inference")
+    token = read_token(config.key_file, "inference")
     head = f"POST /predictions/digits HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
     request = f"{head}Content-Length: {len(picture)}\r\n\r\n".encode() + picture
     connections: deque[socket.socket] = deque()

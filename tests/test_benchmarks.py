@@ -5,8 +5,9 @@ import re
 import shutil
 import time
 from base64 import b64decode
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -19,15 +20,13 @@ from benchmarks import load_test, servers
 from benchmarks.compare_servers import SERVERS, measure_server, render_page
 from benchmarks.comparison import Comparison, Start
 from benchmarks.load_test import Measurement, run_load_test
-from benchmarks.metrics_overhead import ROUNDS, STARTS, measure_rounds
-from benchmarks.metrics_overhead import render_page as render_overhead
-from benchmarks.profile_server import share_samples
-from benchmarks.resources import list_processes, suspend_processes
-from benchmarks.servers import DEFAULTS, FASTAPI, LITSERVE, OURS, TITLES, WITHOUT_METRICS, Launch, start_server
-from benchmarks.workloads import IMAGES, PATH, WARM_UP, WORKLOADS, encode_batch, encode_raw, write_requests
+from benchmarks.resources import list_processes
+from benchmarks.servers import DEFAULTS, FASTAPI, LITSERVE, OURS, TITLES, Launch, start_server
+from benchmarks.workloads import IMAGES, JSON, PATH, WARM_UP, WORKLOADS, encode_raw, write_requests
 from common.errors import UserError
+from digits_client.encoding import encode_batch
 from handler.preprocessing import frame
-from serving.config import ROOT, read_config
+from serving.config import ROOT
 from tests.pictures import SMOKE
 
 _, _, MANY, _, BULK, OPEN = WORKLOADS
@@ -54,20 +53,6 @@ def test_the_page_shows_every_server_and_workload_and_ratios_of_the_same_repeat(
     assert all(f" {TITLES[name]} |" in page for name in SERVERS)
     assert all(f"| {workload.name}" in page for workload in WORKLOADS)
     assert "1,000 (500 to 1,000), 2.00x" in page
-
-
-def test_overhead_is_the_median_of_the_rounds() -> None:
-    speeds = {OURS: [90.0, 97.0, 99.0] * (STARTS * ROUNDS // 3), WITHOUT_METRICS: [100.0] * STARTS * ROUNDS}
-    page = render_overhead(speeds, MACHINE)
-    assert "median 0.970" in page
-    assert "3.0% of the throughput" in page
-
-
-def test_samples_belong_to_the_innermost_known_file_and_waiting_to_none() -> None:
-    handle = "run (ts/model_service_worker.py:1);handle (digit_handler.py:2)"
-    waits = "run (ts/model_service_worker.py:1);retrieve_msg (ts/protocol/otf.py:1) 90"
-    lines = [f"{handle};find (handler/marks.py:3);ndimage (scipy/ndimage/_filters.py:9) 3", f"{handle} 1", waits]
-    assert share_samples(lines) == {"handler/marks.py": 0.75, "digit_handler.py": 0.25}
 
 
 def test_requests_are_different_images_and_batches_of_64(tmp_path: Path) -> None:
@@ -99,13 +84,25 @@ def test_a_peer_predicts_as_the_project_does_and_stops_to_the_last_process(name:
         processes = list_processes(server.process.pid)
         url, headers = f"http://127.0.0.1:{server.launch.port}{PATH}", server.launch.headers()
         predictions = []
-        for body, kind in (server.launch.encode(SMOKE[7]), encode_batch([SMOKE[7], SMOKE[3]])):
+        for body, kind in (server.launch.encode(SMOKE[7]), (encode_batch([SMOKE[7], SMOKE[3]]), JSON)):
             response = requests.post(url, body, headers=headers | {"Content-Type": kind}, timeout=30).json()
             predictions += response.get("predictions", [response])
     assert [prediction["digit"] for prediction in predictions] == [7, 7, 3]
     assert predictions[0]["probabilities"] == pytest.approx(expected["7"], abs=1e-4)
     assert predictions[2].keys() == {"digit", "confidence", "accepted", "probabilities", "warnings", "model_version"}
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
+
+
+@contextmanager
+def suspended(pid: int) -> Iterator[None]:
+    processes = list_processes(pid)
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in reversed(processes):
+            process.resume()
 
 
 @needs_wrk
@@ -119,7 +116,7 @@ def test_a_short_run_measures_and_its_open_loop_shows_a_stall(monkeypatch: pytes
         with ThreadPoolExecutor(1) as pool:
             stalled = pool.submit(run_load_test, server, replace(OPEN, seconds=4), rate=100.0)
             time.sleep(1)
-            with suspend_processes([server.process.pid]):
+            with suspended(server.process.pid):
                 time.sleep(1)
     closed, open_loop = results.measurements
     assert closed.failures == open_loop.failures == stalled.result().failures == 0
@@ -127,20 +124,3 @@ def test_a_short_run_measures_and_its_open_loop_shows_a_stall(monkeypatch: pytes
     assert open_loop.images_per_second == pytest.approx(0.7 * closed.images_per_second, rel=0.2)
     assert stalled.result().p99_ms >= 900  # of a second's 100 due requests, not of the few under way
     assert stalled.result().statuses["200"] >= 350
-
-
-@needs_wrk
-@pytest.mark.slow
-def test_without_metrics_nothing_is_counted_or_logged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.metrics_overhead.WARM_UP", replace(WARM_UP, seconds=1))
-    monkeypatch.setattr("benchmarks.metrics_overhead.SECONDS", 1)
-    speeds: dict[str, list[float]] = {OURS: [], WITHOUT_METRICS: []}
-    with start_server(OURS) as ours, start_server(WITHOUT_METRICS) as without:
-        measure_rounds([ours, without], speeds, rounds=1)
-        for server in (ours, without):
-            config = read_config(server.folder / "config.properties")
-            lines = requests.get(f"{config.url('supervisor')}/metrics", timeout=10).text.splitlines()
-            counted = sum(float(line.split()[1]) for line in lines if line.startswith("digits_predictions_total{"))
-            is_logged = config.request_log.exists() and config.request_log.stat().st_size > 0
-            assert (counted > 0) == is_logged == (server is ours)
-    assert [len(rounds) for rounds in speeds.values()] == [1, 1]

@@ -1,13 +1,13 @@
 """common/ and what the command lines share: help, errors, exit codes, output; none of it needs a server."""
 
 import argparse
+import ast
 import os
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
@@ -15,23 +15,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.atomic import write_output
 from common.command_line import run_command
+from digits_client import __main__ as digits_main
+from digits_client.client import DigitsClient
+from digits_client.explanation_plot import draw_explanation
+from digits_client.types import Explanation, Prediction
 from serving import __main__ as serving_main
-from serving.client import DigitsClient
-from serving.config import ROOT, Config, ServingError
-from serving.drawing import drawn
-from serving.folders import find_pictures
-from serving.results import Answer, Explanation
+from serving.config import ROOT, Config
 from tests.pictures import SEVENS, encode
 from tests.servers import configure_free_ports, run_in_process
 from training import __main__ as training_main
 
 
-@pytest.mark.parametrize("package", ["serving", "training", "evaluation", "monitoring", "benchmarks"])
+@pytest.mark.parametrize("package", ["digits_client", "serving", "training", "evaluation", "monitoring", "benchmarks"])
 def test_help_imports_nothing_heavy(package: str) -> None:
-    heavy = {"torch", "numpy", "requests", "matplotlib", "PIL", "starlette"}
-    assert not imported(package, "--help") & heavy
+    heavy = {"torch", "numpy", "matplotlib", "scipy", "starlette", "cv2", "tqdm", "tabulate"}
+    client = {"requests", "PIL"} if package in ("training", "benchmarks") else set[str]()
+    assert not imported(package, "--help") & (heavy | client)
 
 
 def test_status_imports_only_what_it_needs(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ except SystemExit:
     return set(run.stdout.splitlines()[-1].split())
 
 
-@pytest.mark.parametrize("make_parser", [serving_main.parser, training_main.parser])
+@pytest.mark.parametrize("make_parser", [serving_main.parser, training_main.parser, digits_main.make_parser])
 def test_every_command_explains_itself(
     make_parser: Callable[[], argparse.ArgumentParser], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,26 +67,38 @@ def test_every_command_explains_itself(
         assert f" {name} [-h]" in capsys.readouterr().out
 
 
-def test_what_is_named_for_output_stays_what_it_is(tmp_path: Path) -> None:
-    target, link, pipe = tmp_path / "target", tmp_path / "link", tmp_path / "pipe"
-    link.symlink_to(target)
-    write_output(link, b"one")
-    write_output(link, b"two")
-    assert (link.is_symlink(), target.read_bytes()) == (True, b"two")
-    os.mkfifo(pipe)
-    with ThreadPoolExecutor(1) as pool:
-        read = pool.submit(pipe.read_bytes)
-        write_output(pipe, b"three")
-        assert (read.result(), pipe.is_fifo()) == (b"three", True)
+def test_every_command_of_digits_takes_an_address_and_prints_json(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As do those of `python -m serving`, without the address: theirs is the configuration's."""
+    [commands] = [action for action in digits_main.make_parser()._actions if isinstance(action.choices, dict)]
+    assert isinstance(commands.choices, dict)
+    shared = {"--url", "--management-url", "--metrics-url", "--supervisor-url", "--cacert"}
+    here = next(action.choices for action in serving_main.parser()._actions if isinstance(action.choices, dict))
+    for name, command in commands.choices.items():
+        assert command._option_string_actions.keys() >= shared | {"--json", "--version"} - (
+            {"--version"} if name in ("compare", "rollback") else set()
+        )
+        assert set(command._option_string_actions) - set(here[name]._option_string_actions) == shared, name
+    monkeypatch.setattr("sys.argv", ["digits", "--version"])
+    with pytest.raises(SystemExit, match="0"):
+        digits_main.main()
+    assert re.fullmatch(r"digits-client (\d+\.\d+.*|of a checkout)\n", capsys.readouterr().out)
 
 
-def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def locked(folder: str) -> None:
-        raise PermissionError(13, "Permission denied", folder)
+def test_the_client_needs_nothing_else_of_ours() -> None:
+    imports = {name.partition(".")[0] for path in (ROOT / "digits_client").glob("*.py") for name in find_imports(path)}
+    assert not imports & {"common", "handler", "serving", "training", "torch", "cv2"}
+    assert not imported("digits_client", "--help") & {"common", "handler", "serving", "training"}
 
-    monkeypatch.setattr("os.scandir", locked)
-    with pytest.raises(ServingError, match=f"{tmp_path}: Permission denied; expected a folder that may be read"):
-        find_pictures(tmp_path)
+
+def find_imports(path: Path) -> Iterator[str]:
+    """Yield every module that a file imports, within functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
 
 
 # A form for each way in which Pillow holds an image.
@@ -94,10 +106,10 @@ SHOWN = ["png", "cmyk jpeg", "lab tiff", "float tiff with NaN", "transparent pal
 SIXTEEN_BITS = encode(Image.fromarray(np.zeros((3000, 2000), np.uint16)))
 
 
-def test_every_form_of_a_picture_is_drawn() -> None:
-    explanation = Explanation(7, 7, np.zeros((64, 64)), np.zeros((64, 64), np.uint8))
+def test_every_form_of_an_image_is_drawn() -> None:
+    explanation = Explanation(7, 7, [[0.0] * 64] * 64, [[0] * 64] * 64)
     for picture in (*(SEVENS[form]() for form in SHOWN), SIXTEEN_BITS):
-        with Image.open(BytesIO(drawn(picture, explanation))) as drawing:
+        with Image.open(BytesIO(draw_explanation(picture, explanation))) as drawing:
             assert drawing.format == "PNG"
 
 
@@ -105,21 +117,21 @@ def test_ctrl_c_does_not_interrupt_the_handing_out_of_work(
     own: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It comes in the midst of it, where a lock may be held, and the command ends after the next row."""
-    answer = Answer(7, 1.0, True, (0.0,) * 10, (), "1.0")
+    answer = Prediction(7, 1.0, True, (0.0,) * 10, (), "1.0")
     uninterrupted: list[int] = []
 
-    def answers(*_: object, **__: object) -> Iterator[Answer]:
+    def answers(*_: object, **__: object) -> Iterator[Prediction]:
         yield answer
         os.kill(os.getpid(), signal.SIGINT)
         uninterrupted.append(1)
         yield answer
         pytest.fail("it goes on")
 
-    monkeypatch.setattr(DigitsClient, "predict_many", answers)
+    monkeypatch.setattr(DigitsClient, "predict_batch", answers)
     assert run_command(serving_main.parser(), ["--config", str(own.path), "predict", "a.png", "b.png", "c.png"]) == 130
     assert uninterrupted == [1]
     told = capsys.readouterr()
-    assert (len(told.out.splitlines()), told.err) == (1 + 2, "stopped after 2 of 3 pictures\n")
+    assert (len(told.out.splitlines()), told.err) == (1 + 2, "stopped after 2 of 3 images\n")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -129,5 +141,5 @@ def test_without_a_server_every_command_says_so(tmp_path: Path) -> None:
     for words in commands:
         run = run_in_process(config, *words.split())
         assert (run.returncode, run.stdout) == (1, ""), words
-        assert "`make status` tells" in run.stderr or "no server is running here" in run.stderr
+        assert "`make status` says" in run.stderr or "no server is running here" in run.stderr
         assert "Traceback" not in run.stderr

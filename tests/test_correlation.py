@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import requests
 
+from digits_client.client import DigitsClient
+from digits_client.exceptions import UnreachableError
+from digits_client.transport import read_token
 from handler.digit_handler import DigitHandler
 from handler.protocol import CORRELATION_HEADER
-from serving.client import DigitsClient
 from serving.config import Config
-from serving.connection import UnreachableError
 from tests.handler_calls import EXPLAIN, JSON, make_batch_body, make_context
 from tests.pictures import SMOKE
 
@@ -43,7 +44,7 @@ def test_what_is_no_name_for_an_answer_does_not_come_back(given: Any, handler: D
 
 def test_it_comes_back_through_torchserve(client: DigitsClient) -> None:
     for picture, name in ((SMOKE[1], CORRELATION_HEADER), (b"none", CORRELATION_HEADER.lower())):
-        response = client.request("inference", "POST", PREDICT, data=picture, headers={name: "mine"})
+        response = client.api.request("POST", PREDICT, data=picture, headers={name: "mine"})
         assert response.headers[CORRELATION_HEADER] == "mine"
 
 
@@ -87,15 +88,15 @@ def late(server: Config) -> Iterator[Config]:
 
 def test_answers_that_come_late_are_told_by_their_names(server: Config) -> None:
     """As TorchServe 0.12.0 may give them when workers are taken away; a session that does not look believes them."""
-    with late(server) as config, DigitsClient(config) as client, requests.Session() as believing:
-        believing.headers["Authorization"] = f"Bearer {client.token('inference')}"
+    with late(server) as config, DigitsClient(server=config.make_server()) as client, requests.Session() as believing:
+        believing.headers["Authorization"] = f"Bearer {read_token(server.key_file, 'inference')}"
         read = [believing.post(config.url("inference") + PREDICT, SMOKE[digit]).json()["digit"] for digit in range(4)]
         assert read == [0, 0, 1, 2]
         assert [client.predict(SMOKE[digit]).digit for digit in range(10)] == list(range(10))
 
 
 def test_a_client_that_asks_once_says_that_the_answer_was_anothers(server: Config) -> None:
-    with late(server) as config, DigitsClient(config, retries=0) as client:
+    with late(server) as config, DigitsClient(server=config.make_server(), retries=0) as client:
         assert client.predict(SMOKE[1]).digit == 1
         with pytest.raises(UnreachableError, match="has answered another request"):
             client.predict(SMOKE[2])

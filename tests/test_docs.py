@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from digits_client import __main__ as digits_cli
+from digits_client.client import DigitsClient
 from evaluation import __main__ as evaluation_cli
 from handler.preprocessing import WARNINGS
 from monitoring import __main__ as monitoring_cli
 from serving import __main__ as serving_cli
-from serving.client import DigitsClient
 from serving.config import ROOT, read_config
 from serving.config import Config as ServingConfig
+from serving.local_management import LocalManagementClient
 from serving.lock import stop
 from tests.pictures import SMOKE
 from tests.servers import configure_free_ports, wait_for
@@ -25,8 +27,9 @@ from training import __main__ as training_cli
 from training.recipe import RECIPES, Config
 
 README = (ROOT / "README.md").read_text()
-REFERENCE = (ROOT / "docs" / "reference.md").read_text()
+REFERENCE = "".join((ROOT / "docs" / name).read_text() for name in ("reference.md", "client.md"))
 PARSERS = [training_cli.parser(), serving_cli.parser(), evaluation_cli.parser(), monitoring_cli.parser()]
+PARSERS += [digits_cli.make_parser()]
 
 
 def commands() -> list[argparse.ArgumentParser]:
@@ -92,13 +95,15 @@ def test_every_warning_is_explained() -> None:
     assert tuple(explained) == WARNINGS
 
 
-def test_every_metric_is_in_the_reference_with_its_labels_and_no_other(client: DigitsClient) -> None:
+def test_every_metric_is_in_the_reference_with_its_labels_and_no_other(
+    client: DigitsClient, management: LocalManagementClient
+) -> None:
     for picture in (SMOKE[7], SMOKE[3]):
         client.predict(picture)
-    wait_for(lambda: any(each.name == "digits_workers_ready" for each in client.metrics(["supervisor"])))
+    wait_for(lambda: any(each.name == "digits_workers_ready" for each in management.status.read_metrics(False)))
     served = {
         re.sub("_(bucket|sum|count)$", "", each.name): frozenset(each.labels) - {"le"}
-        for each in client.metrics(["supervisor"])
+        for each in management.status.read_metrics(False)
     }
     listed = re.findall(r"^\| (`digits_.*?) \| (?:counter|gauge|histogram) \| (.*?) \|", REFERENCE, re.MULTILINE)
     documented = {
@@ -190,7 +195,7 @@ def test_every_shell_block_runs_as_written(page: str, checkout: tuple[Path, Serv
     if page == "docs/operations.md":
         assert "digits-1.1.mar: OK" in run.stdout
         assert len((folder / "digits.csv").read_text().splitlines()) == 11
-        assert "Answer(digit=1" in run.stdout
+        assert "Prediction(digit=1" in run.stdout
         assert run.stdout.endswith("stopped\n")
 
 

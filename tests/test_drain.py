@@ -7,7 +7,7 @@ import pytest
 import requests
 
 from serving.config import Config
-from serving.torchserve import check_ports
+from serving.start_checks import check_ports
 from tests.pictures import large_picture
 from tests.servers import Load, answers, errors, ready, serving_client, under_load, wait_for
 

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import requests
 
+from digits_client.client import DigitsClient
+from digits_client.transport import read_token
 from handler.preprocessing import WARNINGS
 from serving import draw_page
-from serving.client import DigitsClient
 from serving.config import ROOT, TOKENS, Config
-from serving.connection import read_key
 from serving.draw_page import HEADERS, make_draw_routes
+from serving.local_management import LocalManagementClient
 from tests.pictures import SMOKE
 
 PAGE = ROOT / "serving" / "page"
@@ -61,8 +62,8 @@ def test_images_are_answered_as_by_the_api_and_versions_are_named(server: Config
     assert ask(server, "/draw/predictions?version=1.0", SMOKE[7]).json() == told
     why = ask(server, "/draw/explanations?target=3&version=1.0", SMOKE[7]).json()
     assert (why["digit"], why["target"]) == (7, 3)
-    assert why["framed"] == explanation.framed.tolist()
-    assert why["attribution"] == explanation.attribution.tolist()
+    assert why["framed"] == explanation.framed
+    assert why["attribution"] == explanation.attribution
     assert ask(server, "/draw/explanations", SMOKE[7]).json()["target"] == 7
     assert ask(server, "/draw/state").json() == {"default": "1.0", "versions": ["1.0"], "max_bytes": 16 * 2**20}
 
@@ -174,9 +175,11 @@ def test_no_more_than_a_few_are_read_at_once(server: Config, monkeypatch: pytest
     assert response["digit"] == 7
 
 
-def test_what_the_page_asks_moves_no_callers_figures(server: Config, client: DigitsClient) -> None:
+def test_what_the_page_asks_moves_no_callers_figures(
+    server: Config, client: DigitsClient, management: LocalManagementClient
+) -> None:
     def counted(name: str) -> float:
-        return sum(each.value for each in client.metrics(["supervisor"]) if each.name == name)
+        return sum(each.value for each in management.status.read_metrics(False) if each.name == name)
 
     client.predict(SMOKE[7])
     requested, probes = counted("digits_requests_total"), counted("digits_probes_total")
@@ -187,7 +190,7 @@ def test_what_the_page_asks_moves_no_callers_figures(server: Config, client: Dig
 
 
 def test_no_token_is_in_any_answer(server: Config) -> None:
-    tokens = [read_key(server.key_file, kind) for kind in TOKENS]
+    tokens = [read_token(server.key_file, kind) for kind in TOKENS]
     asked = [ask(server, f"/draw/{name}") for name in (*FILES, "", "state", "nothing")]
     asked += [
         ask(server, f"/draw/{path}", SMOKE[7]) for path in ("predictions", "explanations", "predictions?version=9")

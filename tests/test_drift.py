@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from evaluation.asked import Asked, asked
 from evaluation.changed import CHANGES
-from evaluation.drift_report import windows
 from evaluation.outlier_sets import texture
 from evaluation.photo import photo
-from evaluation.sets import Sample, png
+from evaluation.sets import png
 from handler.drift import FEATURES, FLOOR, WINDOW, Counts, DriftWindow, compute_psi, count_features
 from handler.metrics import Metrics
 from serving.config import ROOT
@@ -80,10 +79,17 @@ def asking() -> Iterator[Asked]:
 
 
 def drift(handler: Asked, pictures: list[bytes]) -> float:
-    """The largest index of the first window, as docs/drift.md has it."""
-    [told] = windows(handler, Sample("", pictures, np.zeros(len(pictures), np.int64)), REFERENCE["shares"], most=1)
-    assert len(told) == len(FEATURES)
-    return max(told)
+    """The largest index of a window of WINDOW images, counted by the handler as in a worker."""
+    handler.handler.metrics = metrics = Metrics("0")
+    window = DriftWindow()
+    window.add(count_features(metrics.registry.collect())["0"])
+    for start in range(0, len(pictures), handler.batch):
+        if window.images < WINDOW:
+            handler.answers(pictures[start : start + handler.batch], "")
+            window.add(count_features(metrics.registry.collect())["0"])
+    index = window.compute_drift(REFERENCE["shares"])
+    assert index.keys() == set(FEATURES)
+    return max(index.values())
 
 
 @pytest.fixture(scope="module")

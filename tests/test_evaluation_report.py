@@ -12,7 +12,7 @@ from common.command_line import run_command
 from evaluation import outlier_sets as outliers
 from evaluation.__main__ import parser
 from evaluation.asked import Asked, asked
-from evaluation.ood_scores import auroc, calibration_error, risk_coverage
+from evaluation.ood_scores import auroc, calibration_error
 from evaluation.sets import png
 from handler.confidence import read_calibration
 from handler.preprocessing import frame, to_input
@@ -62,12 +62,6 @@ def test_calibration_error_is_zero_for_what_is_always_right_and_sure_and_large_f
     assert calibration_error(np.eye(10), (labels + 1) % 10) == pytest.approx(1)
 
 
-def test_risk_grows_with_coverage_when_confidence_is_worth_something() -> None:
-    coverage, risk = risk_coverage(np.array([0.9, 0.5, 0.8, 0.1]), np.array([True, False, True, False]))
-    assert coverage.tolist() == [0.25, 0.5, 0.75, 1]
-    assert risk.tolist() == [0, 0, 1 / 3, 0.5]
-
-
 @pytest.fixture
 def few_clothes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """In the place of Fashion-MNIST's 10,000 pictures its first, where it is installed."""
@@ -93,5 +87,5 @@ def test_report_has_every_set_and_its_pictures(
     assert all(f"\n| {name} | " in text for name in names)
     shown = {part.split(")")[0] for part in text.split("](")[1:]}
     assert all((tmp_path / each).read_bytes().startswith(b"\x89PNG") for each in shown)
-    assert len(shown) == 7
+    assert len(shown) == 5
     assert ("left out: " in capsys.readouterr().out) != few_clothes.exists()

@@ -17,10 +17,10 @@ import requests
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from digits_client.encoding import encode_batch
 from handler.digit_handler import DigitHandler
-from serving.client import DigitsClient
 from serving.config import Config
-from serving.pictures import instances
+from serving.local_management import LocalManagementClient
 from tests.handler_calls import EXPLAIN, JSON, make_context
 from tests.mutations import BODIES, PICTURES
 from tests.pictures import SMOKE
@@ -126,26 +126,26 @@ class Fuzzed:
     """A real server that is sent: each example's pictures alone, all at once, then again as one call."""
 
     def __init__(self, config: Config, pool: ThreadPoolExecutor) -> None:
-        self.client, self.pool = DigitsClient(config, retries=0, timeout=60), pool
+        self.client, self.pool = LocalManagementClient(config, retries=0, timeout=60), pool
         self.workers = self.pids()
         for _ in range(20):  # in turn, so that each worker gets some and has imported all there is
-            assert self.client.explain(SMOKE[7]).digit == 7
+            assert self.client.inference.explain(SMOKE[7]).digit == 7
         self.memory: list[int] = []
         self.sent = 0
 
     def pids(self) -> list[int]:
-        return [worker.pid for worker in self.client.default().workers]
+        return [worker.pid for worker in self.client.get_default().workers]
 
     def post(self, body: bytes, headers: dict[str, str]) -> requests.Response:
         path = "/explanations/digits" if EXPLAIN.items() <= headers.items() else "/predictions/digits"
-        return self.client.request("inference", "POST", path, data=body, headers=headers)
+        return self.client.inference.api.request("POST", path, data=body, headers=headers)
 
     def pictures(self, mutated: list[bytes]) -> None:
         self.sent += len(mutated)
         mixed = [picture for each in mutated for picture in (each, SMOKE[len(each) % 10])]
         headers: list[dict[str, str]] = [{}, {}] * (len(mutated) - 1) + [EXPLAIN, {}]
         alone = [_told(response) for response in self.pool.map(self.post, mixed, headers)]
-        together = self.post(instances(mixed), JSON)
+        together = self.post(encode_batch(mixed), JSON)
         assert together.status_code == 200
         told = [(each.get("code", 200), each) for each in together.json()["predictions"]]
         for answers in (alone, told):

@@ -15,8 +15,8 @@ import pytest
 
 from handler.digit_handler import DigitHandler
 from handler.time_limit import TooLongError, limited
-from serving.client import DigitsClient
 from serving.config import ROOT, Config
+from serving.local_management import LocalManagementClient
 from tests.handler_calls import make_context
 from tests.pictures import SEVEN, SMOKE, encode
 from tests.servers import run_supervised
@@ -108,14 +108,14 @@ def test_slow_pictures_by_the_dozen_cost_no_worker_and_no_neighbour(count: int, 
     slow = bmp_of_runs()
     with (
         run_supervised(own),
-        DigitsClient(own, retries=0, timeout=150) as client,
+        LocalManagementClient(own, retries=0, timeout=150) as client,
         ThreadPoolExecutor(2 * count) as pool,
     ):
-        workers = {worker.pid for worker in client.default().workers}
+        workers = {worker.pid for worker in client.get_default().workers}
         started = time.monotonic()
         sent = [slow, SMOKE[7]] * count
         responses = list(
-            pool.map(lambda picture: client.request("inference", "POST", "/predictions/digits", data=picture), sent)
+            pool.map(lambda picture: client.inference.api.request("POST", "/predictions/digits", data=picture), sent)
         )
         print(f"{count} slow pictures: the last answer after {time.monotonic() - started:.0f} s")
         assert {each.status_code for each in responses[::2]} <= {413, 422, 503}  # 422: a quick machine, nothing drawn
@@ -123,5 +123,5 @@ def test_slow_pictures_by_the_dozen_cost_no_worker_and_no_neighbour(count: int, 
         late = [each.json() for each in responses if each.status_code == 503]
         assert all(each["type"] == "DeadlineExceeded" for each in late)
         assert count > 4 or not late
-        assert {worker.pid for worker in client.default().workers} == workers
-        assert client.predict(SMOKE[7]).digit == 7
+        assert {worker.pid for worker in client.get_default().workers} == workers
+        assert client.inference.predict(SMOKE[7]).digit == 7

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 import requests
 
+from digits_client.status import StatusClient
+from digits_client.transport import read_token
 from evaluation.outlier_sets import texture
 from evaluation.sets import png
 from serving.archive import archive_path, sha256
-from serving.client import DigitsClient
 from serving.config import ROOT, Config
-from serving.connection import read_key
+from serving.local_management import LocalManagementClient
 from tests.handler_calls import JSON, make_batch_body
 from tests.pictures import SMOKE, bad_pictures
 from tests.servers import Load, serving_client, under_load, wait_for, with_archives
@@ -74,7 +75,7 @@ class Callers:
         self.asked: list[Asked] = []
 
     def run(self) -> None:
-        key = read_key(self.config.key_file, "inference")
+        key = read_token(self.config.key_file, "inference")
         with requests.Session() as session:
             session.headers["Authorization"] = f"Bearer {key}"
             while True:
@@ -121,8 +122,8 @@ def expected(asked: list[Asked], version: str) -> dict[str, float]:
 
 def served(config: Config, version: str) -> dict[str, float]:
     """The same of 8083, less what is 0 and what differs from run to run."""
-    with DigitsClient(config) as client:
-        samples = [each for each in client.metrics(["supervisor"]) if each.labels.get("version") == version]
+    with StatusClient(server=config.make_server()) as client:
+        samples = [each for each in client.read_metrics(False) if each.labels.get("version") == version]
     told = {}
     for sample in samples:
         name = sample.name.removeprefix("digits_")
@@ -156,8 +157,8 @@ def test_every_count_is_exact_and_a_killed_worker_costs_a_batch_at_most(tmp_path
         _check_kill(config, client)
 
 
-def _check_kill(config: Config, client: DigitsClient) -> None:
-    [victim, _] = client.models()["1.1"].workers
+def _check_kill(config: Config, client: LocalManagementClient) -> None:
+    [victim, _] = client.list_versions()["1.1"].workers
     before = served(config, "1.1")["requests_total digit 200"]
     with under_load(Load(config, connections=CALLERS)) as load:
         os.kill(victim.pid, signal.SIGKILL)
@@ -171,12 +172,12 @@ def _check_kill(config: Config, client: DigitsClient) -> None:
     assert gauges(client, "digits_model_default") == {"1.0": 0, "1.1": 1}
     assert gauges(client, "digits_queue_capacity_requests") == {"1.0": 512, "1.1": 512}
     record = json.loads((ROOT / "model" / "model.json").read_text())
-    for info in [each for each in client.metrics(["supervisor"]) if each.name == "digits_model_info"]:
+    for info in [each for each in client.status.read_metrics(False) if each.name == "digits_model_info"]:
         assert info.labels["run_id"] == record["run_id"]
         assert info.labels["accuracy"] == f"{record['metrics']['test']['accuracy']:.4f}"
         assert info.labels["archive_sha256"] == sha256(archive_path(config.model_store, info.labels["version"]))
 
 
-def gauges(client: DigitsClient, name: str) -> dict[str, float]:
+def gauges(client: LocalManagementClient, name: str) -> dict[str, float]:
     """Version -> value."""
-    return {each.labels["version"]: each.value for each in client.metrics(["supervisor"]) if each.name == name}
+    return {each.labels["version"]: each.value for each in client.status.read_metrics(False) if each.name == name}

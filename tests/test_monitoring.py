@@ -4,31 +4,28 @@ import json
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 
 import pytest
 import requests
 import yaml
 from playwright.sync_api import Page
 
-from common.command_line import run_command
 from common.errors import UserError
-from monitoring.__main__ import ADDRESS, parser
-from monitoring.api import Prometheus
-from monitoring.dashboard import DASHBOARD, read_panels
+from digits_client.client import DigitsClient
+from monitoring.__main__ import ADDRESS
 from monitoring.process import TEMPLATE, fill_template, run_prometheus, wait_ready
-from serving.client import DigitsClient
 from serving.config import ROOT, Config
 from tests.browser import launch_chromium, needs_chromium
+from tests.dashboard import DASHBOARD, read_panels
 from tests.pictures import SEVENS, SMOKE, bad_pictures
+from tests.prometheus import Prometheus
 from tests.servers import configure_free_ports, find_port, serving_client, wait_for, with_archives
 from tests.test_metrics_truth import rejected
 
@@ -82,11 +79,6 @@ def free_address() -> str:
 @pytest.mark.parametrize(
     ("address", "expected"),
     [
-        ("9090", "--address is 9090"),
-        ("127.0.0.1", "--address is 127.0.0.1"),
-        ("127.0.0.1:port", "--address is 127.0.0.1:port"),
-        ("127.0.0.1:99999", "--address is 127.0.0.1:99999"),
-        ("taken", ": Address already in use"),
         ("free", "ended by itself, with code 3"),
         ("without prometheus", "apt-get install prometheus"),
     ],
@@ -99,33 +91,12 @@ def test_a_prometheus_that_cannot_run_is_named(
     program.write_text("#!/bin/sh\nexit 3\n")
     program.chmod(0o600 if address == "without prometheus" else 0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        named = {"taken": f"127.0.0.1:{taken.getsockname()[1]}", "free": free_address(), "without prometheus": ADDRESS}
-        address = named.get(address, address)
-        with (
-            pytest.raises(UserError, match=re.escape(expected)),
-            run_prometheus(configure_free_ports(tmp_path), address) as process,
-        ):
-            wait_ready(process, address, Event())
-
-
-def check(address: str) -> int:
-    return run_command(parser(), ["check", "--address", address])
-
-
-def test_check_names_a_server_that_is_none_or_no_prometheus_and_uses_no_proxy(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("http_proxy", f"http://{free_address()}")
-    monkeypatch.delenv("no_proxy", raising=False)
-    monkeypatch.delenv("NO_PROXY", raising=False)
-    assert check(free_address()) == 1
-    assert "`python -m monitoring start`" in capsys.readouterr().err
-    with HTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as other:
-        Thread(target=other.serve_forever, daemon=True).start()
-        assert check(f"127.0.0.1:{other.server_port}") == 1
-        other.shutdown()
-    assert "does not answer as Prometheus does" in capsys.readouterr().err
+    address = free_address()
+    with (
+        pytest.raises(UserError, match=re.escape(expected)),
+        run_prometheus(configure_free_ports(tmp_path), address) as process,
+    ):
+        wait_ready(process, address, Event())
 
 
 def start(config: Config, address: str) -> list[str]:
@@ -151,7 +122,7 @@ def monitored(config: Config, address: str) -> Iterator["subprocess.Popen[str]"]
 def send_digits(client: DigitsClient, seconds: float) -> None:
     """Send as many images as drift needs, and more until the seconds are over."""
     deadline = time.monotonic() + seconds
-    list(client.predict_many([SMOKE[number % 10] for number in range(600)], connections=2))
+    list(client.predict_batch([SMOKE[number % 10] for number in range(600)], connections=2))
     while time.monotonic() < deadline:
         client.predict(SMOKE[7])
         time.sleep(0.02)
@@ -162,7 +133,7 @@ def send_odd_images(client: DigitsClient) -> None:
     bad = bad_pictures()
     odd = [SEVENS["dark on light"](), rejected(), bad["blank white"].body, bad["text"].body, bad["header bomb"].body]
     for picture in [*odd, *SMOKE.values()]:
-        next(client.predict_many([picture], connections=1))
+        next(client.predict_batch([picture], connections=1))
     client.explain(SMOKE[7])
 
 
@@ -179,25 +150,20 @@ def show_versions(page: Page, address: str, path: Path) -> None:
 @needs_chromium
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed (Debian: prometheus)")
 @pytest.mark.timeout(400)
-def test_every_panel_has_data_beside_a_server_with_traffic(
-    tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_panel_has_data_beside_a_server_with_traffic(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """`make test ARGS="tests/test_monitoring.py -m slow --screenshots docs"` writes docs/prometheus.png."""
     shown = request.config.getoption("--screenshots")
     config, address = with_archives(tmp_path, "1.0", "1.1"), free_address()
     with serving_client(config) as (_, client), monitored(config, address) as process:
-        wait_for(lambda: Prometheus(address).has_data('up{job="digits"} == 1', 1))
-        assert check(address) == 1
-        assert "no data: Drift: " in capsys.readouterr().out
-        send_digits(client, 90 if shown else 0)
-        send_odd_images(client)
+        prometheus = Prometheus(address)
+        wait_for(lambda: prometheus.has_data('up{job="digits"} == 1'))
+        assert "Drift" in prometheus.list_empty_panels()
+        send_digits(client.inference, 90 if shown else 0)
+        send_odd_images(client.inference)
         client.register("digits-1.1.mar")
         client.promote("1.1")
-        send_digits(client, 90 if shown else 0)
-        wait_for(lambda: check(address) == 0)
-        capsys.readouterr()
-        assert check(address) == 0
-        assert capsys.readouterr().out == ""
+        send_digits(client.inference, 90 if shown else 0)
+        wait_for(lambda: prometheus.list_empty_panels() == [])
         with launch_chromium() as browser:
             show_versions(browser.new_page(), address, Path(shown or tmp_path) / "prometheus.png")
         process.send_signal(signal.SIGTERM)

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from monitoring.api import SCRAPE_SECONDS
-from monitoring.dashboard import read_panels
 from monitoring.process import JOBS
 from serving.config import ROOT, read_config
+from tests.dashboard import read_panels
 
 MONITORING = ROOT / "monitoring"
 RULES = MONITORING / "rules"
@@ -61,7 +60,7 @@ def test_prometheus_scrapes_the_addresses_of_the_configuration() -> None:
     for name, job in jobs.items():
         host, port = read_config().ports()[JOBS[name]]
         assert job["static_configs"] == [{"targets": [f"{host}:{port}"], "labels": {"server": "local"}}]
-        assert job["scrape_interval"] == f"{SCRAPE_SECONDS}s"
+        assert job["scrape_interval"] == "5s"
 
 
 def test_prometheus_reads_every_file_of_rules() -> None:

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from digits_client.client import DigitsClient
+from digits_client.transport import read_token
 from handler.decoding import MAX_BYTES
 from serving.certs import CERTIFICATE, write_certificate
-from serving.client import DigitsClient
 from serving.config import ROOT, TOKENS, Config
 from tests.handler_calls import JSON, make_batch_body
 from tests.nginx import (
@@ -59,7 +60,7 @@ def front(server: Config, folder: Path) -> Iterator[Config]:
 @pytest.fixture
 def client(front: Config) -> Iterator[DigitsClient]:
     """Asks nginx, once."""
-    with DigitsClient(front, retries=0) as asking:
+    with DigitsClient(server=front.make_server(), retries=0) as asking:
         yield asking
 
 
@@ -93,18 +94,18 @@ def test_the_lines_for_going_public_serve_by_tls_alone(server: Config, tmp_path:
 def test_every_kind_of_request_passes(client: DigitsClient) -> None:
     assert client.predict(SMOKE[7]).digit == 7
     assert client.predict(SMOKE[7], "1.0").model_version == "1.0"
-    assert client.ask("inference", "PUT", PREDICT, data=SMOKE[2]).json()["digit"] == 2
+    assert client.api.call("PUT", PREDICT, data=SMOKE[2]).json()["digit"] == 2
     field_of_a_form = {"data": ("two.png", SMOKE[2], "image/png")}
-    assert client.ask("inference", "POST", PREDICT, files=field_of_a_form).json()["digit"] == 2
-    many = client.ask("inference", "POST", PREDICT, data=make_batch_body(SMOKE[3], b"", SMOKE[8]), headers=JSON).json()
+    assert client.api.call("POST", PREDICT, files=field_of_a_form).json()["digit"] == 2
+    many = client.api.call("POST", PREDICT, data=make_batch_body(SMOKE[3], b"", SMOKE[8]), headers=JSON).json()
     assert [each.get("digit", each.get("code")) for each in many["predictions"]] == [3, 400, 8]
-    text = client.ask("inference", "POST", PREDICT, data=SMOKE[7], headers={"Accept": "text/plain"})
+    text = client.api.call("POST", PREDICT, data=SMOKE[7], headers={"Accept": "text/plain"})
     assert (text.text, text.headers["Content-Type"]) == ("7", "text/plain")
 
 
 def test_an_explanation_is_of_the_target_in_the_query_else_in_the_header(front: Config, client: DigitsClient) -> None:
     def target(query: str, **headers: str) -> int:
-        return int(client.ask("inference", "POST", EXPLAIN + query, data=SMOKE[7], headers=headers).json()["target"])
+        return int(client.api.call("POST", EXPLAIN + query, data=SMOKE[7], headers=headers).json()["target"])
 
     assert [target(""), target("?target=3"), target("?target=")] == [7, 3, 7]
     assert [target("", **{"X-Target": "2"}), target("?target=3", **{"X-Target": "2"})] == [2, 3]
@@ -118,9 +119,9 @@ def test_a_picture_that_calls_itself_a_form_is_a_picture_and_a_form_of_millions_
     client: DigitsClient,
 ) -> None:
     """curl's --data-binary does the first; the second took a worker's life."""
-    assert client.ask("inference", "POST", PREDICT, data=SMOKE[7], headers=FORM).json()["digit"] == 7
+    assert client.api.call("POST", PREDICT, data=SMOKE[7], headers=FORM).json()["digit"] == 7
     start = time.monotonic()
-    fields = client.request("inference", "POST", PREDICT, data=b"a&" * (MAX_BYTES // 2), headers=FORM)
+    fields = client.api.request("POST", PREDICT, data=b"a&" * (MAX_BYTES // 2), headers=FORM)
     assert (fields.status_code, fields.json()["type"]) == (400, "InvalidImage")
     assert time.monotonic() - start < 10
 
@@ -209,9 +210,13 @@ def test_a_client_over_the_rate_gets_429_and_no_other_does(front: Config, client
 
 def test_our_client_waits_as_long_as_429_asks_it_to(server: Config, tmp_path: Path) -> None:
     """As above; an nginx of its own, for the client has the address of the other tests."""
-    with fronted(server, tmp_path) as config, DigitsClient(config) as hasty, ThreadPoolExecutor(8) as pool:
+    with (
+        fronted(server, tmp_path) as config,
+        DigitsClient(server=config.make_server()) as hasty,
+        ThreadPoolExecutor(8) as pool,
+    ):
         key = {"Authorization": "Bearer none"}
-        replies = pool.map(lambda _: hasty.request("inference", "POST", PREDICT, headers=key), range(2 * BURST))
+        replies = pool.map(lambda _: hasty.api.request("POST", PREDICT, headers=key), range(2 * BURST))
         assert {reply.status_code for reply in replies} == {400}
     assert '" 429 ' in (tmp_path / "nginx-access.log").read_text()
 
@@ -233,13 +238,15 @@ def answered(lines: list[socket.socket]) -> list[socket.socket]:
     return select.select(lines, [], [], 0)[0]
 
 
-def test_no_token_and_no_query_is_in_nginxs_logs(client: DigitsClient, folder: Path) -> None:
+def test_no_token_and_no_query_is_in_nginxs_logs(server: Config, client: DigitsClient, folder: Path) -> None:
     """The last of these is what nginx writes to its error log unless told otherwise."""
-    client.request("inference", "POST", EXPLAIN + "?target=5&secret=hidden", data=SMOKE[7])
-    client.request("inference", "POST", "/nowhere?secret=hidden")
-    client.request("inference", "POST", PREDICT + "?secret=hidden", data=bytes(MAX_BYTES + 1))
+    client.api.request("POST", EXPLAIN + "?target=5&secret=hidden", data=SMOKE[7])
+    client.api.request("POST", "/nowhere?secret=hidden")
+    client.api.request("POST", PREDICT + "?secret=hidden", data=bytes(MAX_BYTES + 1))
     logs = "".join(path.read_text() for path in folder.glob("*.log"))
     assert f'"POST {EXPLAIN}" 200' in logs
     assert '"POST /nowhere" 404' in logs
     assert f'"POST {PREDICT}" 413' in logs
-    assert not [word for word in ("hidden", "target", *map(client.token, TOKENS)) if word in logs]
+    assert not [
+        word for word in ("hidden", "target", *(read_token(server.key_file, kind) for kind in TOKENS)) if word in logs
+    ]

@@ -17,8 +17,8 @@ import handler
 from handler.decoding import MAX_BYTES
 from handler.description import SCHEMAS
 from serving.archive import build_archive
-from serving.client import DigitsClient
 from serving.config import Config
+from serving.local_management import LocalManagementClient
 from tests.archives import copy_project
 from tests.openapi import (
     ABSENT,
@@ -48,9 +48,9 @@ def service(server: Config) -> Iterator[Service]:
 
 
 def registered(server: Config) -> dict[str, Any]:
-    with DigitsClient(server) as client:
-        versions = {name: (each.archive, each.ready, each.max_workers) for name, each in client.models().items()}
-        return versions | {"default": client.default().version}
+    with LocalManagementClient(server) as client:
+        versions = {name: (each.archive, each.ready, each.max_workers) for name, each in client.list_versions().items()}
+        return versions | {"default": client.get_default().version}
 
 
 def test_document_is_valid_openapi_3_1() -> None:
@@ -167,9 +167,9 @@ def built(server: Config, tmp_path: Path) -> Iterator[str]:
     (project / "handler" / "model-config.yaml").write_text("minWorkers: 1\nmaxWorkers: 1\n")
     build_archive(OWN, server.model_store, project)
     yield OWN
-    with DigitsClient(server) as client:
-        client.request("management", "PUT", "/models/digits/1.0/set-default")
-        client.request("management", "DELETE", f"/models/digits/{OWN}")
+    with LocalManagementClient(server) as client:
+        client.api.request("PUT", "/models/digits/1.0/set-default")
+        client.api.request("DELETE", f"/models/digits/{OWN}")
 
 
 ONE: dict[str, Any] = {"min_worker": 1, "max_worker": 1, "synchronous": "true"}

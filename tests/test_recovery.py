@@ -7,8 +7,8 @@ import time
 import pytest
 import requests
 
-from serving.client import DigitsClient
 from serving.config import Config
+from serving.local_management import LocalManagementClient
 from serving.lock import process_of
 from tests.archives import provide_archive
 from tests.pictures import SMOKE
@@ -31,25 +31,25 @@ BATCH = 16  # of model-config.yaml: what a worker has in hand at the most
 Served = tuple[str, dict[str, tuple[int, int, int]]]
 
 
-def read_served(client: DigitsClient) -> Served:
+def read_served(client: LocalManagementClient) -> Served:
     """Read the default, and of each version the workers that are READY, its least and its most."""
-    versions = client.models()
+    versions = client.list_versions()
     counts = {name: (each.ready, each.min_workers, each.max_workers) for name, each in versions.items()}
-    return client.default().version, counts
+    return client.get_default().version, counts
 
 
 ROLLED_OUT: Served = ("1.1", {"1.0": (3, 3, 3), "1.1": (1, 1, 1), "1.2": (2, 2, 2)})
 
 
-def roll_out(client: DigitsClient) -> None:
+def roll_out(client: LocalManagementClient) -> None:
     """Register 1.1 by command and promote it, register 1.2 by the API alone; scale 1.1 down and 1.0 up."""
     for version in ("1.1", "1.2"):
-        provide_archive(version, client.config.model_store)
+        provide_archive(version, client.store)
     client.register("digits-1.1.mar")
-    client.ask("management", "POST", "/models", params={"url": "digits-1.2.mar"}, timeout=60)
+    client.api.call("POST", "/models", params={"url": "digits-1.2.mar"}, timeout=60)
     client.promote("1.1")
     client.scale(1)
-    client.ask("management", "PUT", "/models/digits/1.0", params={"min_worker": "3", "synchronous": "true"})
+    client.api.call("PUT", "/models/digits/1.0", params={"min_worker": "3", "synchronous": "true"})
     wait_for(lambda: read_served(client) == ROLLED_OUT)
 
 
@@ -78,7 +78,7 @@ def test_a_roll_out_survives_killed_java_a_killed_supervisor_a_stop_and_lost_arc
         assert process_of(own) is None
     with serving_client(own) as (_, client):
         wait_for(lambda: read_served(client) == ROLLED_OUT)
-        assert client.predict(SMOKE[7]).model_version == "1.1"
+        assert client.inference.predict(SMOKE[7]).model_version == "1.1"
         assert command(own, "stop").stdout == "stopped\n"
     (own.model_store / "digits-1.1.mar").unlink()
     content = (own.model_store / "digits-1.2.mar").read_bytes()
@@ -93,14 +93,14 @@ def test_a_roll_out_survives_killed_java_a_killed_supervisor_a_stop_and_lost_arc
 
 def curl(config: Config, method: str, path: str, **query: str) -> None:
     """Change something by the management API alone."""
-    with DigitsClient(config, retries=0) as client:
-        client.ask("management", method, path, params=query)
+    with LocalManagementClient(config, retries=0) as client:
+        client.api.call(method, path, params=query)
 
 
 def read_kept(config: Config) -> tuple[str, int, set[str]]:
     """Read the default, its workers at most, and all versions."""
-    with DigitsClient(config, retries=0) as client:
-        return client.default().version, client.default().max_workers, set(client.models())
+    with LocalManagementClient(config, retries=0) as client:
+        return client.get_default().version, client.get_default().max_workers, set(client.list_versions())
 
 
 def test_what_curl_has_just_changed_survives_a_kill_at_once(own: Config) -> None:
@@ -135,8 +135,8 @@ def test_a_killed_worker_costs_its_own_requests_alone_and_is_back_within_10_s(ow
         victim = workers(process)[0]
         killed = time.monotonic()
         victim.kill()
-        wait_for(lambda: client.default().ready == 1, 5)
-        wait_for(lambda: client.default().ready == 2, 10)
+        wait_for(lambda: client.get_default().ready == 1, 5)
+        wait_for(lambda: client.get_default().ready == 2, 10)
         back = time.monotonic() - killed
         count = len(load.sent)
         wait_for(lambda: len(load.sent) > count + 200)

@@ -8,17 +8,18 @@ from zipfile import ZipFile
 
 import pytest
 
+from digits_client.exceptions import DigitsError
 from serving.archive import build_archive, check_archive, sha256
-from serving.client import DigitsClient
 from serving.config import ROOT, Config, ServingError
+from serving.local_management import LocalManagementClient
 from tests.archives import copy_project, provide_archive
 
 
 @pytest.fixture
-def client(server: Config) -> Iterator[DigitsClient]:
+def client(server: Config) -> Iterator[LocalManagementClient]:
     """The session's server, whose store gets archives of versions that no other test names."""
     provide_archive("1.1", server.model_store)
-    with DigitsClient(server, retries=0) as opened:
+    with LocalManagementClient(server, retries=0) as opened:
         yield opened
 
 
@@ -34,9 +35,9 @@ def foreign(path: Path, folder: Path) -> None:
 
 
 @pytest.fixture
-def hostile(client: DigitsClient, tmp_path: Path) -> dict[str, str]:
+def hostile(client: LocalManagementClient, tmp_path: Path) -> dict[str, str]:
     """What must not be registered, by kind."""
-    store = client.config.model_store
+    store = client.store
     outside = provide_archive("3.1", tmp_path / "elsewhere")
     (store / "digits-3.1.mar").symlink_to(outside)
     shutil.copy(f"{outside}.sha256", store)
@@ -91,14 +92,14 @@ def write_sum(path: Path) -> None:
 
 
 def test_hostile_registrations_are_refused_and_nothing_is_run(
-    client: DigitsClient, hostile: dict[str, str], tmp_path: Path
+    client: LocalManagementClient, hostile: dict[str, str], tmp_path: Path
 ) -> None:
     for archive in hostile.values():
-        with pytest.raises(ServingError):
+        with pytest.raises((ServingError, DigitsError)):
             client.register(archive)
         with pytest.raises(ServingError):  # before TorchServe hears of it
-            check_archive(client.config.model_store, archive)
-    assert set(client.models()) == {"1.0"}
+            check_archive(client.store, archive)
+    assert set(client.list_versions()) == {"1.0"}
     assert not (tmp_path / "executed").exists()
 
 
@@ -110,14 +111,16 @@ RAW = {
 }
 
 
-def test_the_raw_api_refuses_what_is_outside_the_store(client: DigitsClient, tmp_path: Path) -> None:
+def test_the_raw_api_refuses_what_is_outside_the_store(
+    server: Config, client: LocalManagementClient, tmp_path: Path
+) -> None:
     """The archive is there, and would be run if it were registered."""
-    outside = client.config.folder / "a.mar"
+    outside = server.folder / "a.mar"
     foreign(outside, tmp_path)
     for url, message in RAW.items():
         query = {"url": url.format(outside=outside), "initial_workers": "1", "synchronous": "true"}
-        response = client.request("management", "POST", "/models", params=query)
+        response = client.api.request("POST", "/models", params=query)
         assert response.status_code in (400, 404)
         assert message.format(outside=outside) in response.json()["message"]
-    assert set(client.models()) == {"1.0"}
+    assert set(client.list_versions()) == {"1.0"}
     assert not (tmp_path / "executed").exists()

@@ -1,4 +1,4 @@
-"""handler/request_log.py and serving/rotation.py: levels, a file that is renamed, a disk that is full."""
+"""handler/request_log.py and serving/log_rotation.py: levels, a file that is renamed, a disk that is full."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +9,7 @@ import pytest
 
 from handler.records import Request
 from handler.request_log import RequestLog
-from serving.rotation import KEPT, Rotation
+from serving.log_rotation import KEPT, LogRotation
 
 STATUSES = (200, 404, 503)
 
@@ -52,13 +52,13 @@ def test_batches_of_several_workers_stay_in_one_piece(tmp_path: Path) -> None:
 def test_a_file_that_has_grown_is_renamed_and_its_writers_begin_a_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.rotation.BYTES", 1000)
+    monkeypatch.setattr("serving.log_rotation.BYTES", 1000)
     path = tmp_path / "requests.log"
-    rotation, logs = Rotation(path), [RequestLog(str(path), "info") for _ in range(2)]
-    rotation.look()  # nothing yet
+    rotation, logs = LogRotation(path, pytest.fail), [RequestLog(str(path), "info") for _ in range(2)]
+    rotation.rotate_if_due()  # nothing yet
     for number in range(200, 240):
         logs[number % 2].write(served(number, number, number), 0.1, "1.0")
-        rotation.look()
+        rotation.rotate_if_due()
     files = sorted(tmp_path.iterdir())
     assert [each.name for each in files] == ["requests.log", *(f"requests.log.{each}" for each in range(1, KEPT + 1))]
     told = [status for each in files[::-1] if each != path for status in statuses(each)] + statuses(path)

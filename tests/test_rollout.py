@@ -1,6 +1,10 @@
 """Rolling out and back against a real server: nobody's request fails, and only what proved itself goes live."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,10 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from digits_client.exceptions import TOKEN_VARIABLES, ApiError, DigitsError
+from digits_client.transport import read_token
 from serving.archive import build_archive
-from serving.client import DigitsClient
-from serving.config import Config, ServingError
-from serving.connection import RefusedError
+from serving.config import ROOT, Config, ServingError
+from serving.local_management import LocalManagementClient
 from serving.state import read_state
 from tests.archives import copy_project, swap_digits
 from tests.pictures import SMOKE
@@ -29,17 +34,17 @@ def rolling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
 
 
 @pytest.fixture
-def client(rolling: Config) -> Iterator[DigitsClient]:
+def client(rolling: Config) -> Iterator[LocalManagementClient]:
     """Leaves 1.0 alone and in charge."""
-    with DigitsClient(rolling, retries=0) as asking:
+    with LocalManagementClient(rolling, retries=0) as asking:
         yield asking
-        if asking.default().version != "1.0":
+        if asking.get_default().version != "1.0":
             asking.promote("1.0")
-        for version in asking.models().keys() - {"1.0"}:
+        for version in asking.list_versions().keys() - {"1.0"}:
             asking.unregister(version)
 
 
-def test_no_request_fails_from_register_to_unregister(client: DigitsClient) -> None:
+def test_no_request_fails_from_register_to_unregister(rolling: Config, client: LocalManagementClient) -> None:
     """And every one is answered by a version that was the default in its time."""
     switches = [(0.0, 0.0, "1.0")]  # when each began and was over, and the default from then on
 
@@ -48,7 +53,7 @@ def test_no_request_fails_from_register_to_unregister(client: DigitsClient) -> N
         change()
         switches.append((begin, time.monotonic(), version))
 
-    with under_load(Load(client.config)) as load:
+    with under_load(Load(rolling)) as load:
         client.register("digits-1.1.mar")
         for _ in range(TIMES):
             switch(lambda: client.promote("1.1"), "1.1")
@@ -72,33 +77,36 @@ def test_no_request_fails_from_register_to_unregister(client: DigitsClient) -> N
         }
 
 
-def test_register_leaves_the_default_alone_and_gives_as_many_workers(client: DigitsClient) -> None:
+def test_register_leaves_the_default_alone_and_gives_as_many_workers(client: LocalManagementClient) -> None:
     client.scale(1, 3)
     registered = client.register("digits-1.1.mar")
     assert (registered.version, registered.ready, registered.max_workers) == ("1.1", 2, 3)
-    assert client.default().version == "1.0"
-    assert client.predict(SMOKE[4]).model_version == "1.0"
-    assert client.predict(SMOKE[4], "1.1").model_version == "1.1"
-    with pytest.raises(RefusedError, match="409 ConflictStatusException"):
+    assert client.get_default().version == "1.0"
+    assert client.inference.predict(SMOKE[4]).model_version == "1.0"
+    assert client.inference.predict(SMOKE[4], "1.1").model_version == "1.1"
+    with pytest.raises(ApiError, match="409 ConflictStatusException"):
         client.register("digits-1.1.mar")
-    assert set(client.models()) == {"1.0", "1.1"}  # what was registered before stays
+    assert set(client.list_versions()) == {"1.0", "1.1"}  # what was registered before stays
     client.scale(2)
 
 
-def test_rollback_of_what_curl_promoted_needs_neither_the_archive_nor_all_workers(client: DigitsClient) -> None:
+def test_rollback_of_what_curl_promoted_needs_neither_the_archive_nor_all_workers(
+    rolling: Config, client: LocalManagementClient
+) -> None:
     client.register("digits-1.1.mar")
-    client.ask("management", "PUT", "/models/digits/1.1/set-default")
-    assert read_state(client.config).previous == "1.0"
-    archive = client.config.model_store / "digits-1.0.mar"
+    client.api.call("PUT", "/models/digits/1.1/set-default")
+    assert read_state(rolling).previous == "1.0"
+    archive = client.store / "digits-1.0.mar"
     archive.rename(archive.with_suffix(".kept"))
     try:
         with pytest.raises(ServingError, match="no such archive"):
             client.promote("1.0")
-        psutil.Process(client.models()["1.0"].workers[0].pid).suspend()
-        assert client.rollback().version == client.default().version == "1.0"
+        psutil.Process(client.list_versions()["1.0"].workers[0].pid).suspend()
+        with LocalManagementClient(rolling, timeout=2) as hurried:  # what the suspended worker gets is sent again
+            assert hurried.rollback().version == client.get_default().version == "1.0"
     finally:
         archive.with_suffix(".kept").rename(archive)
-        psutil.Process(client.models()["1.0"].workers[0].pid).resume()
+        psutil.Process(client.list_versions()["1.0"].workers[0].pid).resume()
 
 
 def change_temperature(project: Path) -> None:
@@ -111,42 +119,69 @@ def change_temperature(project: Path) -> None:
 @pytest.mark.parametrize(
     ("version", "spoil", "error"),
     [
-        ("6.6", swap_digits, r"6\.6: smoke picture 3.png was read as 5"),
+        ("6.6", swap_digits, r"6\.6: smoke image 3\.png: the digit is 5"),
         ("6.7", change_temperature, r"from those its model\.json expects"),
     ],
 )
 def test_a_model_that_does_not_predict_what_its_record_says_is_not_registered(
-    version: str, spoil: Callable[[Path], object], error: str, client: DigitsClient, tmp_path: Path
+    version: str, spoil: Callable[[Path], object], error: str, client: LocalManagementClient, tmp_path: Path
 ) -> None:
     project = copy_project(tmp_path)
     spoil(project)
-    build_archive(version, client.config.model_store, project)
-    with pytest.raises(ServingError, match=error):
+    build_archive(version, client.store, project)
+    with pytest.raises(DigitsError, match=error):
         client.register(f"digits-{version}.mar")
-    assert set(client.models()) == {"1.0"}
+    assert set(client.list_versions()) == {"1.0"}
 
 
 def test_a_version_whose_workers_die_is_not_registered(
-    client: DigitsClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: LocalManagementClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = copy_project(tmp_path)
     (project / "handler" / "confidence.py").write_text("raise ImportError('broken')\n")
-    build_archive("6.8", client.config.model_store, project)
-    monkeypatch.setattr("serving.client.LOAD_SECONDS", 5.0)
-    with pytest.raises(ServingError, match=r"0 of 2 workers of 6\.8 are READY after 5 s; logs/torchserve.log"):
+    build_archive("6.8", client.store, project)
+    monkeypatch.setattr("digits_client.management.LOAD_SECONDS", 5.0)
+    with pytest.raises(DigitsError, match=r"0 of 2 workers of 6\.8 are READY after 5 s; .*logs/torchserve\.log"):
         client.register("digits-6.8.mar")
-    assert set(client.models()) == {"1.0"}
-    assert client.predict(SMOKE[4]).digit == 4
+    assert set(client.list_versions()) == {"1.0"}
+    assert client.inference.predict(SMOKE[4]).digit == 4
 
 
 def test_a_version_that_is_still_asked_by_name_is_not_removed(
-    client: DigitsClient, monkeypatch: pytest.MonkeyPatch
+    rolling: Config, client: LocalManagementClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client.register("digits-1.1.mar")
-    monkeypatch.setattr("serving.client.DRAIN_SECONDS", 2.0)
+    monkeypatch.setattr("digits_client.management.DRAIN_SECONDS", 2.0)
     with (
-        under_load(Load(client.config, path="/predictions/digits/1.1")) as load,
-        pytest.raises(ServingError, match=r"1\.1 is still asked by callers that name it"),
+        under_load(Load(rolling, path="/predictions/digits/1.1")) as load,
+        pytest.raises(DigitsError, match=r"1\.1 still gets requests from callers that name it"),
     ):
         client.unregister("1.1")
     assert not load.failed
+
+
+def test_a_machine_without_the_checkout_rolls_out_by_url_and_tokens(
+    rolling: Config, client: LocalManagementClient, tmp_path: Path
+) -> None:
+    """It has the client's package and nothing else of ours; smoke images come from the version's own description."""
+    shutil.copytree(ROOT / "digits_client", tmp_path / "packages" / "digits_client")
+    tokens = {name: read_token(rolling.key_file, kind) for kind, name in TOKEN_VARIABLES.items()}
+    environment = os.environ | tokens | {"PYTHONPATH": str(tmp_path / "packages")}
+    urls = [f"--{api}-url={rolling.url(api)}" for api in ("management", "metrics", "supervisor")]
+
+    def run(*words: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "digits_client", *words, "--url", rolling.url("inference"), *urls]
+        run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert run.returncode == code, run.stderr
+        return run
+
+    registered = json.loads(run("register", "1.1", "--json").stdout)
+    assert (registered[0]["version"], registered[0]["default"], registered[0]["ready"]) == ("1.1", False, 2)
+    assert json.loads(run("promote", "--version", "1.1", "--json").stdout)[0]["default"]
+    assert "1.1 is the default; promote another version first" in run("unregister", "1.1", code=1).stderr
+    assert client.inference.predict(SMOKE[4]).model_version == "1.1"
+    assert json.loads(run("rollback", "--json").stdout)[0]["version"] == "1.0"
+    assert json.loads(run("unregister", "1.1", "--json").stdout) == {"unregistered": "1.1"}
+    build_archive("6.9", client.store, swap_digits(copy_project(tmp_path / "project")))
+    assert "6.9: smoke image 3.png: the digit is 5" in run("register", "6.9", code=1).stderr
+    assert set(client.list_versions()) == {"1.0"}

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.client import DigitsClient
+from digits_client.client import DigitsClient
 from serving.config import Config
 from tests.nginx import fronted, needs_nginx, request
 from tests.pictures import SMOKE
@@ -34,7 +34,7 @@ def measure_p99(config: Config) -> float:
     def send_steadily(delay: float) -> list[float]:
         seconds = []
         time.sleep(delay)
-        with DigitsClient(config, retries=0) as client:
+        with DigitsClient(server=config.make_server(), retries=0) as client:
             while (start := time.monotonic()) < end:
                 assert client.predict(SMOKE[7]).digit == 7
                 seconds.append(time.monotonic() - start)

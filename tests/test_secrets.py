@@ -7,29 +7,29 @@ import psutil
 import pytest
 import requests
 
-from serving.client import DigitsClient
+from digits_client.transport import read_token
 from serving.config import TOKENS, Config, ServingError
-from serving.connection import read_key
+from serving.local_management import LocalManagementClient
 from tests.archives import provide_archive
 from tests.pictures import SMOKE
 from tests.servers import family, output_until_curl, run_in_process, started, wait_for, workers
 
 
 def read_tokens(config: Config) -> set[str]:
-    return {read_key(config.key_file, kind) for kind in TOKENS}
+    return {read_token(config.key_file, kind) for kind in TOKENS}
 
 
 def go_wrong(config: Config) -> str:
     """Send wrong tokens, bad images and impossible requests; return what commands print of it."""
-    inference, management = (read_key(config.key_file, kind) for kind in ("inference", "management"))
+    inference, management = (read_token(config.key_file, kind) for kind in ("inference", "management"))
     url = config.url("inference") + "/predictions/digits"
     for token in ("wrong", management, f"{inference}x"):
         requests.post(url, SMOKE[7], headers={"Authorization": f"Bearer {token}"}, timeout=10)
-    with DigitsClient(config) as client:
-        list(client.predict_many([SMOKE[1], b"", *SMOKE.values()]))
-        client.explain(SMOKE[7])
+    with LocalManagementClient(config) as client:
+        list(client.inference.predict_batch([SMOKE[1], b"", *SMOKE.values()]))
+        client.inference.explain(SMOKE[7])
         for path in ("/models/digits?customized=true", "/models/nothing", "/models?url=file:///etc/passwd"):
-            client.request("management", "POST" if "url" in path else "GET", path)
+            client.api.request("POST" if "url" in path else "GET", path)
         with pytest.raises(ServingError):
             client.register("digits-9.9.mar")
     commands = ("predict nowhere.png", "register digits-2.0.mar", "status", "metrics")
@@ -57,8 +57,8 @@ def test_tokens_and_ports_stay_with_their_owner_on_a_bad_day(own: Config) -> Non
             assert stat.filemode(path.stat().st_mode) == "-rw-------"
         said += go_wrong(own)
         workers(process)[0].kill()
-        with DigitsClient(own) as client:
-            wait_for(lambda: client.default().ready == 2)
+        with LocalManagementClient(own) as client:
+            wait_for(lambda: client.get_default().ready == 2)
         said += run_in_process(own, "token", "--rotate").stderr
         tokens |= read_tokens(own)
         said += go_wrong(own)

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import requests
 
+from digits_client.client import DigitsClient
+from digits_client.exceptions import UnreachableError
 from serving.archive import build_archive
-from serving.client import DigitsClient
 from serving.config import ROOT, Config
-from serving.connection import UnreachableError
 from serving.readiness import PROOF_SECONDS
-from serving.torchserve import check_ports
+from serving.start_checks import check_ports
 from tests.archives import copy_project, swap_digits
 from tests.pictures import SMOKE
 from tests.servers import (
@@ -45,7 +45,7 @@ def collect_readiness(config: Config) -> list[tuple[int, str]]:
         return said[-1][0] == 200
 
     wait_for(is_ready)
-    with DigitsClient(config, timeout=2, retries=0) as client:
+    with DigitsClient(server=config.make_server(), timeout=2, retries=0) as client:
         assert client.predict(SMOKE[7]).digit == 7
     return said
 
@@ -125,7 +125,7 @@ def test_a_model_that_reads_the_smoke_images_wrong_is_not_ready(tmp_path: Path) 
     build_archive("1.0", tmp_path / "model_store", swap_digits(copy_project(tmp_path / "project")))
     config = configure_free_ports(tmp_path, tmp_path / "model_store")
     with started(config):
-        wait_for(lambda: "was read as" in errors(config))
+        wait_for(lambda: "smoke image 3.png: the digit is 5" in errors(config))
         assert ready(config)[0] == 503
 
 
@@ -155,8 +155,11 @@ def test_ready_is_503_while_all_workers_hang(own: Config, project: Path) -> None
     with serving_client(own) as (_, client):
         brake.touch()
         wait_for(lambda: ready(own)[0] == 503, 2 * PROOF_SECONDS + 5)
-        assert client.default().ready == 2
-        with DigitsClient(own, timeout=0.5) as hurried, pytest.raises(UnreachableError, match="not answered in time"):
+        assert client.get_default().ready == 2
+        with (
+            DigitsClient(server=own.make_server(), timeout=0.5) as hurried,
+            pytest.raises(UnreachableError, match="not answered in time"),
+        ):
             hurried.predict(SMOKE[7])
         brake.unlink()
         wait_for(lambda: ready(own) == (200, "ready"))

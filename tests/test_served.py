@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from benchmarks.evaluate_served import predict_served, predict_trained
+from digits_client.client import DigitsClient
+from digits_client.exceptions import ApiError
+from digits_client.types import Prediction
 from handler.decoding import MAX_BYTES
-from serving.client import DigitsClient
 from serving.config import Config
-from serving.connection import RefusedError
-from serving.results import Answer
 from tests.pictures import SEVENS, SMOKE, bad_pictures, digits, encode
 
 PREDICT, EXPLAIN = "/predictions/digits", "/explanations/digits"
@@ -26,7 +26,7 @@ def test_every_form_of_an_image_is_predicted(form: str, client: DigitsClient) ->
 def test_any_content_type_but_a_forms_is_a_raw_body(client: DigitsClient) -> None:
     """curl's --data-binary calls its body a form, which TorchServe then takes apart; the README says what to add."""
     for content_type in ("application/octet-stream", "image/png", "text/plain", "application/json"):
-        response = client.request("inference", "POST", PREDICT, data=SMOKE[2], headers={"Content-Type": content_type})
+        response = client.api.request("POST", PREDICT, data=SMOKE[2], headers={"Content-Type": content_type})
         assert response.json()["digit"] == 2, content_type
 
 
@@ -40,7 +40,7 @@ def test_served_probabilities_equal_trainings_own_on_500_images(server: Config) 
 @pytest.mark.parametrize("name", bad_pictures())
 def test_bad_input_gets_the_contracts_error(name: str, client: DigitsClient) -> None:
     bad = bad_pictures()[name]
-    response = client.request("inference", "POST", PREDICT, **bad.send())
+    response = client.api.request("POST", PREDICT, **bad.send())
     error = response.json()
     assert (response.status_code, error["code"], error["type"]) == (bad.status, bad.status, bad.type)
     assert error["message"]
@@ -49,7 +49,7 @@ def test_bad_input_gets_the_contracts_error(name: str, client: DigitsClient) -> 
 
 
 def test_a_body_over_the_limit_is_refused_by_torchserve(client: DigitsClient) -> None:
-    with pytest.raises(RefusedError, match="413 Request Entity Too Large: the body is over the server's limit of 16"):
+    with pytest.raises(ApiError, match="413 Request Entity Too Large: the body is over the server's limit, 16"):
         client.predict(bytes(MAX_BYTES + 1))
     assert client.predict(SMOKE[7]).digit == 7
 
@@ -61,7 +61,7 @@ def test_a_body_of_the_limit_reaches_the_handler(client: DigitsClient) -> None:
 def test_torchserve_drops_the_query_of_an_explanation(client: DigitsClient) -> None:
     """Why a target comes by the form or by X-Target; would fail with a TorchServe that passes it on."""
     for path, target in ((f"{EXPLAIN}?target=3", 7), (EXPLAIN, 7)):
-        assert client.request("inference", "POST", path, data=SMOKE[7]).json()["target"] == target
+        assert client.api.request("POST", path, data=SMOKE[7]).json()["target"] == target
 
 
 @pytest.mark.slow
@@ -93,15 +93,15 @@ def test_batch_predictions_are_the_single_ones_in_order_and_bad_images_fail_alon
         bad[index // BAD_SHARE % len(bad)] if index % BAD_SHARE == 7 else encode(Image.fromarray(grays[index % 5000]))
         for index in range(count)
     ]
-    many = list(client.predict_many(images, bulk=BATCH_SIZE))
-    singles = list(client.predict_many(images, bulk=1))
+    many = list(client.predict_batch(images, BATCH_SIZE))
+    singles = list(client.predict_batch(images, 1))
     assert len(many) == len(singles) == count
     for index, (one, alone) in enumerate(zip(many, singles, strict=True)):
         if index % BAD_SHARE == 7:
-            assert isinstance(one, RefusedError)
+            assert isinstance(one, ApiError)
             assert str(one) == str(alone)
         else:
-            assert isinstance(one, Answer)
-            assert isinstance(alone, Answer)
+            assert isinstance(one, Prediction)
+            assert isinstance(alone, Prediction)
             assert np.abs(np.subtract(one.probabilities, alone.probabilities)).max() <= ROUNDING
             assert (one.digit, one.accepted, one.warnings) == (alone.digit, alone.accepted, alone.warnings)

@@ -13,10 +13,11 @@ import pytest
 import requests
 from PIL import Image
 
+from digits_client.exceptions import ApiError
+from digits_client.transport import read_token
 from serving.archive import build_archive
-from serving.client import DigitsClient
 from serving.config import ROOT, Config
-from serving.connection import RefusedError, read_key
+from serving.local_management import LocalManagementClient
 from tests.archives import swap_digits
 from tests.servers import output_until_curl, run_in_process, serving, started, wait_for, with_archives
 
@@ -40,7 +41,9 @@ def folder(tmp_path: Path) -> Path:
         shutil.copy(SMOKE / f"{digit}.png", tmp_path / "pictures" / str(label))
     shutil.copy(SMOKE / "1.png", tmp_path / "pictures")
     (tmp_path / "pictures" / "bad.png").write_bytes(b"no picture")
-    (tmp_path / "pictures" / "notes.txt").write_text("not asked about")
+    for hidden in ("notes.txt", ".7.png", ".ipynb_checkpoints/7.png"):
+        (tmp_path / "pictures" / hidden).parent.mkdir(exist_ok=True)
+        (tmp_path / "pictures" / hidden).write_text("not sent")
     return tmp_path / "pictures"
 
 
@@ -84,10 +87,11 @@ def test_predict_prints_csv_or_json_and_goes_on_past_a_bad_picture(running_here:
         *("1.png", "3.png", "4.png", "7.png", "bad.png", "9.png", "nowhere.png"),
     ]
     assert [row["digit"] for row in rows] == ["1", "3", "4", "7", "", "9", ""]
+    assert [row["accepted"] for row in rows] == ["true", "true", "true", "true", "", "true", ""]
     assert "400 InvalidImage: 10 bytes that are no picture" in rows[4]["error"]
     assert "No such file" in rows[6]["error"]
     assert run.returncode == 1
-    assert "2 of 7 pictures were not read" in run.stderr
+    assert "2 of 7 images failed" in run.stderr
     assert "Traceback" not in run.stderr
     lines = run_in_process(running_here, "predict", "--json", str(folder)).stdout.splitlines()
     assert [json.loads(line).get("digit") for line in lines] == [1, 3, 4, 7, None]
@@ -109,12 +113,12 @@ def test_standard_input_is_read_and_standard_output_written(running_here: Config
 def test_explain_draws_why_and_why_not(running_here: Config, tmp_path: Path) -> None:
     out = tmp_path / "why.png"
     run = run_in_process(running_here, "explain", str(SMOKE / "7.png"), "-o", str(out))
-    assert run.stdout == f"{SMOKE / '7.png'}: read as 7; {out} shows what speaks for a 7\n", run.stderr
+    assert run.stdout == f"{SMOKE / '7.png'}: 7, accepted; {out} shows the evidence for 7\n", run.stderr
     why = out.read_bytes()
     told = json.loads(
         run_in_process(running_here, "explain", "--json", "--target", "3", str(SMOKE / "7.png"), "-o", str(out)).stdout
     )
-    assert told == {"digit": 7, "target": 3, "out": str(out)}
+    assert told == {"digit": 7, "target": 3, "out": str(out), "accepted": True, "warnings": []}
     with Image.open(out) as drawing:
         assert drawing.format == "PNG"
         assert min(drawing.size) > 300
@@ -128,10 +132,10 @@ def test_errors_are_one_line_that_names_what_is_wrong(running_here: Config, tmp_
     before = archive.read_bytes()
     for words, error in {
         ("predict", "--version", "9.9", str(SMOKE)): "404 ModelVersionNotFoundException",
-        ("predict", str(tmp_path / "empty")): f"{tmp_path / 'empty'}: no pictures below it; expected .bmp",
-        ("compare", "1.0", "1.0", str(tmp_path / "nowhere")): "nowhere: is no folder; expected one with pictures in it",
+        ("predict", str(tmp_path / "empty")): f"{tmp_path / 'empty'}: no images below it; expected .bmp",
+        ("compare", "1.0", "1.0", str(tmp_path / "nowhere")): "nowhere: is no folder; expected one with images in it",
         ("explain", str(tmp_path / "bad.png")): "400 InvalidImage: 10 bytes that are no picture",
-        ("explain", str(tmp_path / "nowhere.png")): "No such file or directory; expected a picture's file",
+        ("explain", str(tmp_path / "nowhere.png")): "No such file or directory; expected an image file",
         ("explain", str(SMOKE / "7.png"), "-o", str(tmp_path)): f"Is a directory: '{tmp_path}'",
         ("register", "http://x/digits-1.1.mar"): "is a URL; only archives in",
         ("promote", "9.9"): "9.9 is not registered",
@@ -157,19 +161,19 @@ def test_rotated_tokens_are_seen_by_no_client_and_the_old_one_opens_nothing(
     monkeypatch.setenv("DIGITS_INFERENCE_TOKEN", "another")
     old = run_in_process(running_here, "token").stdout.strip()
     monkeypatch.delenv("DIGITS_INFERENCE_TOKEN")
-    assert old == read_key(running_here.key_file, "inference")
-    old_management = read_key(running_here.key_file, "management")
-    with DigitsClient(running_here, retries=0) as client:
+    assert old == read_token(running_here.key_file, "inference")
+    old_management = read_token(running_here.key_file, "management")
+    with LocalManagementClient(running_here, retries=0) as client:
         for _ in range(2):
-            assert client.predict(SMOKE / "7.png").digit == 7
-            assert client.default().version == "1.0"
+            assert client.inference.predict(SMOKE / "7.png").digit == 7
+            assert client.get_default().version == "1.0"
             rotated = run_in_process(running_here, "token", "--rotate")
             assert rotated.returncode == 0, rotated.stderr
-        assert client.predict(SMOKE / "7.png").digit == 7
-        with pytest.raises(RefusedError, match="InvalidKeyException"):
-            client.ask("inference", "POST", "/predictions/digits", headers={"Authorization": f"Bearer {old}"})
-        with pytest.raises(RefusedError, match="InvalidKeyException"):
-            client.ask("management", "GET", "/models", headers={"Authorization": f"Bearer {old_management}"})
+        assert client.inference.predict(SMOKE / "7.png").digit == 7
+        with pytest.raises(ApiError, match="InvalidKeyException"):
+            client.inference.api.call("POST", "/predictions/digits", headers={"Authorization": f"Bearer {old}"})
+        with pytest.raises(ApiError, match="InvalidKeyException"):
+            client.api.call("GET", "/models", headers={"Authorization": f"Bearer {old_management}"})
     assert rotated.stdout.strip() not in (old, "another")
     assert running_here.key_file.stat().st_mode & 0o777 == 0o600
 
@@ -201,14 +205,14 @@ def test_roll_out_by_command(running_here: Config) -> None:
 
 def test_compare_counts_and_lists_what_is_read_differently(running_here: Config, folder: Path, project: Path) -> None:
     build_archive("6.6", running_here.model_store, swap_digits(project))
-    with DigitsClient(running_here, timeout=60, retries=0) as client:
-        client.ask("management", "POST", "/models", params={"url": "digits-6.6.mar", "synchronous": "true"})
+    with LocalManagementClient(running_here, timeout=60, retries=0) as client:
+        client.api.call("POST", "/models", params={"url": "digits-6.6.mar", "synchronous": "true"})
     table = run_in_process(running_here, "compare", "1.0", "6.6", str(folder)).stdout
-    assert "3 of 5 pictures are read alike (60.00%); 1 refused by both" in table
+    assert "the versions agree on 3 of 5 images (60.00%); 1 errors of both" in table
     assert "2 of 3 (66.67%)" in table
     assert [line.split()[1:] for line in table.splitlines() if "3.png" in line] == [["3", "3", "5"]]
     compared = json.loads(run_in_process(running_here, "compare", "1.0", "6.6", str(folder), "--json").stdout)
-    assert (compared["pictures"], compared["labelled"], compared["agreed"], compared["refused"]) == (5, 3, 3, 1)
+    assert (compared["images"], compared["labelled"], compared["agreed"], compared["errors"]) == (5, 3, 3, 1)
     assert [(side["answered"], side["right"]) for side in compared["sides"]] == [(4, 2), (4, 1)]
     assert all(0 < side["p50_ms"] <= side["p95_ms"] for side in compared["sides"])
     assert run_in_process(running_here, "unregister", "6.6").returncode == 0

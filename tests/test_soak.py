@@ -12,10 +12,11 @@ import psutil
 import pytest
 from PIL import Image
 
-from serving.client import DigitsClient
-from serving.config import Config, ServingError
-from serving.connection import RefusedError
-from serving.results import Answer, Worker
+from digits_client.client import DigitsClient
+from digits_client.exceptions import ApiError, DigitsError
+from digits_client.types import Prediction, Worker
+from serving.config import Config
+from serving.local_management import LocalManagementClient
 from tests.archives import provide_archive
 from tests.pictures import SMOKE, encode
 from tests.servers import Load, command, flat, java, output_until_curl, ready, started, under_load, wait_for, workers
@@ -27,19 +28,19 @@ CALLERS = 16
 JAVA_KILLS = 5
 
 
-def listed(operator: DigitsClient) -> list[Worker]:
-    return [worker for version in operator.models().values() for worker in version.workers]
+def listed(operator: LocalManagementClient) -> list[Worker]:
+    return [worker for version in operator.list_versions().values() for worker in version.workers]
 
 
 class Callers:
     """Threads that ask by DigitsClient, as its users do, and keep every error with its time, until the block ends."""
 
     def __init__(self, config: Config) -> None:
-        self.client = DigitsClient(config)
+        self.client = DigitsClient(server=config.make_server())
         self.ended = threading.Event()
         self.answers: Counter[str] = Counter()
         self.wrong: list[int] = []
-        self.errors: list[tuple[float, ServingError]] = []
+        self.errors: list[tuple[float, DigitsError]] = []
         self.threads = [threading.Thread(target=self.ask, args=(number,)) for number in range(CALLERS)]
         for thread in self.threads:
             thread.start()
@@ -53,7 +54,7 @@ class Callers:
                 self.answers[answer.model_version] += 1
                 if answer.digit != digit:
                     self.wrong.append(digit)
-            except ServingError as error:
+            except DigitsError as error:
                 self.errors.append((time.monotonic(), error))
                 time.sleep(0.1)
 
@@ -64,16 +65,16 @@ class Callers:
         self.ended.set()
         for thread in self.threads:
             thread.join()
-        self.client.close()
+        self.client.__exit__()
 
 
-def kill_a_worker(operator: DigitsClient) -> None:
+def kill_a_worker(operator: LocalManagementClient) -> None:
     killed = random.choice(listed(operator)).pid
     psutil.Process(killed).kill()
     wait_for(lambda: all(each.status == "READY" and each.pid != killed for each in listed(operator)), 30)
 
 
-def everything(own: Config, operator: DigitsClient) -> Counter[str]:
+def everything(own: Config, operator: LocalManagementClient) -> Counter[str]:
     """For SECONDS; how often what was done."""
     actions: dict[str, Callable[[], object]] = {
         "promote": lambda: operator.promote("1.1"),
@@ -94,7 +95,7 @@ def everything(own: Config, operator: DigitsClient) -> Counter[str]:
 
 def test_minutes_of_everything_are_seen_by_no_caller(own: Config, capsys: pytest.CaptureFixture[str]) -> None:
     provide_archive("1.1", own.model_store)
-    with started(own) as process, DigitsClient(own) as operator:
+    with started(own) as process, LocalManagementClient(own) as operator:
         output_until_curl(process)
         operator.register("digits-1.1.mar")
         with Callers(own) as callers:
@@ -109,7 +110,7 @@ def test_minutes_of_everything_are_seen_by_no_caller(own: Config, capsys: pytest
 def test_a_killed_java_is_back_within_20_s_each_time(own: Config, capsys: pytest.CaptureFixture[str]) -> None:
     provide_archive("1.1", own.model_store)
     away: list[float] = []
-    with started(own) as process, DigitsClient(own) as operator:
+    with started(own) as process, LocalManagementClient(own) as operator:
         output_until_curl(process)
         operator.register("digits-1.1.mar")
         operator.promote("1.1")
@@ -121,7 +122,7 @@ def test_a_killed_java_is_back_within_20_s_each_time(own: Config, capsys: pytest
                 wait_for(lambda: ready(own)[0] == 200, 60)
                 away.append(time.monotonic() - killed)
                 time.sleep(10)
-        assert (operator.default().version, set(operator.models())) == ("1.1", {"1.0", "1.1"})
+        assert (operator.get_default().version, set(operator.list_versions())) == ("1.1", {"1.0", "1.1"})
     with capsys.disabled():
         print(f"\naway for {', '.join(f'{seconds:.1f}' for seconds in away)} s; {len(callers.errors)} errors meanwhile")
     assert max(away) < 20
@@ -132,23 +133,23 @@ def test_a_killed_java_is_back_within_20_s_each_time(own: Config, capsys: pytest
 REQUESTS, SAMPLES = 200_000, 50
 
 
-def ask_everything(client: DigitsClient) -> None:
+def ask_everything(client: LocalManagementClient) -> None:
     """What a load of single pictures leaves out."""
     photo = encode(Image.effect_noise((3000, 2000), 60).convert("RGB"), "JPEG", quality=80)
-    answers = list(client.predict_many([SMOKE[1], b"", photo, *SMOKE.values()]))
-    assert [type(each) for each in answers[:2]] == [Answer, RefusedError]
-    assert client.explain(SMOKE[7]).digit == 7
-    client.request("inference", "POST", "/predictions/digits", data=b"{", headers={"Content-Type": "application/json"})
-    client.request("management", "GET", "/models/digits", params={"customized": "true"})
-    assert client.ready() == (True, "ready")
-    assert client.metrics()
+    answers = list(client.inference.predict_batch([SMOKE[1], b"", photo, *SMOKE.values()]))
+    assert [type(each) for each in answers[:2]] == [Prediction, ApiError]
+    assert client.inference.explain(SMOKE[7]).digit == 7
+    client.inference.api.request("POST", "/predictions/digits", data=b"{", headers={"Content-Type": "application/json"})
+    client.api.request("GET", "/models/digits", params={"customized": "true"})
+    assert client.status.read_readiness() == (True, "ready")
+    assert client.status.read_metrics()
 
 
 def test_memory_is_flat_over_200_000_requests(own: Config, capsys: pytest.CaptureFixture[str]) -> None:
     """Single pictures, and beside them calls of many, photos, explanations, rubbish, descriptions and metrics."""
     memory: dict[str, list[int]] = {"worker": [], "worker beside it": [], "Java": [], "supervisor": []}
     load = Load(own, connections=16)
-    with started(own) as process, DigitsClient(own) as client:
+    with started(own) as process, LocalManagementClient(own) as client:
         output_until_curl(process)
         watched = [*workers(process), java(process), psutil.Process(process.pid)]
         with under_load(load):

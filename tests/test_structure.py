@@ -1,11 +1,12 @@
 """The layout of the code; import-linter holds its arrows (pyproject.toml)."""
 
+import ast
 from collections import Counter
 from importlib import import_module
 
 from serving.config import ROOT
 
-PACKAGES = ("common", "handler", "training", "serving", "evaluation", "monitoring", "benchmarks")
+PACKAGES = ("common", "handler", "digits_client", "training", "serving", "evaluation", "monitoring", "benchmarks")
 MODULES = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
 
 
@@ -25,6 +26,22 @@ def test_every_command_names_a_function_that_is_there() -> None:
     for command in find_commands():
         module, function = command.split(":")
         assert callable(getattr(import_module(module), function)), command
+
+
+def test_no_class_is_too_large() -> None:
+    """12 methods and 10 attributes at most, unless its docstring says why: "Large because …"."""
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and "Large because" not in (ast.get_docstring(node) or ""):
+                methods = [part for part in node.body if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)]
+                assert len(methods) <= 12, f"{path}: {node.name} has {len(methods)} methods"
+                assert len(find_attributes(node)) <= 10, f"{path}: {node.name}: {find_attributes(node)}"
+
+
+def find_attributes(node: ast.ClassDef) -> set[str]:
+    """The attributes that a class's methods set; fields of dataclasses are data and do not count."""
+    targets = [part for part in ast.walk(node) if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store)]
+    return {part.attr for part in targets if isinstance(part.value, ast.Name) and part.value.id == "self"}
 
 
 def find_commands() -> list[str]:

@@ -4,12 +4,14 @@ import os
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from digits_client.exceptions import DigitsError
+from digits_client.management import wait_idle
 from serving import supervisor as supervising
 from serving.config import Config, ServingError
-from serving.drain import wait_idle
 from serving.signals import ShutdownRequest
 from serving.state import State, read_state, write_state
 from tests.servers import with_archives
@@ -20,11 +22,12 @@ from tests.stand_ins import ScriptedStop, Step, Supervised
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No HTTP server, no metrics, no ports, no tokens: what these do has tests of its own."""
+    client = SimpleNamespace(list_versions=dict, get_default=lambda: SimpleNamespace(version=""))
     monkeypatch.setattr(supervising, "run_http_server", lambda *_: nullcontext())
     monkeypatch.setattr(supervising, "check_ports", lambda _: None)
-    monkeypatch.setattr("serving.watch.Watch.looking", lambda _: nullcontext())
+    monkeypatch.setattr("serving.supervisor_metrics.SupervisorMetrics.look_regularly", lambda *_: nullcontext())
     monkeypatch.setattr("serving.tokens.Tokens.revoke_inference", lambda _: None)
-    monkeypatch.setattr("serving.tokens.Tokens.open_client", lambda _: nullcontext())
+    monkeypatch.setattr("serving.tokens.Tokens.open_client", lambda _: nullcontext(client))
     monkeypatch.setattr(supervising, "wait_idle", lambda *_: True)
 
 
@@ -86,7 +89,7 @@ def test_a_server_that_dies_is_started_again_with_what_it_served_last(
     said = capsys.readouterr().err
     assert "TorchServe ended by itself, with code -9; it is started again" in said
     assert said.count("READY again") == 1
-    assert supervised.supervisor.restarts._value.get() == 1
+    assert supervised.supervisor.metrics.registry.get_sample_value("digits_server_restarts_total") == 1
 
 
 def test_restarts_wait_longer_and_end_with_the_sixth_death(served: Config) -> None:
@@ -102,9 +105,9 @@ def test_restarts_wait_longer_and_end_with_the_sixth_death(served: Config) -> No
 
 def test_deaths_long_ago_do_not_count(served: Config) -> None:
     supervised = Supervised(served)
-    supervised.supervisor.deaths.extend([time.monotonic() - supervising.RESTART_SECONDS - 1] * 5)
+    supervised.supervisor.restart_limit.deaths.extend([time.monotonic() - supervising.RESTART_SECONDS - 1] * 5)
     supervised.run(supervised.die, nothing, nothing)
-    assert (len(supervised.servers), len(supervised.supervisor.deaths)) == (2, 1)
+    assert (len(supervised.servers), len(supervised.supervisor.restart_limit.deaths)) == (2, 1)
 
 
 def test_a_stop_during_a_restart_forgets_nothing(served: Config) -> None:
@@ -121,7 +124,7 @@ def test_a_death_during_the_start_is_an_error_and_forgets_nothing(served: Config
     write_snapshot(served, 1, "1.0", "1.0", "1.1")  # of a server that was killed before
     supervised = Supervised(served)
     supervised.problem = "TorchServe does not answer yet"
-    with pytest.raises(ServingError, match="TorchServe ended while starting, with code 1; see logs/"):
+    with pytest.raises(ServingError, match="TorchServe ended while starting, with code 1; it printed: some lines"):
         supervised.run(lambda: supervised.die(1), nothing)
     assert read_state(served).default == "1.0"
     assert supervised.servers[0].stopped
@@ -183,14 +186,14 @@ def test_a_drain_ends_by_a_second_ctrl_c_or_its_time(
     supervised.supervisor.run(request)
     assert said in capsys.readouterr().err
     assert (supervised.servers[0].killed, supervised.servers[0].stopped) == (False, True)
-    assert supervised.supervisor.readiness.draining
+    assert supervised.supervisor.readiness.is_draining
 
 
 def test_a_server_that_cannot_be_drained_is_stopped(
     config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(_: object) -> None:
-        raise ServingError("no")
+        raise DigitsError("no")
 
     monkeypatch.setattr("serving.tokens.Tokens.revoke_inference", fail)
     supervised = Supervised(config)

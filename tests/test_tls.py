@@ -4,15 +4,17 @@ import shutil
 import ssl
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import requests
 
+from digits_client.exceptions import UnreachableError
+from digits_client.transport import read_token
 from serving.certs import CERTIFICATE, KEY, write_certificate
-from serving.client import DigitsClient
 from serving.config import Config, ServingError, read_config
-from serving.connection import UnreachableError, read_key
+from serving.local_management import LocalManagementClient
 from tests.pictures import SMOKE
 from tests.servers import command, configure_free_ports, run_in_process, run_supervised, with_archives
 
@@ -42,19 +44,19 @@ def another(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_our_client_asks_manages_and_sees_it_ready(encrypted: Config) -> None:
-    with DigitsClient(encrypted, retries=0) as client:
+    with LocalManagementClient(encrypted, retries=0) as client:
         assert encrypted.url("inference").startswith("https://")
-        assert client.predict(SMOKE[7]).digit == 7
-        assert client.default().version == "1.0"
-        assert client.ready() == (True, "ready")
+        assert client.inference.predict(SMOKE[7]).digit == 7
+        assert client.get_default().version == "1.0"
+        assert client.status.read_readiness() == (True, "ready")
     assert run_in_process(encrypted, "models").returncode == 0
 
 
 def test_our_client_refuses_a_server_with_another_certificate(encrypted: Config, another: Path) -> None:
-    told = "shows another certificate than the configuration's certificate_file"
-    elsewhere = Config(encrypted.path, encrypted.properties | {"certificate_file": str(another)})
-    with DigitsClient(elsewhere, retries=0) as client, pytest.raises(UnreachableError, match=told):
-        client.predict(SMOKE[7])
+    told = "presents another certificate than the expected one"
+    elsewhere = replace(encrypted, properties=encrypted.properties | {"certificate_file": str(another)})
+    with LocalManagementClient(elsewhere, retries=0) as client, pytest.raises(UnreachableError, match=told):
+        client.inference.predict(SMOKE[7])
 
 
 def s_client(port: int, certificate: Path, *words: str) -> "subprocess.CompletedProcess[str]":
@@ -88,7 +90,7 @@ def test_no_protocol_before_tls_1_2_is_spoken(encrypted: Config) -> None:
 def test_plain_http_is_refused_where_tls_is_spoken(encrypted: Config) -> None:
     for api, path in (("inference", "predictions/digits"), ("management", "models")):
         host, port = encrypted.ports()[api]
-        headers = {"Authorization": f"Bearer {read_key(encrypted.key_file, api)}"}
+        headers = {"Authorization": f"Bearer {read_token(encrypted.key_file, api)}"}
         response = requests.get(f"http://{host}:{port}/{path}", headers=headers, timeout=10)
         assert response.status_code == 403
         assert "only accepts HTTPS" in response.text

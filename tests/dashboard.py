@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-DASHBOARD = Path(__file__).parent / "grafana" / "dashboards" / "digits.json"
+DASHBOARD = Path(__file__).parents[1] / "monitoring" / "grafana" / "dashboards" / "digits.json"
 VARIABLES = {"$server": ".+", "$version": ".+", "$__rate_interval": "1m"}  # all servers, all versions
 
 

@@ -1,0 +1,138 @@
+"""Many images: found in folders, sent in batches over several connections, printed as rows."""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from digits_client.encoding import Encoded, ImageLike, encode_batch, encode_image_or_error, split_into_batches
+from digits_client.exceptions import ApiError, DigitsError, ImageFileError, UnexpectedResponseError
+from digits_client.transport import MAX_BODY_BYTES
+from digits_client.types import Prediction, parse_prediction
+
+if TYPE_CHECKING:
+    from digits_client.client import DigitsClient
+
+CONNECTIONS = 8  # requests at a time
+BATCH_SIZE, MAX_BATCH_SIZE = 64, 256  # images of a request; the most is handler/protocol.py's MAX_INSTANCES
+SUFFIXES = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
+COLUMNS = ("path", "digit", "confidence", "accepted", "warnings", "model_version", "error")
+
+Result = Prediction | DigitsError
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Return the images below a folder, sorted, without hidden files; DigitsError if there are none.
+
+    DigitsError too if a folder cannot be read.
+    """
+    if not folder.is_dir():
+        raise DigitsError(f"{folder}: is no folder; expected one with images in it")
+    files = (Path(below) / name for below, _, names in os.walk(folder, onerror=_raise_unreadable) for name in names)
+    found = sorted(path for path in files if path.suffix.lower() in SUFFIXES and not _is_hidden(path, folder))
+    if not found:
+        raise DigitsError(f"{folder}: no images below it; expected {', '.join(sorted(SUFFIXES))}")
+    return found
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    """Say whether it is what other programs leave, such as `._0.png` or `.ipynb_checkpoints`, or no file."""
+    parts = path.relative_to(folder).parts
+    return any(part.startswith(".") for part in parts) or not (path.is_file() or path.is_symlink())
+
+
+def _raise_unreadable(error: OSError) -> None:
+    raise DigitsError(f"{error.filename}: {error.strerror}; expected a folder that may be read") from error
+
+
+def predict_batches(
+    client: "DigitsClient", images: Iterable[ImageLike], batch_size: int, connections: int, version: str
+) -> Iterator[Result]:
+    """Yield the results of DigitsClient.predict_batch; at most two requests per connection are under way."""
+    if not 1 <= batch_size <= MAX_BATCH_SIZE:
+        raise DigitsError(f"{batch_size} images per batch; expected 1 to {MAX_BATCH_SIZE}")
+    encoded = map(encode_image_or_error, images)
+    under_way: deque[Future[list[Result]]] = deque()
+    with ThreadPoolExecutor(connections) as pool:
+        try:
+            for batch in split_into_batches(encoded, batch_size, MAX_BODY_BYTES):
+                if len(under_way) == 2 * connections:
+                    yield from under_way.popleft().result()
+                under_way.append(pool.submit(_predict_encoded, client, batch, version))
+            while under_way:
+                yield from under_way.popleft().result()
+        finally:
+            for left in under_way:
+                left.cancel()
+
+
+def _predict_encoded(client: "DigitsClient", batch: list[Encoded], version: str) -> list[Result]:
+    """Predict a batch; an image that could not be encoded keeps its place with its error."""
+    results = iter(_predict_batch(client, [image for image in batch if isinstance(image, bytes)], version))
+    return [next(results) if isinstance(image, bytes) else image for image in batch]
+
+
+def _predict_batch(client: "DigitsClient", images: list[bytes], version: str) -> list[Result]:
+    """Send one request; images that it leaves without a result through no fault of theirs are sent one by one."""
+    if len(images) <= 1:
+        return [_predict_or_error(client, image, version) for image in images]
+    try:
+        headers = {"Content-Type": "application/json"}
+        response = client.infer("predictions", version, data=encode_batch(images), headers=headers)
+        results = _parse_batch(response, len(images))
+    except ApiError as error:
+        if not error.is_about_image or error.status in (429, 503):  # the next request would fail as well
+            return [error] * len(images)
+        return [_predict_or_error(client, image, version) for image in images]
+    except DigitsError as error:
+        return [error] * len(images)
+    late = [isinstance(result, ApiError) and result.status == 503 for result in results]
+    return [
+        _predict_or_error(client, image, version) if is_late else result
+        for image, result, is_late in zip(images, results, late, strict=True)
+    ]
+
+
+def _predict_or_error(client: "DigitsClient", image: bytes, version: str) -> Result:
+    try:
+        return client.predict(image, version)
+    except DigitsError as error:
+        return error
+
+
+def _parse_batch(response: Any, count: int) -> list[Prediction | ApiError]:
+    """Parse a batch's JSON; UnexpectedResponseError if it is another handler's."""
+    try:
+        results = [_parse_result(result) for result in response["predictions"]]
+    except (LookupError, TypeError) as error:
+        raise UnexpectedResponseError("the response has no predictions: is this the digit service?") from error
+    if len(results) != count:
+        raise UnexpectedResponseError(f"the response has {len(results)} predictions; expected {count}")
+    return results
+
+
+def _parse_result(result: dict[str, Any]) -> Prediction | ApiError:
+    if "code" in result:
+        return ApiError(result["code"], result["type"], result["message"])
+    return parse_prediction(result)
+
+
+def make_rows(names: list[str], results: Iterable[Result]) -> Iterator[dict[str, Any]]:
+    """Yield a row per image, with COLUMNS and `probabilities`.
+
+    An error of the image is put into its row; any other is raised.
+    """
+    for name, result in zip(names, results, strict=True):
+        if isinstance(result, Prediction):
+            yield {"path": name, **vars(result), "error": ""}
+        elif is_about_image(result):
+            yield {"path": name, "error": str(result)}
+        else:
+            raise result
+
+
+def is_about_image(error: DigitsError) -> bool:
+    """Say whether another image may succeed."""
+    return isinstance(error, ImageFileError) or (isinstance(error, ApiError) and error.is_about_image)

@@ -1,0 +1,44 @@
+"""What the clients raise: DigitsError, and what kind of it."""
+
+TOKEN_VARIABLES = {"inference": "DIGITS_INFERENCE_TOKEN", "management": "DIGITS_MANAGEMENT_TOKEN"}
+_ADVICE = {
+    "InvalidKeyException": f"tokens come from `token=`, else from {' and '.join(TOKEN_VARIABLES.values())} if set, "
+    "else from the key file of the server on this machine",
+    "ConflictStatusException": "promote it, or choose another version",
+    "ModelVersionNotFoundException": "`digits models` lists the registered versions",
+    "ServiceUnavailableException": "its queue is full or it has no worker; `make status` says which",
+}
+
+
+class DigitsError(Exception):
+    """Base of all errors of the clients; the message says what to do."""
+
+
+class ApiError(DigitsError):
+    """An error response: HTTP `status`, TorchServe's or the handler's `type`, and its `message`."""
+
+    def __init__(self, status: int, type: str, message: str) -> None:  # noqa: A002 - as the field is called
+        self.status, self.type, self.message = status, type, message
+        advice = f" ({_ADVICE[type]})" if type in _ADVICE else ""
+        super().__init__(f"{status} {type}: {message}{advice}")
+
+    @property
+    def is_about_image(self) -> bool:
+        """Whether another image may succeed."""
+        return self.type in ("InvalidImage", "DeadlineExceeded") or self.status in (413, 429) or self.status >= 500
+
+
+class UnexpectedResponseError(DigitsError):
+    """A response that is not the digit service's."""
+
+
+class UnreachableError(DigitsError):
+    """No response: nobody listens, there is no token to be read, the connection broke, or the time is up."""
+
+
+class ImageFileError(DigitsError):
+    """An image that cannot be sent: no such file, an array of an unsupported kind."""
+
+
+class NotKeptError(DigitsError):
+    """A change that is in effect, but would be lost if the server restarted now."""

@@ -1,0 +1,26 @@
+"""Ctrl-C in a loop that prints rows: the loop ends between two of them."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def defer_ctrl_c() -> Iterator[threading.Event]:
+    """Set an event on the first Ctrl-C, for a loop to end between two rows; the second one ends the command at once.
+
+    At once means within a lock of Python's thread pools too, which then stays held, and its threads wait for good.
+    """
+    stopped, before = threading.Event(), signal.getsignal(signal.SIGINT)
+
+    def note(*_: object) -> None:
+        stopped.set()
+        signal.signal(signal.SIGINT, before)
+
+    if before is signal.default_int_handler:  # not where Ctrl-C is ignored, as of a job in the background
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, before)

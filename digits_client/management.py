@@ -1,0 +1,240 @@
+"""ManagementClient: registers versions, makes them the default and removes them without a lost request."""
+
+import re
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, Self
+
+from digits_client.client import DigitsClient
+from digits_client.exceptions import ApiError, DigitsError, NotKeptError, UnexpectedResponseError, UnreachableError
+from digits_client.smoke_test import Smoke, find_smoke_problem, parse_smoke
+from digits_client.status import StatusClient
+from digits_client.transport import (
+    RETRIES,
+    TIMEOUT,
+    ApiClient,
+    Server,
+    TokenSource,
+    find_server,
+    retry_repeatable,
+)
+from digits_client.types import Version, make_sort_key, parse_versions
+
+LOAD_SECONDS = 120.0  # until the workers of a version are given up
+DRAIN_SECONDS = 30.0  # until a version that still gets requests is not removed
+IDLE_SECONDS = 0.3  # without work, over the batch delay, until no request is taken to be under way
+POLL_SECONDS = 0.1
+_MODEL = "/models/digits"
+_ARCHIVE = re.compile(r"digits-([0-9A-Za-z][0-9A-Za-z._-]*)\.mar")
+
+
+class ManagementClient:
+    """Versions of a server, by default of the one that runs in this checkout.
+
+    `url` is its management address, `token` the management token, else DIGITS_MANAGEMENT_TOKEN, else that of a server
+    on this machine. Smoke images go to the inference address by `inference_token`, which is found likewise. Every
+    change ends by a look at the supervisor's /state: NotKeptError if a restart would lose it.
+
+    Every method raises DigitsError where it does not succeed.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        token: str | None = None,
+        *,
+        inference_token: str | None = None,
+        timeout: float = TIMEOUT,
+        retries: int = RETRIES,
+        server: Server | None = None,
+    ) -> None:
+        server = server or find_server(url, "management")
+        tokens = TokenSource("management", token, server)
+        self.api = ApiClient(server.management, tokens, timeout, retry_repeatable(retries), server.certificate)
+        self.inference = DigitsClient(token=inference_token, timeout=timeout, retries=retries, server=server)
+        self.status = StatusClient(server=server, timeout=timeout, retries=retries)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *given: object) -> None:
+        for client in (self.api, self.inference, self.status):
+            client.__exit__(*given)
+
+    def list_versions(self) -> dict[str, Version]:
+        """Return every registered version by its name."""
+        try:
+            listed = parse_versions(self.api.call_json("GET", f"{_MODEL}/all"))
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return {}
+        return {version.version: version for version in listed}
+
+    def get_default(self) -> Version:
+        """Return the version that predicts when none is named."""
+        return parse_versions(self.api.call_json("GET", _MODEL))[0]
+
+    def get_version(self, version: str) -> Version:
+        """Return a registered version; DigitsError that names the registered ones if it is none of them."""
+        versions = self.list_versions()
+        if version not in versions:
+            names = ", ".join(sorted(versions, key=make_sort_key)) or "none"
+            raise DigitsError(f"{version} is not registered; these are: {names}")
+        return versions[version]
+
+    def register(self, archive: str) -> Version:
+        """Register an archive of the server's store, with as many workers as the default has, and run its smoke test.
+
+        The default stays what it is. The version is removed again if anything fails.
+        """
+        if not (named := _ARCHIVE.fullmatch(archive)):
+            raise DigitsError(f"{archive}: is no archive's name; expected digits-<version>.mar, in the server's store")
+        version, default = named[1], self.get_default()
+        workers = max(default.min_workers, len(default.workers))
+        query = {"url": archive, "initial_workers": str(workers), "synchronous": "false"}
+        try:
+            self.api.call("POST", "/models", params=query, timeout=LOAD_SECONDS)
+            _set_workers(self, version, default.min_workers, default.max_workers)
+            loaded = _prove(self, version)
+        except BaseException as error:  # Ctrl-C as well
+            if getattr(error, "type", None) != "ConflictStatusException":  # it was there before: not ours to remove
+                with suppress(DigitsError):
+                    self.api.request("DELETE", f"{_MODEL}/{version}")
+            raise
+        _confirm_kept(self.status, f"{version} is registered", lambda state: version in state["versions"])
+        return loaded
+
+    def promote(self, version: str) -> Version:
+        """Make a registered version the default, after its workers have passed the smoke test once more."""
+        return _set_default(self, _prove(self, version))
+
+    def rollback(self) -> Version:
+        """Make the version the default that was it before the present one.
+
+        It has served, so this needs less than `promote`: one READY worker, and the smoke test if it has one.
+        """
+        previous = self.status.read_state()["previous"]
+        if previous is None:
+            raise DigitsError("there is no version to go back to: the default is the first, or those before are gone")
+        loaded = _wait_loaded(self, previous, workers=1)
+        try:
+            smoke = self.read_smoke(loaded)
+        except (UnexpectedResponseError, UnreachableError):  # an older archive, or workers that hang; it has served
+            return _set_default(self, loaded)
+        _run_smoke_test(self, loaded, smoke)
+        return _set_default(self, loaded)
+
+    def scale(self, min_workers: int, max_workers: int | None = None, version: str = "") -> Version:
+        """Give a version, by default the default one, at least and at most so many workers; wait until they answer.
+
+        This client sends again what workers that are taken away had in hand; for other callers it is lost.
+        """
+        most = min_workers if max_workers is None else max_workers
+        if not 1 <= min_workers <= most:
+            raise DigitsError(
+                f"at least {min_workers} and at most {most} workers; expected numbers from 1 on, the first no larger"
+            )
+        name = self.get_version(version).version if version else self.get_default().version
+        _set_workers(self, name, min_workers, most)
+        loaded, wanted = _wait_loaded(self, name), {"min_workers": min_workers, "max_workers": most}
+        _confirm_kept(self.status, f"{name} is scaled", lambda state: state["versions"].get(name) == wanted)
+        return loaded
+
+    def unregister(self, version: str) -> None:
+        """Remove a version that is not the default, once its requests are answered; its archive stays."""
+        registered = self.get_version(version)
+        if version == self.get_default().version:
+            raise DigitsError(f"{version} is the default; promote another version first")
+
+        def read_work() -> object:
+            return self.status.read_state()["work"].get(version)
+
+        is_used = registered.ready or registered.pending
+        if is_used and not wait_idle(lambda: [self.get_version(version)], read_work, DRAIN_SECONDS):
+            raise DigitsError(f"{version} still gets requests from callers that name it; stop them first")
+        self.api.call("DELETE", f"{_MODEL}/{version}")
+        _confirm_kept(self.status, f"{version} is unregistered", lambda state: version not in state["versions"])
+
+    def read_smoke(self, version: Version) -> Smoke:
+        """Return the smoke images of a version, from its own description."""
+        path, query = f"{_MODEL}/{version.version}", {"customized": "true"}
+        described = self.api.call_json("GET", path, params=query)
+        return parse_smoke(described)
+
+
+def wait_idle(
+    read_versions: Callable[[], Iterable[Version]],
+    read_work: Callable[[], object],
+    seconds: float,
+    hurry: Callable[[], bool] = bool,
+) -> bool:
+    """Wait until no request to these versions is under way; False if `seconds` pass, or `hurry` says so, first.
+
+    TorchServe does not say so itself. A request is in the queue, waits up to the batch delay for company, or is in a
+    worker's hands, which then does work.
+    """
+    deadline = time.monotonic() + seconds
+    idle_since, before = time.monotonic(), object()
+    while time.monotonic() < deadline and not hurry():
+        versions, work = list(read_versions()), read_work()
+        if work != before or any(version.pending for version in versions):
+            idle_since, before = time.monotonic(), work
+        longest = max((version.max_batch_delay for version in versions), default=0) / 1000
+        if time.monotonic() - idle_since > longest + IDLE_SECONDS:
+            return True
+        time.sleep(POLL_SECONDS / 2)
+    return False
+
+
+def _set_workers(client: ManagementClient, version: str, min_workers: int, max_workers: int) -> None:
+    query = {"min_worker": str(min_workers), "max_worker": str(max_workers)}
+    client.api.call("PUT", f"{_MODEL}/{version}", params=query)
+
+
+def _set_default(client: ManagementClient, version: Version) -> Version:
+    name = version.version
+    client.api.call("PUT", f"{_MODEL}/{name}/set-default")
+    _confirm_kept(client.status, f"{name} is the default", lambda state: state["default"] == name)
+    return version
+
+
+def _wait_loaded(client: ManagementClient, version: str, workers: int | None = None) -> Version:
+    """Wait until all workers of the version, or so many, are READY."""
+    deadline = time.monotonic() + LOAD_SECONDS
+    while True:
+        found = client.get_version(version)
+        if found.ready >= (workers or max(len(found.workers), found.min_workers)):
+            return found
+        if time.monotonic() > deadline:
+            raise DigitsError(
+                f"{found.ready} of {found.min_workers} workers of {version} are READY after {LOAD_SECONDS:.0f} s; "
+                "the server's logs/torchserve.log has what they printed"
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _prove(client: ManagementClient, version: str) -> Version:
+    """Return the version when all its workers are READY and it has passed its smoke test."""
+    loaded = _wait_loaded(client, version)
+    _run_smoke_test(client, loaded, client.read_smoke(loaded))
+    return loaded
+
+
+def _run_smoke_test(client: ManagementClient, version: Version, smoke: Smoke) -> None:
+    if problem := find_smoke_problem(client.inference, version.version, smoke):
+        raise DigitsError(f"{version.version}: {problem}")
+
+
+def _confirm_kept(status: StatusClient, done: str, is_kept: Callable[[dict[str, Any]], bool]) -> None:
+    """Raise NotKeptError unless a restart would serve what was done."""
+    try:
+        state = status.read_state()
+    except (UnreachableError, ApiError) as error:
+        raise NotKeptError(f"{done}, but the supervisor does not say whether a restart keeps that: {error}") from error
+    if state["problem"] or not is_kept(state):
+        problem = state["problem"] or "the supervisor does not know of it"
+        raise NotKeptError(
+            f"{done}, but a restart would lose that: {problem}; once that is mended, the supervisor keeps it by itself"
+        )

@@ -1,0 +1,55 @@
+"""StatusClient: whether a server is ready, which versions it keeps, and its metrics."""
+
+from collections.abc import Iterable
+from typing import Any, Self
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from digits_client.exceptions import UnexpectedResponseError
+from digits_client.transport import RETRIES, TIMEOUT, ApiClient, Server, find_server, retry_repeatable
+from digits_client.types import Readiness, Sample
+
+
+class StatusClient:
+    """The supervisor's address, and the metrics of TorchServe. Needs no token."""
+
+    def __init__(self, *, server: Server | None = None, timeout: float = TIMEOUT, retries: int = RETRIES) -> None:
+        server = server or find_server()
+        self.supervisor = ApiClient(server.supervisor, None, timeout, retry_repeatable(retries))
+        self.torchserve = ApiClient(server.metrics, None, timeout, retry_repeatable(retries))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *given: object) -> None:
+        self.supervisor.__exit__(*given)
+        self.torchserve.__exit__(*given)
+
+    def read_readiness(self) -> Readiness:
+        """Return what /ready says of the default version."""
+        response = self.supervisor.request("GET", "/ready")
+        return Readiness(response.status_code == 200, response.text.strip())
+
+    def read_state(self) -> dict[str, Any]:
+        """Return /state: what a restart would serve, after the supervisor has kept the latest changes.
+
+        `default`, `previous` (what rollback returns to; both may be None), `versions` with their `min_workers` and
+        `max_workers`, `problem` (why changes are not kept, None if they are) and `work`, numbers by version that stand
+        still while it has nothing to do.
+        """
+        state = self.supervisor.call_json("GET", "/state")
+        if not isinstance(state, dict) or "versions" not in state:
+            raise UnexpectedResponseError(f"{self.supervisor.url}/state: is no state; is this the digit service?")
+        return state
+
+    def read_metrics(self, torchserve: bool = True) -> list[Sample]:
+        """Return every value of /metrics, the supervisor's and by default TorchServe's."""
+        apis: Iterable[ApiClient] = (self.torchserve, self.supervisor) if torchserve else (self.supervisor,)
+        texts = [api.call("GET", "/metrics").text for api in apis]
+        # Without types: the parser would give TorchServe's counters another name, with `_total`.
+        lines = [line for text in texts for line in text.splitlines() if not line.startswith("#")]
+        try:
+            families = list(text_string_to_metric_families("\n".join(lines)))
+        except ValueError as error:
+            raise UnexpectedResponseError("the response has no metrics; is this the digit service?") from error
+        return [Sample(each.name, each.labels, each.value) for family in families for each in family.samples]

@@ -1,0 +1,258 @@
+"""HTTP to one server: its addresses, tokens, connections that are kept, retries, errors that say what to do."""
+
+import json
+import os
+import re
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import requests
+from urllib3.exceptions import HTTPError, ReadTimeoutError
+from urllib3.util import Retry
+
+from digits_client.adapters import CorrelatedAdapter, MismatchedResponseError, PinnedCertificateAdapter
+from digits_client.exceptions import TOKEN_VARIABLES, ApiError, DigitsError, UnexpectedResponseError, UnreachableError
+
+PROBE_HEADER = (
+    "X-Digits-Probe"  # as handler/protocol.py calls it: a request that only checks the service, counted apart
+)
+MAX_BODY_BYTES = 16 * 2**20
+SERVER_FILE = "server.json"
+TIMEOUT = 10.0  # s, of one request
+RETRIES = 3  # after waits of 0, 0.4 and 0.8 s
+_BACKOFF = 0.2
+# No worker, a full queue, or the image's worker died: TorchServe 0.12.0's codes. 429: nginx's, for too many requests.
+_BUSY = (429, 500, 503, 507)
+_ROTATION_SECONDS = 2.0  # until a rejected token is taken for wrong rather than just replaced
+_CONNECTIONS = 64  # kept at the most
+
+
+@dataclass(frozen=True)
+class Server:
+    """Addresses of a server, and its tokens: given, or in its key file on the same machine.
+
+    `certificate` is a PEM file: the certificate that the server must present.
+    """
+
+    inference: str = "http://127.0.0.1:8080"
+    management: str = "http://127.0.0.1:8081"
+    metrics: str = "http://127.0.0.1:8082"
+    supervisor: str = "http://127.0.0.1:8083"
+    certificate: str = ""
+    key_file: str = ""
+    inference_token: str = field(default="", repr=False)
+    management_token: str = field(default="", repr=False)
+
+
+def find_server(url: str | None = None, api: str = "inference") -> Server:
+    """Return the server of this checkout, or of DIGITS_HOME; with the `url` of an `api`, the server there.
+
+    A running server writes its addresses into server.json. Of a server elsewhere, the other APIs are expected on the
+    same host at their usual ports. Tokens of the environment are added.
+    """
+    local = add_environment_tokens(_read_local_server())
+    if url is None or url.rstrip("/") == getattr(local, api):
+        return local
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname if parts.scheme in ("http", "https") and parts.port != 0 else None
+    except ValueError:  # a port over 65535, half of an IPv6 address
+        host = None
+    if not host:
+        raise DigitsError(f"{url}: is no address of a server; expected such as {getattr(Server, api)}")
+    host = f"[{host}]" if ":" in host else host
+    scheme = {"inference": parts.scheme, "management": parts.scheme}
+    ports = {
+        name: urlsplit(getattr(Server, name)).port for name in ("inference", "management", "metrics", "supervisor")
+    }
+    others = {name: f"{scheme.get(name, 'http')}://{host}:{port}" for name, port in ports.items()}
+    return add_environment_tokens(Server(**others | {api: url.rstrip("/")}))
+
+
+def add_environment_tokens(server: Server) -> Server:
+    """Return the server with the tokens of DIGITS_INFERENCE_TOKEN and DIGITS_MANAGEMENT_TOKEN, where they are set."""
+    tokens = {f"{kind}_token": os.environ[name] for kind, name in TOKEN_VARIABLES.items() if os.environ.get(name)}
+    return replace(server, **tokens)
+
+
+def write_server(server: Server, home: Path) -> None:
+    """Write server.json, from which clients on this machine find the server; tokens are left out."""
+    addresses = {name: value for name, value in asdict(server).items() if not name.endswith("_token")}
+    (home / SERVER_FILE).write_text(f"{json.dumps(addresses, indent=2)}\n", encoding="utf-8")
+
+
+def _read_local_server() -> Server:
+    checkout = Path(__file__).resolve().parents[1]
+    is_checkout = (checkout / "config.properties").is_file()
+    home = os.environ.get("DIGITS_HOME") or (checkout if is_checkout else None)
+    if home is None:
+        return Server()
+    try:
+        written = json.loads((Path(home) / SERVER_FILE).read_text(encoding="utf-8"))
+        return Server(**{name: str(value) for name, value in written.items()})
+    except (OSError, ValueError, AttributeError, TypeError):  # no server has run there
+        return Server(key_file=str(Path(home) / "key_file.json"))
+
+
+class TokenSource:
+    """The token of one kind: as given, else that of the server's key file, which the server replaces."""
+
+    def __init__(self, kind: str, given: str | None, server: Server) -> None:
+        self.kind, self.key_file = kind, server.key_file
+        self.fixed = given or {"inference": server.inference_token, "management": server.management_token}[kind]
+        self.current: str | None = None  # of the key file, as last read
+        if not re.fullmatch("[!-~]*", self.fixed):  # it would be no header
+            raise DigitsError(f"the {kind} token has other characters than visible ASCII; expected one line as printed")
+
+    def read(self) -> str:
+        """Return the token, empty if there is none to be found; UnreachableError if the key file cannot be read."""
+        if self.fixed or not self.key_file:
+            return self.fixed
+        self.current = self.current or read_token(Path(self.key_file), self.kind)
+        return self.current
+
+    def wait_for_new(self, rejected: str) -> str | None:
+        """Return the token that has replaced a rejected one; None if none does."""
+        if self.fixed or not self.key_file:
+            return None
+        deadline = time.monotonic() + _ROTATION_SECONDS
+        while (token := read_token(Path(self.key_file), self.kind)) == rejected:
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(0.02)
+        self.current = token
+        return token
+
+
+def read_token(path: Path, kind: str) -> str:
+    """Read a token from TorchServe's key file; UnreachableError if that is not possible."""
+    try:
+        return parse_token(path.read_text(encoding="utf-8"), kind)
+    except FileNotFoundError as error:
+        raise UnreachableError(
+            f"{path}: no tokens: the server does not run, or is starting; `make status` says which"
+        ) from error
+    except OSError as error:
+        variable = TOKEN_VARIABLES.get(kind, TOKEN_VARIABLES["management"])
+        raise UnreachableError(
+            f"{path}: {error.strerror}: only the user who runs the server reads it; have that user run `make -s token` "
+            f"(KIND=management for the other token) and set {variable}"
+        ) from error
+    except ValueError as error:
+        raise UnreachableError(f"{path}: holds no {kind} token; expected TorchServe's key file") from error
+
+
+def parse_token(text: str, kind: str) -> str:
+    """Return a token of a key file's text; ValueError if it is not there, or not all of the file is."""
+    try:
+        return next(str(value["key"]) for name, value in json.loads(text).items() if name.lower() == kind.lower())
+    except (LookupError, TypeError, AttributeError, StopIteration) as error:
+        raise ValueError(f"no {kind} token") from error
+
+
+class ApiClient:
+    """One API of a server over HTTP. May be shared by threads."""
+
+    def __init__(
+        self, url: str, tokens: TokenSource | None, timeout: float, retry: Retry, certificate: str = ""
+    ) -> None:
+        self.url, self.tokens, self.timeout = url, tokens, timeout
+        self.session = requests.Session()  # shared by threads: TorchServe sets no cookies
+        self.session.trust_env = False  # a .netrc of the user's would replace the token
+        options: dict[str, Any] = {"pool_maxsize": _CONNECTIONS, "max_retries": retry}
+        if certificate and url.startswith("https://"):
+            self.session.mount(url, PinnedCertificateAdapter(Path(certificate), **options))
+            self.session.verify = False  # by authorities: the one certificate itself is compared
+        else:
+            self.session.mount(url, CorrelatedAdapter(**options))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.session.close()
+
+    def request(self, method: str, path: str, **options: Any) -> requests.Response:
+        """Return whatever the API answers; UnreachableError if it does not."""
+        if self.tokens is None or "Authorization" in options.get("headers", {}):
+            return self._send(method, path, options)
+        token = self.tokens.read()
+        response = self._send(method, path, _add_token(options, token))
+        if _is_token_rejected(response) and (new := self.tokens.wait_for_new(token)):
+            return self._send(method, path, _add_token(options, new))
+        return response
+
+    def call(self, method: str, path: str, **options: Any) -> requests.Response:
+        """Return the API's response; raise ApiError for any status of 400 and above."""
+        response = self.request(method, path, **options)
+        if response.status_code >= 400:
+            raise error_from_response(response)
+        return response
+
+    def call_json(self, method: str, path: str, **options: Any) -> Any:
+        """Return the JSON of the API's response; UnexpectedResponseError if it is none."""
+        try:
+            return self.call(method, path, **options).json()
+        except ValueError as error:
+            raise UnexpectedResponseError(
+                f"{self.url}{path}: no JSON in the response; is this the digit service?"
+            ) from error
+
+    def _send(self, method: str, path: str, options: dict[str, Any]) -> requests.Response:
+        try:
+            return self.session.request(method, self.url + path, **{"timeout": self.timeout} | options)
+        except (requests.RequestException, HTTPError) as error:
+            raise UnreachableError(
+                f"{self.url}{path} {_describe_failure(error)}; `make status` says how the server is"
+            ) from error
+
+
+def retry_all(retries: int) -> Retry:
+    """Return the policy for images, which may be sent twice."""
+    return Retry(retries, status_forcelist=_BUSY, allowed_methods=None, backoff_factor=_BACKOFF, raise_on_status=False)
+
+
+def retry_repeatable(retries: int) -> Retry:
+    """Return the policy for what may be registered or removed once only: other methods alone are repeated.
+
+    500: taking workers away under load fails in TorchServe 0.12.0 with a ConcurrentModificationException, half done.
+    """
+    methods = ("GET", "PUT")
+    return Retry(
+        retries, status_forcelist=(500,), allowed_methods=methods, backoff_factor=_BACKOFF, raise_on_status=False
+    )
+
+
+def error_from_response(response: requests.Response) -> ApiError:
+    """Return the error of a response, whatever program has written it."""
+    try:
+        body = response.json()
+    except ValueError:  # TorchServe's own 413 has no body
+        body = {}
+    fields = body if isinstance(body, dict) else {}
+    too_large = f"the body is over the server's limit, {MAX_BODY_BYTES // 2**20} MiB by default"
+    message = str(fields.get("message", "")).strip() or (too_large if response.status_code == 413 else response.text)
+    return ApiError(response.status_code, str(fields.get("type", response.reason)), message)
+
+
+def _add_token(options: dict[str, Any], token: str) -> dict[str, Any]:
+    authorization = {"Authorization": f"Bearer {token}"} if token else {}
+    return options | {"headers": options.get("headers", {}) | authorization}
+
+
+def _is_token_rejected(response: requests.Response) -> bool:
+    return response.status_code == 400 and "InvalidKeyException" in response.text
+
+
+def _describe_failure(error: Exception) -> str:
+    if isinstance(error, requests.exceptions.SSLError):
+        return "presents another certificate than the expected one, or speaks no TLS"
+    if isinstance(error, MismatchedResponseError):
+        return "has answered another request"
+    reason = getattr(error.args[0], "reason", None) if error.args else None  # of the last of several attempts
+    if isinstance(error, requests.Timeout) or isinstance(reason, ReadTimeoutError):
+        return "was reached, but has not answered in time"
+    return f"does not answer ({type(error).__name__})"

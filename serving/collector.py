@@ -1,0 +1,140 @@
+"""Metrics of versions, workers, queue and drift, which the supervisor looks up every LOOK_SECONDS."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile, ZipFile
+
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from digits_client.types import Version
+from handler.drift import DriftWindow, count_features
+from serving.archive import archive_path, sha256
+from serving.config import Config
+from serving.worker_metrics import WorkerMetrics
+
+INFO = ("run_id", "accuracy", "data_sha256", "archive_sha256")  # accuracy 0..1 on test images, if there were any
+
+Record = tuple[list[str], dict[str, dict[str, float]]]  # the values of INFO, and the shares of the drift baseline
+
+
+class Collector:
+    """Collects metrics of the versions that it was shown last; `is_ready` says whether the default version answers."""
+
+    def __init__(
+        self, config: Config, is_ready: Callable[[], bool], workers: WorkerMetrics, registry: CollectorRegistry
+    ) -> None:
+        self.config, self.is_ready = config, is_ready
+        self.versions: dict[str, Version] = {}
+        self.default = ""
+        self.restarts = WorkerRestarts(registry)
+        self.drift = VersionDrift(workers)
+        registry.register(self)
+
+    def show(self, versions: dict[str, Version], default: str, server: object) -> None:
+        """Take over the versions that `server` lists, and what its workers have counted."""
+        self.versions, self.default = versions, default
+        self.restarts.count(versions, server)
+        self.drift.update({version: self._read_record(version)[1] for version in versions})
+
+    def collect(self) -> Iterator[Metric]:
+        """Every value but the restarts, as prometheus_client's registry asks for them."""
+        versions = list(self.versions.values())
+        yield _make_gauge("ready", "1 while the default version answers, else 0", [], [([], self.is_ready())])
+
+        def by_version(name: str, text: str, value: Callable[[Version], float]) -> Metric:
+            return _make_gauge(name, text, ["version"], [([version.version], value(version)) for version in versions])
+
+        yield by_version("workers_ready", "workers that answer", lambda version: version.ready)
+        yield by_version("workers_wanted", "workers that should answer", lambda version: version.min_workers)
+        yield by_version("queue_requests", "requests that wait for a worker", lambda version: version.pending)
+        yield by_version("queue_capacity_requests", "requests that may wait", lambda version: version.queue)
+        yield by_version(
+            "model_default", "1 for the default version, else 0", lambda version: version.version == self.default
+        )
+        infos = [([version.version, *self._read_record(version.version)[0]], 1) for version in versions]
+        yield _make_gauge("model_info", "1; what the version is", ["version", *INFO], infos)
+        yield from self.drift.collect([version.version for version in versions])
+
+    def _read_record(self, version: str) -> Record:
+        path = archive_path(self.config.model_store, version)
+        try:
+            return _read_record(path, path.stat().st_mtime_ns)
+        except (OSError, BadZipFile, ValueError, LookupError, TypeError, AttributeError):  # gone, or not ours
+            return [""] * len(INFO), {}
+
+
+class WorkerRestarts:
+    """Counts workers that were replaced, while they belong to the same TorchServe."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.server: object = None
+        self.processes: dict[tuple[str, str], int] = {}  # of version and worker
+        text = "workers that were replaced, by version"
+        self.counter = Counter("digits_worker_restarts", text, ["version"], registry=registry)
+
+    def count(self, versions: dict[str, Version], server: object) -> None:
+        """Compare the workers' processes with those of the last call."""
+        if server is not self.server:
+            self.server, self.processes = server, {}
+        for version in versions.values():
+            restarts = self.counter.labels(version.version)
+            for worker in version.workers:
+                key = version.version, worker.id
+                before = self.processes.get(key)
+                if worker.pid > 0:  # none yet while it starts
+                    self.processes[key] = worker.pid
+                    restarts.inc(before is not None and before != worker.pid)
+
+
+class VersionDrift:
+    """Population stability index of the versions' recent images against their baselines."""
+
+    def __init__(self, workers: WorkerMetrics) -> None:
+        self.workers = workers
+        self.windows: dict[str, DriftWindow] = {}
+        self.drift: dict[str, tuple[int, dict[str, float]]] = {}  # images of the window, and index by feature
+
+    def update(self, baselines: dict[str, dict[str, dict[str, float]]]) -> None:
+        """Compare what the workers have counted since the last call with the baselines of their versions."""
+        counted = count_features(self.workers.collect())
+        self.windows = {name: self.windows.get(name, DriftWindow()) for name in counted.keys() & baselines.keys()}
+        for name, window in self.windows.items():
+            window.add(counted[name])
+            self.drift[name] = window.images, window.compute_drift(baselines[name])
+
+    def collect(self, versions: list[str]) -> Iterator[Metric]:
+        """Yield the metrics of these versions."""
+        drift = {version: self.drift.get(version, (0, {})) for version in versions}
+        images = [([name], count) for name, (count, _) in drift.items()]
+        yield _make_gauge("drift_window_pictures", "images that the drift is computed from", ["version"], images)
+        values = [
+            ([version, feature], value) for version, (_, index) in drift.items() for feature, value in index.items()
+        ]
+        text = "population stability index of recent images against the version's own; over 0.25 is a shift"
+        yield _make_gauge("drift_psi", text, ["version", "feature"], values)
+
+
+@lru_cache
+def _read_record(path: Path, _: int) -> Record:
+    """Read an archive's model.json; again when the file has changed."""
+    with ZipFile(path) as members:
+        record: dict[str, Any] = json.loads(members.read("model.json"))
+    measured = record["metrics"]
+    accuracy = measured.get("test", measured.get("validation", {})).get("accuracy", math.nan)
+    data = hashlib.sha256(json.dumps(record["data"]["sha256"], sort_keys=True).encode()).hexdigest()
+    info = [str(value) for value in (record["run_id"], f"{accuracy:.4f}", data, sha256(path))]
+    shares = record.get("reference", {}).get("shares", {})
+    return info, {name: {bin_: float(share) for bin_, share in bins.items()} for name, bins in shares.items()}
+
+
+def _make_gauge(name: str, text: str, labels: list[str], rows: Sequence[tuple[list[str], float]]) -> Metric:
+    gauge = GaugeMetricFamily(f"digits_{name}", text, labels=labels)
+    for row, value in rows:
+        gauge.add_metric(row, value)
+    return gauge

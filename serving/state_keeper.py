@@ -1,0 +1,151 @@
+"""StateKeeper: keeps what is registered, promoted and scaled, and says so where it cannot."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Gauge
+
+from digits_client.exceptions import DigitsError
+from digits_client.management import ManagementClient
+from digits_client.types import Version
+from serving.archive import archive_path, check_archive, read_settings
+from serving.config import Config
+from serving.drain import measure_work
+from serving.state import State, Versions, discard_snapshots, fold_snapshots, read_state, write_state
+
+FIRST = "1.0"  # served where nothing has been before
+
+
+class StateKeeper:
+    """The state on the disk, for a supervisor and its HTTP server. May be shared by threads.
+
+    Changes come from TorchServe's snapshots, which are there before TorchServe answers whoever made a change, and from
+    the management API, which also lists changes whose snapshot could not be written. A change that cannot be written
+    stays in memory and is tried again; `problem` says why until it succeeds.
+    """
+
+    def __init__(self, config: Config, registry: CollectorRegistry, log: Callable[[str], None]) -> None:
+        self.config, self.log = config, log
+        self.state = self.saved = State({})
+        self.listing: tuple[str, Versions] | None = None  # default and versions, as the API listed them last
+        self.problem: str | None = None
+        self.unproven = False  # while a version that was named has not answered yet
+        self.lock = threading.Lock()
+        kept = Gauge("digits_state_kept", "1 if a restart would serve what is served now, else 0", registry=registry)
+        kept.set_function(lambda: self.problem is None)
+
+    def load(self) -> None:
+        """Read what was served before, also what a killed server has left."""
+        self.state = read_state(self.config)
+        if self.state.folded:
+            write_state(self.config, self.state)
+        self.saved = self.state
+        discard_snapshots(self.config)  # what a killed server did not write to its end
+
+    def choose(self, version: str | None) -> State:
+        """Return what to serve: as before, with `version` as the default if it is named."""
+        state = self.drop_lost()
+        wanted = version or state.default or FIRST
+        if wanted == state.default:
+            return state
+        archive = check_archive(self.config.model_store, archive_path(self.config.model_store, wanted).name)
+        self.unproven = True
+        return state.with_default(archive)
+
+    def drop_lost(self) -> State:
+        """Return the state without archives that vanished or changed; what a new TorchServe is started with."""
+        state, lines = self.state.without_lost(self.config.model_store)
+        self.listing = None
+        for line in lines:
+            self.log(line)
+        return state
+
+    def accept(self, state: State) -> None:
+        """Keep what has answered, until promote, rollback and the like change it."""
+        with self.lock:
+            self.state, self.unproven = state, False
+            self._save()
+
+    def keep_snapshots(self) -> None:
+        """Keep what TorchServe has written since the last time."""
+        with self.lock:
+            self.state = fold_snapshots(self.config, self.state)
+            self._save()
+
+    def keep_listing(self, versions: dict[str, Version], default: str) -> None:
+        """Keep what has changed since the API listed its versions the last time.
+
+        Only changes count: a version that a full disk kept TorchServe from loading is not unregistered.
+        """
+        with self.lock:
+            listed = {name: _get_settings(version) for name, version in versions.items()}
+            before, self.listing = self.listing, (default, listed)
+            if before is None or self.unproven:
+                return
+            changed = {name: settings for name, settings in listed.items() if before[1].get(name) != settings}
+            if changed or default != before[0] or before[1].keys() - listed.keys():
+                known = {
+                    name: kept for name, kept in self.state.versions.items() if name in listed or name not in before[1]
+                }
+                added = {name: self._complete(name, settings) for name, settings in changed.items()}
+                self.state = self.state.with_versions(known | added, default)
+            self._save()
+
+    def describe(self, client: ManagementClient) -> dict[str, Any]:
+        """Keep what the API lists now; return the fields of /state (digits_client/status.py)."""
+        self.keep_snapshots()
+        try:
+            versions = client.list_versions()
+            self.keep_listing(versions, client.get_default().version)
+        except DigitsError:  # TorchServe starts, or hangs
+            versions = {}
+        workers = ("min_workers", "minWorkers"), ("max_workers", "maxWorkers")
+        with self.lock:
+            return {
+                "default": self.state.default,
+                "previous": self.state.previous,
+                "versions": {
+                    name: {field: settings[key] for field, key in workers}
+                    for name, settings in self.state.versions.items()
+                },
+                "problem": self.problem,
+                "work": measure_work(versions.values()),
+            }
+
+    def finish(self) -> None:
+        """Keep the last changes of a server that has ended."""
+        if self.unproven:
+            discard_snapshots(self.config)
+        else:
+            self.keep_snapshots()
+            if self.problem:
+                self.log(f"the last changes are lost: {self.problem}")
+
+    def _complete(self, name: str, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return TorchServe's settings of a version: as they were kept, else its archive's, with what the API lists."""
+        kept = self.state.versions.get(name) or read_settings(self.config.model_store / settings["marName"])
+        return kept | settings
+
+    def _save(self) -> None:
+        if self.state == self.saved:
+            return
+        try:
+            write_state(self.config, self.state)
+            self.saved, self.problem = self.state, None
+        except OSError as error:
+            problem = f"{self.config.state_file}: {error.strerror or error}"
+            if problem != self.problem:
+                self.log(f"changes are not kept: {problem}")
+            self.problem = problem
+
+
+def _get_settings(version: Version) -> dict[str, Any]:
+    """Return what the API lists of a version, as TorchServe's snapshots call it."""
+    return {
+        "marName": version.archive,
+        "minWorkers": version.min_workers,
+        "maxWorkers": version.max_workers,
+        "batchSize": version.batch_size,
+        "maxBatchDelay": version.max_batch_delay,
+    }

@@ -1,0 +1,170 @@
+"""A full disk, read-only logs, a key file that cannot be replaced: a real server on file systems of its own."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+
+from digits_client.management import ManagementClient
+from digits_client.status import StatusClient
+from digits_client.transport import read_token
+from serving.config import Config
+from serving.local_management import LocalManagementClient
+from tests.archives import provide_archive
+from tests.servers import Load, command, configure_free_ports, errors, output_until_curl, started, under_load, wait_for
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="needs root and mount"),
+]
+
+
+@contextmanager
+def mounted(folder: Path, *options: str) -> Iterator[None]:
+    folder.mkdir(exist_ok=True)
+    subprocess.run(["mount", *options, folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Config]:
+    """A home of 4 MiB, with archives 1.0 and 1.1."""
+    home = tmp_path / "home"
+    with mounted(home, "-t", "tmpfs", "-o", "size=4m", "tmpfs"):
+        for version in ("1.0", "1.1"):
+            provide_archive(version, home / "model_store")
+        yield configure_free_ports(home, home / "model_store")
+
+
+def fill(folder: Path) -> Path:
+    """Write a file that takes all room that is left."""
+    path = folder / "ballast"
+    with path.open("wb", buffering=0) as file:
+        size = 2**16
+        while size:
+            try:
+                file.write(bytes(size))
+            except OSError:
+                size //= 2
+    return path
+
+
+def read_kept(config: Config) -> float:
+    with StatusClient(server=config.make_server()) as client:
+        return next(sample.value for sample in client.read_metrics(False) if sample.name == "digits_state_kept")
+
+
+def read_ready(config: Config) -> str:
+    response = requests.get(config.url("supervisor") + "/ready", timeout=10)
+    assert response.status_code == 200, response.text
+    return response.text
+
+
+def test_on_a_full_disk_nothing_is_reported_as_done_that_is_lost(small: Config) -> None:
+    with started(small) as process:
+        output_until_curl(process)
+        assert command(small, "register", "digits-1.1.mar").returncode == 0
+        ballast = fill(small.home)
+        for words in (["promote", "1.1"], ["scale", "--min", "1"], ["rollback"], ["promote", "1.1"]):
+            run = command(small, *words)
+            assert (run.returncode, run.stdout) == (1, ""), words
+            assert "a restart would lose that" in run.stderr
+            assert "No space left" in run.stderr
+        assert read_kept(small) == 0
+        assert "warning: changes are not kept" in read_ready(small)
+        ballast.unlink()
+        wait_for(lambda: read_kept(small) == 1, 10)
+        assert read_ready(small) == "ready\n"
+        assert command(small, "scale", "--min", "1", "--version", "1.1").returncode == 0
+    with started(small) as process:
+        output_until_curl(process)
+        with LocalManagementClient(small) as client:
+            default = client.get_default()
+        assert (default.version, default.min_workers) == ("1.1", 1)
+
+
+def test_what_curl_promotes_on_a_full_disk_is_kept_once_there_is_room(small: Config) -> None:
+    with started(small) as process:
+        output_until_curl(process)
+        assert command(small, "register", "digits-1.1.mar").returncode == 0
+        ballast = fill(small.home)
+        with ManagementClient(server=small.make_server()) as client:
+            client.api.call("PUT", "/models/digits/1.1/set-default")
+        wait_for(lambda: "not kept" in read_ready(small), 10)
+        ballast.unlink()
+        wait_for(lambda: read_kept(small) == 1, 10)
+        process.kill()
+    with started(small) as process:
+        output_until_curl(process)
+        with LocalManagementClient(small) as client:
+            assert client.get_default().version == "1.1"
+
+
+@contextmanager
+def full(config: Config) -> Iterator[None]:
+    ballast = fill(config.home)
+    try:
+        yield
+    finally:
+        ballast.unlink()
+
+
+@contextmanager
+def pinned_key_file(config: Config) -> Iterator[None]:
+    """A mounted file cannot be replaced by another."""
+    subprocess.run(["mount", "--bind", config.key_file, config.key_file], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", config.key_file], check=True)
+
+
+@pytest.mark.parametrize("obstacle", [full, pinned_key_file])
+def test_no_caller_is_locked_out_by_tokens_that_cannot_be_stored(
+    obstacle: Callable[[Config], AbstractContextManager[None]], small: Config
+) -> None:
+    with started(small) as process:
+        output_until_curl(process)
+        before = read_token(small.key_file, "inference")
+        with under_load(Load(small, connections=4)) as load:
+            with obstacle(small):
+                run = command(small, "token", "--rotate")
+                assert run.returncode == 1
+                assert "the tokens are not replaced" in run.stderr
+                assert "warning: the tokens are not replaced" in read_ready(small)
+                assert read_token(small.key_file, "inference") == before
+            assert load.failed == []
+        assert command(small, "token", "--rotate").returncode == 0
+        wait_for(lambda: read_ready(small) == "ready\n", 15)
+        assert read_token(small.key_file, "inference") != before
+
+
+def test_logs_that_become_read_only_lose_nothing(small: Config) -> None:
+    with started(small) as process:
+        output_until_curl(process)
+        with mounted(small.logs, "-t", "tmpfs", "-o", "ro", "tmpfs"):
+            for words in (["register", "digits-1.1.mar"], ["promote", "1.1"], ["predict", "handler/smoke/7.png"]):
+                assert command(small, *words).returncode == 0, words
+            process.kill()
+            process.wait()
+    with started(small) as process:
+        output_until_curl(process)
+        with LocalManagementClient(small) as client:
+            assert client.get_default().version == "1.1"
+
+
+def test_a_state_that_cannot_be_written_at_the_start_is_named(small: Config) -> None:
+    fill(small.home)
+    with started(small) as process:
+        assert process.wait(60) == 1
+    assert errors(small).count("\n") <= 3
+    assert "Traceback" not in errors(small)

@@ -1,0 +1,130 @@
+"""serving/java_command.py, serving/torchserve.py: how TorchServe is started, and what is shown of a start that failed.
+
+The last test starts a real server where much is against it at once.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import javaproperties
+import pytest
+
+from serving.config import ROOT, Config, read_config
+from serving.java_command import make_environment
+from serving.local_management import LocalManagementClient
+from serving.state import State
+from serving.torchserve import TorchServe
+from tests.archives import provide_archive
+from tests.pictures import SMOKE
+from tests.servers import configure_free_ports, output_until_curl, serving
+from tests.test_start_checks import read_only
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return configure_free_ports(tmp_path)
+
+
+def run_stand_in(config: Config, monkeypatch: pytest.MonkeyPatch, script: str) -> str:
+    """Return what is shown of a TorchServe that is this shell script."""
+    java = config.folder / "java" / "bin" / "java"
+    java.parent.mkdir(parents=True)
+    java.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    java.chmod(0o700)
+    monkeypatch.setenv("JAVA_HOME", str(java.parents[1]))
+    server = TorchServe(config, State({}), {})
+    server.process.wait(10)
+    shown = server.get_last_lines()
+    server.stop()
+    return shown
+
+
+@pytest.mark.parametrize(
+    ("script", "shown"),
+    [
+        ("echo Invalid größe; exit 1", "Invalid größe"),
+        ("echo WARNING: sun.reflect.Reflection; echo; echo A; echo B", "A | B"),
+        ("seq 100000", "99996 | 99997 | 99998 | 99999 | 100000"),  # more than a pipe holds
+        ("printf '\\351\\n'", "\N{REPLACEMENT CHARACTER}"),
+        ("exit 1", "nothing"),
+    ],
+)
+def test_what_an_ended_torchserve_printed_is_shown(
+    script: str, shown: str, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_stand_in(config, monkeypatch, script) == shown
+
+
+def test_values_reach_torchserve_as_they_are_meant(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    meant = {"allowed_urls": "s3\\..*:#!=x", "cors_allowed_origin": "größe"}
+    config = replace(config, properties=config.properties | meant)
+    run_stand_in(config, monkeypatch, f"cp config.properties '{config.folder}/written'")
+    written = (config.folder / "written").read_text(encoding="ascii")
+    properties = javaproperties.loads(written)
+    assert meant.items() <= properties.items()
+    assert json.loads(properties["model_snapshot"]) == json.loads(State({}).snapshot())
+    assert config.properties.items() <= properties.items()
+
+
+def test_the_environment_changes_nothing_and_holds_what_torchserve_calls(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TS_CONFIG_FILE", "TS_MODEL_SERVER_HOME", "LOG_LOCATION", "METRICS_LOCATION", "PYTHONPATH"):
+        monkeypatch.setenv(name, "/elsewhere")
+    for path in ("/nonexistent", ""):
+        monkeypatch.setenv("PATH", path)
+        environment = make_environment(config.folder)
+        assert "/elsewhere" not in environment.values()
+        assert shutil.which("kill", path=environment["PATH"])
+    assert environment["LC_ALL"] == "C.UTF-8" or sys.platform == "darwin"
+    kill = ROOT / "serving" / "bin" / "kill"
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    subprocess.run([kill, "-9", str(process.pid)], env={}, check=True)
+    assert process.wait(10) == -9
+    process.communicate()
+
+
+def test_a_server_starts_where_much_is_against_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read-only, non-ASCII folder under LC_ALL=C, a BOM, colons, IPv6, a long TMPDIR, a bad environment."""
+    folder, home = tmp_path / "größe", tmp_path / ("zuhause ö" * 3)
+    monkeypatch.setenv("DIGITS_HOME", str(home))
+    folder.mkdir()
+    properties = configure_free_ports(folder, Path("archive ö")).properties | {"job_queue_size": "300"}
+    text = "".join(f"{key} : {value}\n" for key, value in properties.items())
+    if socket.has_dualstack_ipv6():
+        text = text.replace("//127.0.0.1", "//[::1]").replace("address : 127.0.0.1", "address : ::1")
+    (folder / "config.properties").write_text(f"! größe\n{text}", encoding="utf-8-sig")
+    config = read_config(folder / "config.properties")
+    provide_archive("1.0", home / "archive ö")
+    (tmp_path / ("t" * 90)).mkdir()
+    against = {
+        "TMPDIR": str(tmp_path / ("t" * 90)),
+        "LC_ALL": "C",
+        "LOG_LOCATION": "/nonexistent",
+        "TS_CONFIG_FILE": "/nonexistent",
+        "TS_DISABLE_TOKEN_AUTHORIZATION": "true",
+    }
+    options: Any = {"cwd": ROOT, "stdout": subprocess.PIPE, "text": True, "env": os.environ | against}
+    with (
+        read_only(folder),
+        (home / "errors").open("w") as file,
+        subprocess.Popen(serving(config, "serve"), stderr=file, **options) as process,
+    ):
+        try:
+            output_until_curl(process)
+            with LocalManagementClient(config, retries=0) as client:
+                assert client.inference.predict(SMOKE[7]).digit == 7
+                assert client.status.read_readiness().ready
+                assert client.get_default().queue == 300
+        finally:
+            process.terminate()
+    assert "note: temporary files are in /tmp (" in (home / "errors").read_text()
+    assert [path.name for path in folder.iterdir()] == ["config.properties"]
+    assert (home / "served.json").is_file()

@@ -1,0 +1,228 @@
+"""serving/start_checks.py: what prevents a start is named before it, and what can be is done without."""
+
+import errno
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from serving.config import Config, ServingError
+from serving.start_checks import check_folders, check_options, check_ports, make_temporary_folder
+from tests.servers import configure_free_ports, find_port
+
+TMP = Path("/tmp")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return configure_free_ports(tmp_path)
+
+
+def change(config: Config, **properties: str) -> Config:
+    return replace(config, properties=config.properties | properties)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "reason"),
+    [
+        *(("disable_token_authorization", value, "manages TorchServe by its tokens") for value in ("true", "TRUE")),
+        ("enable_envvars_config", "True", "write them here instead"),
+        *(("service_envelope", value, "as they were sent") for value in ("json", "body", "kservev2")),
+        *((name, "x", "make register") for name in ("load_models", "models", "model_snapshot")),
+        ("keystore", "a.p12", "name it in certificate_file"),
+        *((f"{api}_address", "https://127.0.0.1:8443", "make certs") for api in ("inference", "management", "metrics")),
+        ("supervisor_address", "https://127.0.0.1:8443", "speaks no TLS"),
+        ("enable_grpc_ssl", "true", "make certs"),
+    ],
+)
+def test_an_option_that_cannot_be_served_is_named(option: str, value: str, reason: str, config: Config) -> None:
+    with pytest.raises(ServingError, match=f"{option} is .*cannot be served: .*{reason}"):
+        check_options(change(config, **{option: value}))
+
+
+def test_options_that_change_nothing_are_served(config: Config) -> None:
+    switched_off = {"disable_token_authorization": "false", "enable_envvars_config": "no", "enable_grpc_ssl": "False"}
+    check_options(change(config, **switched_off))
+
+
+@pytest.mark.parametrize("missing", ["certificate_file", "private_key_file", "metrics_config"])
+def test_a_file_that_cannot_be_read_is_named(missing: str, config: Config) -> None:
+    files = {name: name for name in ("certificate_file", "private_key_file", "metrics_config")}
+    for name in files.keys() - {missing}:
+        (config.folder / name).touch()
+    with pytest.raises(ServingError, match=f"{missing}: {missing} cannot be read; "):
+        check_options(change(config, **files))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "::1"])
+def test_a_port_in_use_is_named(host: str, config: Config) -> None:
+    port = config.ports()["supervisor"][1]
+    config = change(config, supervisor_address=f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    check_ports(config)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with (
+        socket.create_server((host, port), family=family),
+        pytest.raises(ServingError, match=f"already in use: supervisor {host}:{port}; stop what listens there"),
+    ):
+        check_ports(config)
+
+
+@pytest.mark.parametrize("api", ["inference", "supervisor"])
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ("203.0.113.1", "not an address of this machine"),
+        ("[2001:db8::1]", "not an address of this machine"),
+        ("no-such-host.invalid", "unknown host name"),
+        ("a..b", "unknown host name"),
+    ],
+)
+def test_every_reason_for_no_port_has_its_own_message(api: str, host: str, reason: str, config: Config) -> None:
+    name = host.strip("[]")
+    with pytest.raises(ServingError, match=f"^{reason}: {api} {name}:9999; .*addresses are in .*config.properties$"):
+        check_ports(change(config, **{f"{api}_address": f"http://{host}:9999"}))
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (errno.EACCES, "not permitted to this user: inference .*; use a port from 1024 on"),
+        (errno.EAFNOSUPPORT, "of a kind that this machine does not have: inference"),
+        (errno.ENOBUFS, f"{os.strerror(errno.ENOBUFS)}: inference"),
+    ],
+)
+def test_what_the_system_forbids_is_named(
+    code: int, reason: str, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As root, as which tests may run, every port is permitted."""
+
+    class Refusing(socket.socket):
+        def bind(self, _: Any) -> None:
+            raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(socket, "socket", Refusing)
+    with pytest.raises(ServingError, match=reason):
+        check_ports(config)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"inference_address": "http://127.0.0.1:PORT"}, {"management_address": "http://127.0.0.1:PORT"}),
+        ({"inference_address": "http://localhost:PORT"}, {"supervisor_address": "http://127.0.0.1:PORT"}),
+        ({"metrics_address": "http://0.0.0.0:PORT"}, {"supervisor_address": "http://127.0.0.1:PORT"}),
+        ({"metrics_address": "http://[::]:PORT"}, {"grpc_management_port": "PORT"}),
+        ({"grpc_inference_port": "PORT"}, {"grpc_management_port": "PORT"}),
+    ],
+)
+def test_one_port_for_two_is_named(first: dict[str, str], second: dict[str, str], config: Config) -> None:
+    port = str(find_port())
+    changed = {key: value.replace("PORT", port) for key, value in (first | second).items()}
+    names = [next(iter(api)).removesuffix("_address").removesuffix("_port") for api in (first, second)]
+    with pytest.raises(ServingError, match=f"{' and '.join(names)} share port {port}"):
+        check_ports(change(config, **changed))
+
+
+def raise_full(_: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_folders_that_cannot_be_written_are_named(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_folders(config)
+    assert config.worker_metrics.is_dir()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", raise_full)
+        with pytest.raises(ServingError, match=f"^{config.home}: cannot be written .No space .*DIGITS_HOME"):
+            check_folders(config)
+    with read_only(config.logs), pytest.raises(ServingError, match=f"^{config.logs}: cannot be written .*DIGITS_HOME"):
+        check_folders(config)
+    config.lock_file.touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, _: path != config.lock_file)
+        with pytest.raises(ServingError, match=f"^{config.lock_file}: cannot be written .belongs to another user"):
+            check_folders(config)
+    check_folders(replace(config, home=config.folder / "new" / "home"))
+    assert (config.folder / "new" / "home").is_dir()
+    with pytest.raises(ServingError, match=r"config.properties: cannot be written .File exists"):
+        check_folders(replace(config, home=config.path))
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Keep this user, root too, from writing into a folder."""
+    if os.geteuid() != 0:
+        folder.chmod(0o500)
+        yield
+        folder.chmod(0o700)
+        return
+    if subprocess.run(["mount", "--bind", folder, folder]).returncode:
+        pytest.skip("root needs mount to make a folder read-only")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder whose path leaves room to choose its length."""
+    with tempfile.TemporaryDirectory(prefix="d", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def use_temporary(config: Config) -> Path:
+    """Make a temporary folder and remove it; returns where it was."""
+    folder = make_temporary_folder(config)
+    with socket.socket(socket.AF_UNIX) as worker:
+        worker.bind(str(folder / ".ts.sock.65535"))
+    shutil.rmtree(folder)
+    return folder.parent
+
+
+def test_a_temporary_folder_is_used_only_where_sockets_fit(
+    short: Path, config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    longest = 76 if sys.platform != "darwin" else 72
+    fits = short / ("x" * (longest - len(str(short)) - 1))
+    for folder, expected in ((fits, fits), (Path(f"{fits}x"), TMP), (Path(f"{str(fits)[:-1]}ö"), TMP)):
+        folder.mkdir()
+        monkeypatch.setenv("TMPDIR", str(folder))
+        assert use_temporary(config) == expected
+    notes = capsys.readouterr().err.splitlines()
+    reason = f"path has {longest + 1} bytes, at most {longest} leave room for the names of Unix sockets"
+    assert len(notes) == 2
+    assert all(note.startswith("note: temporary files are in /tmp (") and reason in note for note in notes)
+
+
+def test_a_temporary_folder_is_the_first_that_will_do(
+    short: Path, config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(short / "missing"))
+    assert use_temporary(config) == TMP
+    assert f"{short}/missing: No such file or directory" in capsys.readouterr().err
+    (short / "t").mkdir()
+    monkeypatch.setenv("TMPDIR", str(short / "t"))
+    with read_only(short / "t"):
+        assert use_temporary(config) == TMP
+    monkeypatch.setenv("DIGITS_HOME", str(short))
+    config = replace(config, home=short)
+    assert use_temporary(config) == short / "tmp"
+    free = dict.fromkeys((short / "tmp", TMP), 100_000) | {short / "t": 2**24}
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=free[place]))
+    assert use_temporary(config) == short / "t"
+    free[short / "t"] -= 1
+    with pytest.raises(ServingError, match="no place for temporary files") as caught:
+        make_temporary_folder(config)
+    assert all(f"{place}: " in str(caught.value) for place in free)
+    assert str(caught.value).count("0.1 MiB are free, 16 are needed") == 2

@@ -1,0 +1,242 @@
+"""digits_client/transport.py: where servers and tokens are found, and errors that are the documented ones."""
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import requests
+
+from digits_client import DigitsClient, ManagementClient, Server, find_server
+from digits_client.adapters import CORRELATION_HEADER
+from digits_client.batch_predict import MAX_BATCH_SIZE
+from digits_client.exceptions import TOKEN_VARIABLES, ApiError, DigitsError, UnexpectedResponseError, UnreachableError
+from digits_client.transport import MAX_BODY_BYTES, PROBE_HEADER, TokenSource, read_token, write_server
+from handler import decoding, protocol
+from serving.config import ROOT, TOKENS, Config
+from tests.pictures import SMOKE
+from tests.servers import configure_free_ports, run_in_process
+
+PREDICT = "/predictions/digits"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of state that clients find, and no tokens in the environment."""
+    for name in TOKEN_VARIABLES.values():
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DIGITS_HOME", str(tmp_path))
+    return tmp_path
+
+
+def write_keys(path: Path) -> None:
+    path.write_text(json.dumps({kind: {"key": f"{kind}-of-file"} for kind in TOKENS}))
+
+
+def test_names_that_client_and_handler_share_are_equal() -> None:
+    assert (CORRELATION_HEADER, PROBE_HEADER) == (protocol.CORRELATION_HEADER, protocol.PROBE_HEADER)
+    assert (MAX_BATCH_SIZE, MAX_BODY_BYTES) == (protocol.MAX_INSTANCES, decoding.MAX_BYTES)
+
+
+def test_a_running_server_is_found_by_its_file_which_holds_no_token(
+    server: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (server.folder / "server.json").read_text()
+    assert not [kind for kind in TOKENS if read_token(server.key_file, kind) in text]
+    monkeypatch.setenv("DIGITS_HOME", str(server.folder))
+    assert find_server() == server.make_server()
+    with DigitsClient() as client, ManagementClient() as management:
+        assert client.predict(SMOKE[7]).digit == 7
+        assert management.get_default().version == "1.0"
+
+
+def test_without_a_file_a_server_is_expected_at_the_usual_addresses(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for text in ("", "{", "[]", '{"inference": "http://x", "what": 1}'):
+        (home / "server.json").write_text(text)
+        assert find_server() == Server(key_file=str(home / "key_file.json"))
+    monkeypatch.delenv("DIGITS_HOME")
+    assert find_server().key_file.startswith(str(ROOT))
+
+
+@pytest.mark.parametrize(
+    ("api", "url", "expected"),
+    [
+        ("inference", "http://digits.example:90/", "http://digits.example:90 http://digits.example:8081 http"),
+        ("inference", "https://digits.example/api", "https://digits.example/api https://digits.example:8081 http"),
+        ("inference", "http://[::1]:8080", "http://[::1]:8080 http://[::1]:8081 http"),
+        ("management", "https://10.0.0.1", "https://10.0.0.1:8080 https://10.0.0.1 http"),
+    ],
+)
+def test_by_one_url_the_other_apis_are_expected_on_its_host(api: str, url: str, expected: str, home: Path) -> None:
+    """Without the key file of this machine, whose tokens no other machine should get."""
+    write_keys(home / "key_file.json")
+    found = find_server(url, api)
+    assert " ".join((found.inference, found.management, found.supervisor)).startswith(expected)
+    assert found.key_file == found.inference_token == TokenSource("inference", None, found).read() == ""
+    assert (found.supervisor[-5:], found.metrics[-5:]) == (":8083", ":8082")
+
+
+def test_the_url_of_the_server_here_finds_its_tokens(home: Path) -> None:
+    here = Server("https://10.0.0.1:1", "https://10.0.0.1:2", certificate="a.pem", key_file=str(home / "keys"))
+    write_server(here, home)
+    assert find_server("https://10.0.0.1:1/") == find_server("https://10.0.0.1:2", "management") == here
+
+
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:8080", "ftp://x", "http://", "http://x:99999", "http://[::1", "", "http://x:y"]
+)
+def test_what_is_no_url_is_named(url: str) -> None:
+    with pytest.raises(DigitsError, match=re.escape(f"{url}: is no address of a server; expected such as http://127")):
+        DigitsClient(url)
+
+
+@pytest.mark.parametrize("kind", TOKEN_VARIABLES)
+def test_a_given_token_goes_before_the_environments_and_that_before_the_files(
+    kind: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_keys(home / "key_file.json")
+    assert TokenSource(kind, None, find_server()).read() == f"{kind}-of-file"
+    monkeypatch.setenv(TOKEN_VARIABLES[kind], "of-environment")
+    for server in (find_server(), find_server("http://digits.example")):
+        assert TokenSource(kind, None, server).read() == "of-environment"
+        assert TokenSource(kind, "given", server).read() == "given"
+        assert "of-environment" not in repr(server)
+
+
+def test_a_wrong_token_of_the_environment_is_not_replaced(server: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIGITS_HOME", str(server.folder))
+    monkeypatch.setenv("DIGITS_INFERENCE_TOKEN", "wrong")
+    with (
+        DigitsClient() as client,
+        pytest.raises(ApiError, match=r"InvalidKeyException.*DIGITS_INFERENCE_TOKEN and DIGITS_MANAGEMENT"),
+    ):
+        client.predict(SMOKE[7])
+
+
+@pytest.mark.parametrize("token", ["two\nlines", "tokén", "€", "a b"])
+def test_a_token_that_is_no_header_is_named_without_showing_it(token: str) -> None:
+    with pytest.raises(DigitsError, match="the inference token has other characters than visible ASCII") as raised:
+        DigitsClient("http://127.0.0.1:9", token)
+    assert token not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "words", ["predict handler/smoke/7.png", "models", "promote 1.0", "explain handler/smoke/7.png", "token"]
+)
+def test_a_key_file_of_another_user_names_the_way_out(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure_free_ports(tmp_path)
+    write_keys(config.key_file)
+    read_text = Path.read_text
+
+    def deny(path: Path, *given: str | None, **options: str | None) -> str:
+        if path == config.key_file:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read_text(path, *given, **options)
+
+    monkeypatch.setattr(Path, "read_text", deny)
+    run = run_in_process(config, *words.split())
+    kind = "MANAGEMENT" if words.startswith(("models", "promote")) else "INFERENCE"
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr.startswith(f"error: {config.key_file}: Permission denied: only the user who runs the server")
+    assert f"set DIGITS_{kind}_TOKEN" in run.stderr
+    assert run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"inference": null}', b'{"inference": {}}', None])
+def test_a_key_file_that_is_none_is_named(content: bytes | None, home: Path) -> None:
+    path = home / "key_file.json"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with (
+        DigitsClient() as client,
+        pytest.raises(UnreachableError, match=f"{path}: (holds no inference|Is a directory)"),
+    ):
+        client.predict(SMOKE[7])
+
+
+def test_nobody_there_is_said_at_once(tmp_path: Path) -> None:
+    config = configure_free_ports(tmp_path)
+    start = time.monotonic()
+    with DigitsClient(server=config.make_server()) as client:
+        with pytest.raises(UnreachableError, match="no tokens: the server does not run"):
+            client.predict(SMOKE[7])
+        write_keys(config.key_file)
+        with pytest.raises(UnreachableError, match=r"does not answer \(ConnectionError\); `make status` says"):
+            client.predict(SMOKE[7])
+    for host in ("a" * 64, "a..b"):
+        with DigitsClient(f"http://{host}:9", "token") as client, pytest.raises(UnreachableError, match=host):
+            client.predict(SMOKE[7])
+    assert time.monotonic() - start < 5
+
+
+@pytest.fixture(scope="module")
+def another_service() -> Iterator[Callable[[bytes], Server]]:
+    """A web server that answers everything with the same body and 200."""
+    body = b""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815 - as http.server calls them
+
+        def log_message(self, *_: object) -> None: ...
+
+    def make(answer: bytes) -> Server:
+        nonlocal body
+        body = answer
+        url = f"http://127.0.0.1:{listening.server_port}"
+        return Server(url, url, url, url, inference_token="a", management_token="a")
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        yield make
+        listening.shutdown()
+
+
+@pytest.mark.parametrize("body", [b"<html>{</html>", b"", b"\xff", b"{}", b"[]", b"[{}]", b"null", b'"text"', b"1"])
+def test_another_service_at_the_address_is_a_documented_error(
+    body: bytes, another_service: Callable[[bytes], Server]
+) -> None:
+    with ManagementClient(server=another_service(body), retries=0) as client:
+        calls: list[Callable[[], object]] = [
+            *(lambda: client.inference.predict(SMOKE[7]), lambda: client.inference.explain(SMOKE[7])),
+            *(client.get_default, client.rollback, client.status.read_state),
+            *(lambda: client.register("digits-1.1.mar"), lambda: client.scale(1)),
+            *(lambda: client.promote("1.0"), lambda: client.unregister("1.0")),
+        ]
+        for call in calls:
+            with pytest.raises(DigitsError):
+                call()
+        with suppress(UnexpectedResponseError):
+            assert client.list_versions() == {}
+        with suppress(UnexpectedResponseError):
+            client.status.read_metrics()
+        results = list(client.inference.predict_batch([SMOKE[1], SMOKE[2]]))
+        assert [type(result) for result in results] == [UnexpectedResponseError] * 2
+
+
+def is_rejected(config: Config, api: str, path: str, authorization: str) -> bool:
+    response = requests.get(config.url(api) + path, headers={"Authorization": authorization}, timeout=10)
+    return (response.status_code, response.json()["type"]) == (400, "InvalidKeyException")
+
+
+def test_nothing_but_the_apis_own_token_opens_it(server: Config) -> None:
+    """Every operation without its token is an error in test_openapi.py."""
+    tokens = {kind: read_token(server.key_file, kind) for kind in TOKENS}
+    for api, path in (("inference", PREDICT), ("management", "/models")):
+        own = tokens[api]
+        others = [f"Bearer {token}" for kind, token in tokens.items() if kind != api]
+        for invalid in ("", "Bearer", f"Bearer {own[:-1]}", own, f"Basic {own}", *others):
+            assert is_rejected(server, api, path, invalid), invalid
