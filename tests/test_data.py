@@ -1,6 +1,7 @@
 """training/data.py: every choice of --data, and what is said when one does not fit."""
 
 import gzip
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,55 @@ def test_a_folder_that_does_not_fit_is_named(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     with pytest.raises(DataError, match="has train/ but no test/"):
         load_data(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("packed", "named"),
+    [
+        ("MNIST/raw/train-images-idx3-ubyte.gz", "unpack"),
+        ("train-images-idx3-ubyte.gz", "unpack"),
+        ("MNIST/raw/train-images.idx3-ubyte.gz", "unpack"),
+        ("MNIST/raw/train-images.idx3-ubyte", "rename"),
+        ("archive/train-images-idx3-ubyte/train-images.idx3-ubyte", "rename"),
+        ("train-images-idx3-ubyte/train-images-idx3-ubyte", "move"),
+    ],
+)
+def test_mnist_packed_or_under_other_names_is_to_be_unpacked_or_renamed(
+    packed: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all four files and of one alone, in a folder and in data/ offline."""
+    whole = write_mnist(tmp_path / "data") / "MNIST" / "raw"
+    right, path = whole / "train-images-idx3-ubyte", tmp_path / "data" / packed
+    content = right.read_bytes()
+    right.unlink()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(content) if packed.endswith(".gz") else content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", ["http://127.0.0.1:9/"])
+    for source in (str(tmp_path / "data"), "mnist"):
+        for _ in range(2):
+            with pytest.raises(DataError, match=f"{packed}: {named} it to .*MNIST/raw/train-images-idx3-ubyte;"):
+                load_data(source)
+            for other in whole.glob("*-ubyte"):
+                if other != path:
+                    other.unlink()
+        write_mnist(tmp_path / "again")
+        for other in (tmp_path / "again/MNIST/raw").iterdir():
+            if other.name != right.name:
+                other.rename(whole / other.name)
+        shutil.rmtree(tmp_path / "again")
+
+
+def test_hidden_files_at_any_depth_are_no_training_data(tmp_path: Path) -> None:
+    """The folder itself may lie below a hidden one."""
+    root = write_folder(tmp_path / ".cache" / "own")
+    digest = load_data(str(root)).sha256
+    for name in (".ipynb_checkpoints/0-checkpoint.png", "._0.png", "more/.thumbs/a/b.png", "more/.DS_Store"):
+        (root / "4" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "4" / name).write_bytes((root / "4" / "0.png").read_bytes())
+    assert load_data(str(root)).sha256 == digest
+    (root / "4" / "more" / "5.png").write_bytes((root / "4" / "0.png").read_bytes())
+    assert len(load_data(str(root)).all_training) == 31
 
 
 def test_unreadable_images_are_named_or_skipped_unless_a_class_is_left_empty(tmp_path: Path) -> None:

@@ -4,11 +4,14 @@ import re
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import pytest
+from PIL import Image
 
 from common.command_line import run_command
 from serving.config import ROOT
 from tests.datasets import write_folder, write_mnist
+from tests.test_command_line import imported
 from training.__main__ import parser
 from training.export import MODEL, PARAMETERS, RECORD, SCRIPTED
 from training.predict import MakePrediction
@@ -27,7 +30,35 @@ def training(*words: object) -> int:
 def test_make_prediction_is_the_originals() -> None:
     prediction = MakePrediction(str(SMOKE / "4.png"))
     assert prediction.show_prediction().item() == 4
-    assert prediction.plot_img().axes[0].get_title().startswith("4 (")
+    assert re.fullmatch(r"4 \(\d+\.\d%\)", prediction.plot_img().axes[0].get_title())
+
+
+@pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")
+def test_a_rejected_image_and_its_warnings_are_shown_as_such(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    marks = np.zeros((60, 60), np.uint8)
+    marks[10:20, 30:34] = marks[40:50, 8:12] = marks[20:24, 5:9] = 255
+    images = {"marks.png": marks, "dark.png": 255 - marks}
+    for name, gray in images.items():
+        Image.fromarray(gray).save(tmp_path / name)
+    paths = [SMOKE / "4.png", *(tmp_path / name for name in images)]
+    assert training("predict", *paths) == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rows] == list(map(str, paths))
+    assert rows[0][1:2] + rows[0][3:] == ["4", "accepted", ""]
+    for path, row in zip(paths, rows, strict=True):
+        prediction = MakePrediction(path)
+        assert row[3:] == ["accepted" if prediction.accepted else "rejected", " ".join(prediction.warnings)]
+        title, *warnings = prediction.plot_img().axes[0].get_title().split("\n")
+        assert title.endswith(", rejected") != prediction.accepted
+        assert tuple(warnings) == prediction.warnings
+    assert [row[3:] for row in rows[1:]] == [["rejected", "several_marks"], ["rejected", "inverted several_marks"]]
+
+
+def test_predict_imports_only_what_it_needs() -> None:
+    heavy = {"matplotlib", "torchvision", "torchmetrics", "scipy", "sklearn", "mlxtend", "joblib"}
+    assert not imported("training", "predict", str(SMOKE / "7.png")) & heavy
 
 
 def test_predict_reads_the_good_and_names_the_bad(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

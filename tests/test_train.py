@@ -1,5 +1,6 @@
 """training/train.py: one real small run, and a training that is stopped anywhere ends the same."""
 
+import itertools
 import os
 import re
 import signal
@@ -21,10 +22,14 @@ from training.__main__ import parser
 from training.data import DataSet, load_data
 from training.export import CHECKPOINT, PARAMETERS, RECORD
 from training.recipe import Config, configure
+from training.runs import RUNS
 from training.teacher import Teacher
-from training.train import ResumeError, Trainer, fit
+from training.train import ResumeError, Trainer, fit, make_run_id
 
-LINE = r"Epoch : \d+ \| Train_loss : \d\.\d{3} \| Train_acc : \d+% \| Val_loss : \d\.\d{3} \| Val_acc : \d+%"
+LINE = (
+    r"Epoch : \d+ \| Train_loss : \d\.\d{3} \| Train_acc : \d+% \| Val_loss : \d\.\d{3} \| Val_acc : \d+%"
+    r" \| \d+:\d\d:\d\d left"
+)
 SMALL = configure("default", epochs=3, rounds=2, teacher=0, threads=1)
 
 
@@ -62,8 +67,9 @@ def test_two_epochs_of_half_of_mnist5k_reach_90_percent() -> None:
     data = replace(mnist5k(), all_training=mnist5k().all_training.at(np.arange(0, 5000, 2)))
     trainer = fit(configure("default", epochs=2, rounds=1, teacher=0, threads=1), data, report=lines.append)
     assert trainer.history[-1].held_acc >= 0.9
-    assert len(lines) == 2
-    assert all(re.fullmatch(LINE, line) for line in lines)
+    assert lines[0] == "epochs: 2 in all, 2 of the digit model (--epochs), on 2290 images of mnist5k"
+    assert len(lines) == 3
+    assert all(re.fullmatch(LINE, line) for line in lines[1:])
 
 
 @pytest.mark.parametrize(
@@ -81,7 +87,25 @@ def test_a_training_that_is_stopped_anywhere_and_resumed_ends_in_the_same_bits(
     resumed = fit(config, small, tmp_path / "checkpoint.pt", resume=True, report=lines.append)
     assert same(whole, resumed)
     assert whole.history == resumed.history
-    assert [line.startswith("Teacher") for line in lines] == [True] * teacher + [False] * 3
+    told = [line.split(" |")[0] for line in lines[1:]]  # no epoch of before is printed as new
+    resumed_teacher = ["Teacher, resumed after 2 of 2 epochs"] if teacher else []
+    assert told == [*resumed_teacher, "resumed after 1 of 3 epochs", "Epoch : 1", "Epoch : 2"]
+
+
+def test_the_header_counts_the_teachers_epochs_and_each_line_the_time_left(
+    small: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An epoch takes a minute here."""
+    monkeypatch.setattr("training.train.monotonic", itertools.count(step=60).__next__)
+    lines: list[str] = []
+    fit(replace(SMALL, epochs=4, teacher=2), small, report=lines.append)
+    assert lines[0].startswith(
+        "epochs: 6 in all, 2 of the teacher (--teacher), then 4 of the digit model (--epochs), on "
+    )
+    assert [line.split(" | ")[-1] for line in lines[1:]] == [
+        *("0:05:00 left", "0:04:00 left"),
+        *("0:03:00 left", "0:02:00 left", "0:01:00 left", "0:00:00 left"),
+    ]
 
 
 def test_a_teacher_changes_what_is_learned(small: DataSet) -> None:
@@ -127,11 +151,13 @@ def test_a_resumed_training_writes_the_same_files_and_says_what_it_does_with_a_c
     ):
         folder = tmp_path / out
         if out != "whole":
-            fit_until("Epoch : 1", replace(SMALL, teacher=2), load_data(str(data)), folder / CHECKPOINT)
+            config, loaded = replace(SMALL, teacher=2), load_data(str(data))
+            fit_until("Epoch : 1", config, loaded, folder / RUNS / make_run_id(config, loaded) / CHECKPOINT)
         assert run_command(parser(), [*options, "--out", str(folder), *more]) == 0
         errors = capsys.readouterr().err
         assert hint in errors
         assert ("resume" in errors) == bool(hint)
+        assert not list(folder.rglob("checkpoint*"))
         for name in (PARAMETERS, RECORD):
             assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
@@ -166,6 +192,7 @@ def test_a_stopped_training_says_how_to_go_on_and_leaves_no_process(tmp_path: Pa
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     ) as run:
         assert run.stdout is not None
+        assert run.stdout.readline().startswith("epochs: 10040 in all, 10000 of the teacher")
         assert run.stdout.readline().startswith("Teacher, Epoch : 0 ")
         children = psutil.Process(run.pid).children(recursive=True)
         assert children
@@ -179,7 +206,7 @@ def test_a_stopped_training_says_how_to_go_on_and_leaves_no_process(tmp_path: Pa
 def test_the_original_recipe_measures_the_test_images_or_names_the_validation_part(small: DataSet) -> None:
     lines: list[str] = []
     trainer = fit(configure("original", epochs=1, threads=1), small, report=lines.append)
-    assert "| Test_loss : " in lines[0]
+    assert "| Test_loss : " in lines[1]
     assert (len(trainer.train), len(trainer.held)) == (100, 20)
     trainer = Trainer(configure("original"), mnist5k())
     assert (trainer.held_out, len(trainer.held)) == ("validation", 420)

@@ -1,4 +1,4 @@
-"""python -m training train | tune | evaluate | reference | predict
+"""python -m training train | release | tune | evaluate | reference | predict
 
 python -m training train --data mnist5k      no download needed
 python -m training evaluate --data mnist     accuracy of the released model on MNIST's test pictures
@@ -17,6 +17,7 @@ from training.recipe import RECIPES, Config
 
 _DATA = "mnist (found in data/ or downloaded there), mnist5k (needs no download), or a folder"
 _DEFAULT = "(default: %(default)s)"
+_OUT = "folder that gets model/ and scripted_model.pt, and keeps every run in runs/"
 _PARTS = ("test", "validation", "all")
 _HELP = {
     "epochs": "passes over the training pictures",
@@ -51,8 +52,15 @@ def parser() -> argparse.ArgumentParser:
     text = "Train DigitCNN; write state dict, whole model, scripted model, model.json and curves."
     command = add_command(commands, "train", "training.training_commands:train", text, [data, recipe])
     command.add_argument("--resume", action="store_true", help="go on from the last finished epoch")
-    command.add_argument("--out", type=Path, default=Path(), help="folder that gets model/ and scripted_model.pt")
+    text = "go on from weights: released, a run below runs/ or a model file; mnist5k is mixed into a folder's images"
+    command.add_argument("--from", dest="start", metavar="RUN", help=text)
+    command.add_argument("--out", type=Path, default=Path(), help=_OUT)
     command.set_defaults(hint_if_stopped="stopped; --resume with the same options goes on from the last finished epoch")
+
+    text = "Make a kept run the current one: copy it to model/ and scripted_model.pt."
+    command = add_command(commands, "release", "training.runs:run", text)
+    command.add_argument("run", metavar="RUN", help="its id, or released for the one that git has")
+    command.add_argument("--out", type=Path, default=Path(), help=_OUT)
 
     text = "Search for a better recipe on the validation split; write recipe.json, which train takes, and study.png."
     command = add_command(commands, "tune", "training.tune:run", text, [data, recipe])
@@ -70,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--part", choices=_PARTS, default="validation", help=_DEFAULT)
     command.add_argument("--out", type=Path, default=Path(), help="folder that has model/model.json")
 
-    text = "Print path, digit and confidence of each picture."
+    text = "Print path, digit, confidence, accepted or rejected, and warnings of each picture, separated by tabs."
     command = add_command(commands, "predict", "training.predict:run", text, [model])
     command.add_argument("images", nargs="+", metavar="IMAGE")
     return top
@@ -79,8 +87,8 @@ def parser() -> argparse.ArgumentParser:
 def _recipe_parser() -> argparse.ArgumentParser:
     """Return the options of a recipe, one per field of Config."""
     recipe = argparse.ArgumentParser(add_help=False)
-    text = "default, original or a file that tune wrote: what the options below default to"
-    recipe.add_argument("--recipe", default="default", help=text)
+    text = "default, original or a file that tune wrote: what the options below default to; fine-tuning with --from"
+    recipe.add_argument("--recipe", help=text)
     types = get_type_hints(Config)
     for field in dataclasses.fields(Config)[1:]:
         defaults = ", ".join(f"{name}: {getattr(config, field.name)}" for name, config in RECIPES.items())

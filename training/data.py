@@ -44,21 +44,33 @@ class Pictures:
 
 @dataclass(frozen=True)
 class DataSet:
-    """`all_training` is train and validation together; `test` is None where the source has none."""
+    """`all_training` is train and validation together; `test` is None where the source has none.
+
+    Of a mixture, `validation_parts` are the validation images by source, in the order in which they end `all_training`.
+    """
 
     name: str
     all_training: Pictures
     test: Pictures | None
     sha256: dict[str, str]
     skipped: list[str] = field(default_factory=list)
+    validation_parts: dict[str, Pictures] = field(default_factory=dict)
 
     @property
     def train(self) -> Pictures:
-        return self.all_training.at(_split(self.all_training.labels)[0])
+        return self.all_training.at(self.split()[0])
 
     @property
     def validation(self) -> Pictures:
-        return self.all_training.at(_split(self.all_training.labels)[1])
+        return self.all_training.at(self.split()[1])
+
+    def split(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the rows of the training and of the validation images."""
+        if self.validation_parts:
+            rows = np.arange(len(self.all_training))
+            first, second = np.split(rows, [len(rows) - sum(map(len, self.validation_parts.values()))])
+            return first, second
+        return _split(self.all_training.labels)
 
 
 def load_data(source: str, skip_unreadable: bool = False) -> DataSet:
@@ -70,7 +82,7 @@ def load_data(source: str, skip_unreadable: bool = False) -> DataSet:
     root = Path(source)
     if not root.is_dir():
         raise DataError(f"{source}: no such folder; --data takes mnist, mnist5k or a folder")
-    if _mnist_files(root):
+    if _mnist_files(root) or _find_misnamed(root):
         return _mnist(root, download=False)
     return _folder(root, skip_unreadable)
 
@@ -106,6 +118,17 @@ def _mnist_files(root: Path) -> list[Path]:
     return sorted(path for path in raw.glob("*-ubyte") if path.is_file())
 
 
+def _find_misnamed(root: Path) -> str:
+    """Return what to do with the first of MNIST's files that is packed, named as Kaggle does or elsewhere, else ""."""
+    raw = root / "MNIST" / "raw"
+    for path in sorted(root.rglob("*[-.]idx?-ubyte*")):
+        name = path.name.removesuffix(".gz").replace(".", "-")
+        if path.is_file() and not (raw / name).is_file():
+            verb = "unpack" if path.suffix == ".gz" else "rename" if path.name != name else "move"
+            return f"{path}: {verb} it to {raw / name}; --data takes the folder that holds MNIST/raw/ with four files"
+    return ""
+
+
 def _mnist(root: Path, download: bool) -> DataSet:
     train, test = _mnist_arrays(root, download)
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in _mnist_files(root)}
@@ -120,6 +143,8 @@ def _mnist_arrays(root: Path, download: bool) -> list[tuple[NDArray[np.uint8], N
     try:
         train, test = (torchvision.datasets.MNIST(str(root), train=part, download=download) for part in (True, False))
     except Exception as error:  # each mirror and each damaged file fails in its own way
+        if advice := _find_misnamed(root):
+            raise DataError(advice) from error
         tried = "downloaded" if download and not _mnist_files(root) else "read"
         reason = " ".join(str(error).split())
         raise DataError(
@@ -206,5 +231,5 @@ def _listing(root: Path) -> list[tuple[Path, int]]:
         (path, digit)
         for digit in range(CLASSES)
         for path in sorted((root / str(digit)).rglob("*"))
-        if not path.is_dir() and not path.name.startswith(".")
+        if not path.is_dir() and not any(part.startswith(".") for part in path.relative_to(root).parts)
     ]

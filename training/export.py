@@ -4,22 +4,26 @@ import json
 import platform
 from collections.abc import Callable
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from common.atomic import write_atomic
+from common.atomic import ReservedFile, write_atomic
+from common.errors import UserError
 from handler import __version__
 from handler.confidence import Calibration
-from handler.preprocessing import frame, to_input
-from training.model import ARCHITECTURE
+from handler.preprocessing import ImageError, frame, to_input
+from training.model import ARCHITECTURE, CLASSES
 
 if TYPE_CHECKING:
     from training.data import DataSet
+    from training.fine_tuning import Start
     from training.measures import Measures
     from training.train import Trainer
 
@@ -27,9 +31,41 @@ MODEL = Path("model/DigitRecognitionModel.pt")  # whole model
 PARAMETERS = Path("model/DigitRecognitionModelParameter.pt")  # state dict
 SCRIPTED = Path("scripted_model.pt")  # what `make archive` bundles
 RECORD = Path("model/model.json")
+CURVES = Path("model/curves.png")
 CHECKPOINT = Path("model/checkpoint.pt")
 SMOKE = Path(__file__).resolve().parents[1] / "handler" / "smoke"  # <digit>.png
 LIBRARIES = ("torch", "torchvision", "torchmetrics", "numpy", "pillow", "opencv-python-headless")
+ROOM = 1_000_000  # bytes that a run's files need, with some to spare
+
+
+class ExportError(UserError):
+    """What a training would miss at its end; the message names it and says what to do."""
+
+
+def read_smoke_images() -> dict[str, NDArray[np.uint8]]:
+    """Return the frames [64,64] of the ten smoke images by digit; raise ExportError if one cannot be read."""
+    try:
+        return {str(digit): frame((SMOKE / f"{digit}.png").read_bytes()) for digit in range(CLASSES)}
+    except (ImageError, OSError) as error:
+        raise ExportError(f"{SMOKE}: {error}; `git checkout handler/smoke` brings the ten images back") from error
+
+
+def read_versions() -> dict[str, str]:
+    """Return the libraries' versions; raise ExportError if one is not installed."""
+    try:
+        return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+    except PackageNotFoundError as error:
+        raise ExportError(f"{error.name} is not installed; expected all of requirements.txt") from error
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ExportError if a run's files cannot be written below `folder` now."""
+    try:
+        for name, size in ((SCRIPTED, 0), (RECORD, ROOM)):
+            with ReservedFile(folder / name, size):
+                pass
+    except OSError as error:
+        raise ExportError(f"{folder}: cannot be written ({error.strerror}); choose another by --out") from error
 
 
 def to_bytes(write: Callable[[IO[bytes]], object]) -> bytes:
@@ -45,8 +81,8 @@ def export(model: nn.Module, record: dict[str, Any], folder: Path) -> None:
     scripted = torch.jit.script(model)
     write_atomic(folder / MODEL, to_bytes(lambda file: torch.save(model, file)))
     write_atomic(folder / PARAMETERS, to_bytes(lambda file: torch.save(model.state_dict(), file)))
-    write_atomic(folder / SCRIPTED, to_bytes(lambda file: torch.jit.save(scripted, file)))
     write_record(record, folder)
+    write_atomic(folder / SCRIPTED, to_bytes(lambda file: torch.jit.save(scripted, file)))  # last: the run is whole
 
 
 def write_record(record: dict[str, Any], folder: Path) -> None:
@@ -60,6 +96,7 @@ def record(
     measures: dict[str, "Measures"],
     calibration: Calibration | None,
     seen: dict[str, Any] | None = None,
+    start: "Start | None" = None,
 ) -> dict[str, Any]:
     """model.json: what determines the run, and what it measured. No date: a repeated run writes the same.
 
@@ -77,9 +114,10 @@ def record(
             "skipped_pictures": len(data.skipped),
         },
         "recipe": asdict(trainer.config),
+        **({"fine_tuned_from": {"run_id": start.run_id, "sha256": start.sha256}} if start else {}),
         "seed": trainer.config.seed,
         "epochs": len(trainer.history),
-        "libraries": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
+        "libraries": read_versions(),
         "device": trainer.device.type,
         **({"calibration": asdict(calibration)} if calibration else {}),
         **({"reference": seen} if seen else {}),
@@ -93,7 +131,7 @@ def record(
 
 def smoke(model: nn.Module, calibration: Calibration) -> dict[str, list[float]]:
     """What the served model must answer: smoke picture's digit -> its ten probabilities."""
-    pictures = {path.stem: frame(path.read_bytes()) for path in sorted(SMOKE.glob("*.png"))}
+    pictures = read_smoke_images()
     with torch.inference_mode():
         logits = model.cpu().eval()(to_input(list(pictures.values())))
     return dict(zip(pictures, calibration.probabilities(logits).tolist(), strict=True))

@@ -4,16 +4,18 @@ import sys
 from argparse import Namespace
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from handler.confidence import Calibration, read_calibration
 from handler.preprocessing import ImageError, examine, to_input
 from training.export import PARAMETERS, RECORD
 from training.model import load_model
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parents[1]
 RELEASED = ROOT / PARAMETERS
@@ -44,11 +46,17 @@ class MakePrediction:
         """Probability of the digit, 0..1."""
         return float(self.probabilities.max())
 
-    def plot_img(self) -> Figure:
-        """The picture as the model sees it, with digit and confidence above; shown where there is a screen."""
+    def plot_img(self) -> "Figure":
+        """Plot the image as the model sees it below digit, confidence, rejection and warnings.
+
+        The plot is shown where there is a screen.
+        """
+        import matplotlib.pyplot as plt  # here, as it takes longer than a prediction
+
         figure, axes = plt.subplots(figsize=(3, 3))
         axes.imshow(self.frame, cmap="gray")
-        axes.set_title(f"{self.show_prediction().item()} ({self.confidence:.1%})")
+        title = f"{self.show_prediction().item()} ({self.confidence:.1%}){'' if self.accepted else ', rejected'}"
+        axes.set_title("\n".join([title, *self.warnings]), fontsize="medium")
         axes.axis("off")
         plt.show()
         return figure
@@ -60,7 +68,8 @@ def run(given: Namespace) -> int:
     for image in given.images:
         try:
             prediction = MakePrediction(image, given.model or RELEASED)
-            print(f"{image}\t{prediction.show_prediction().item()}\t{prediction.confidence:.4f}")
+            digit, verdict = prediction.show_prediction().item(), "accepted" if prediction.accepted else "rejected"
+            print(image, digit, f"{prediction.confidence:.4f}", verdict, " ".join(prediction.warnings), sep="\t")
         except (OSError, ImageError) as error:
             failed += 1
             reason = error.message if isinstance(error, ImageError) else error.strerror

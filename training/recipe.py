@@ -64,6 +64,9 @@ RECIPES: Final = {
     ),
 }
 
+FINE_TUNING: Final = Config(
+    "fine-tuning", epochs=10, lr=0.002, average=0.99, normalise=False, rounds=10, teacher=0
+)  # goes on from weights whose batch norms are folded
 
 # What a teacher's training has of its own; the rest is its pupil's.
 TEACHER: Final[dict[str, Any]] = {"batch": 100, "lr": 0.004, "average": 0.998, "normalise": False, "outliers": 0.0}
@@ -74,7 +77,7 @@ def configure(recipe: str, **changes: Any) -> Config:
 
     Raises ConfigError if there is no such recipe, or the file holds anything else.
     """
-    start = RECIPES.get(recipe) or _read_recipe(Path(recipe))
+    start = (RECIPES | {FINE_TUNING.recipe: FINE_TUNING}).get(recipe) or _read_recipe(Path(recipe))
     return replace(start, **{name: value for name, value in changes.items() if value is not None})
 
 

@@ -8,8 +8,10 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - as all of torch writes it
@@ -24,13 +26,17 @@ from handler.preprocessing import to_input
 from training.data import DataSet, Pictures
 from training.export import to_bytes
 from training.measures import Epoch, accuracy, evaluate
-from training.model import DigitCNN, fold_batch_norms
+from training.model import CLASSES, DigitCNN, fold_batch_norms
 from training.recipe import TEACHER, Config
 from training.rounds import Rounds
 from training.teacher import Teacher
 
+if TYPE_CHECKING:
+    from training.fine_tuning import Start
+
 TRAINING_VERSION = 4  # increase it when the same options train other weights
 OUTLIER_WEIGHT = 0.06  # of the outliers in the loss; 0.5, as Hendrycks et al. have it, costs accuracy
+CERTAIN = 100.0  # logit of a label that stands for the teacher's, whose others are then 0
 WARM_UP = 9  # steps; the average's decay after n of them is at most n / (n + WARM_UP)
 
 
@@ -54,10 +60,11 @@ def choose_pictures(config: Config, data: DataSet) -> tuple[Pictures, Pictures, 
     return data.train, data.validation, "validation"
 
 
-def make_run_id(config: Config, data: DataSet) -> str:
-    """Hash what determines the weights: training version, configuration, data and torch's version."""
-    determinants = json.dumps([TRAINING_VERSION, asdict(config), data.sha256, torch.__version__], sort_keys=True)
-    return hashlib.sha256(determinants.encode()).hexdigest()[:12]
+def make_run_id(config: Config, data: DataSet, start: "Start | None" = None) -> str:
+    """Hash what determines the weights: training version, configuration, data, torch's version, those of the start."""
+    weights = [start.sha256] if start else []
+    determinants = [TRAINING_VERSION, asdict(config), data.sha256, torch.__version__, *weights]
+    return hashlib.sha256(json.dumps(determinants, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def make_rounds(config: Config, pictures: Pictures) -> Rounds:
@@ -68,7 +75,10 @@ def make_rounds(config: Config, pictures: Pictures) -> Rounds:
 
 
 class Trainer:
-    """Trains the digit model, or `network` if given, epoch by epoch; its state between two epochs can be saved."""
+    """Trains the digit model, or `network` if given, epoch by epoch; its state between two epochs can be saved.
+
+    Large because what PyTorch keeps apart (model, average, optimizer, scheduler, order) is one training.
+    """
 
     def __init__(
         self,
@@ -77,16 +87,19 @@ class Trainer:
         rounds: Rounds | None = None,
         teacher: nn.Module | None = None,
         network: Callable[[], nn.Module] | None = None,
+        start: "Start | None" = None,
     ) -> None:
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        self.config, self.run_id = config, make_run_id(config, data)
+        self.config, self.start, self.run_id = config, start, make_run_id(config, data, start)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.train, self.held, self.held_out = choose_pictures(config, data)
         self.rounds = rounds or make_rounds(config, self.train)
         self.teacher = teacher
         self.labels = torch.from_numpy(self.train.labels).to(self.device)
         self.model = (network() if network else DigitCNN(config.dropout, config.normalise)).to(self.device)
+        if start:
+            self.model.load_state_dict(start.model.state_dict())
         self.average = AveragedModel(self.model, multi_avg_fn=_ema_with_warm_up(config.average), use_buffers=True)
         self.optimizer = torch.optim.Adam(self.model.parameters(), config.lr, fused=True)
         self.scheduler = _make_scheduler(config, self.optimizer, len(self.train))
@@ -113,11 +126,12 @@ class Trainer:
         return self.history[-1]
 
     def load_epoch(self, number: int) -> EpochData:
-        return EpochData(
-            self.rounds.digits(number),
-            self.rounds.outliers(number) if self.config.outliers else None,
-            self.rounds.logits(number, self.teacher) if self.teacher else None,
-        )
+        logits = self.rounds.logits(number, self.teacher) if self.teacher else None
+        if logits is not None and self.start:  # its weights are to keep what they read right, and to learn the rest
+            wrong = logits.argmax(1) != self.labels.cpu()
+            logits[wrong] = CERTAIN * F.one_hot(self.labels.cpu()[wrong], CLASSES).float()
+        outliers = self.rounds.outliers(number) if self.config.outliers else None
+        return EpochData(self.rounds.digits(number), outliers, logits)
 
     def step(self, rows: Tensor, data: EpochData) -> tuple[Tensor, Tensor, Tensor]:
         """Train on one batch; return loss [n], logits [n,10] and labels [n] of its digits, detached."""
@@ -211,16 +225,21 @@ def fit(
     checkpoint: Path | None = None,
     resume: bool = False,
     report: Callable[[str], None] = print,
+    start: "Start | None" = None,
 ) -> Trainer:
     """Train to the last epoch, report a line per epoch, keep each one in `checkpoint`; return the trainer."""
+    first = f"{config.teacher} of the teacher (--teacher), then " if config.teacher else ""
+    total, images = config.teacher + config.epochs, len(choose_pictures(config, data)[0])
+    listed = f"{first}{config.epochs} of the digit model (--epochs)"
+    report(f"epochs: {total} in all, {listed}, on {images} images of {data.name}")
     rounds = make_rounds(config, choose_pictures(config, data)[0])
-    teacher = None
+    teacher = start.model if start else None
     if config.teacher:
         its_config = replace(config, epochs=config.teacher, teacher=0, **TEACHER)
         its_checkpoint = checkpoint and teacher_checkpoint(checkpoint)
         trainer = Trainer(its_config, data, rounds, network=Teacher)
-        teacher = _train(trainer, its_checkpoint, resume, lambda line: report(f"Teacher, {line}")).best
-    return _train(Trainer(config, data, rounds, teacher), checkpoint, resume, report)
+        teacher = _train(trainer, its_checkpoint, resume, lambda line: report(f"Teacher, {line}"), config.epochs).best
+    return _train(Trainer(config, data, rounds, teacher, start=start), checkpoint, resume, report)
 
 
 def teacher_checkpoint(checkpoint: Path) -> Path:
@@ -228,13 +247,19 @@ def teacher_checkpoint(checkpoint: Path) -> Path:
     return checkpoint.with_suffix(f".teacher{checkpoint.suffix}")
 
 
-def _train(trainer: Trainer, checkpoint: Path | None, resume: bool, report: Callable[[str], None]) -> Trainer:
+def _train(
+    trainer: Trainer, checkpoint: Path | None, resume: bool, report: Callable[[str], None], later: int = 0
+) -> Trainer:
+    """Train to the last epoch; about as long as one of its epochs takes another trainer's, of which `later` follow."""
     if resume and checkpoint:
         trainer.load(checkpoint)
-    for epoch in trainer.history:
-        report(epoch.line(trainer.held_out))
-    while len(trainer.history) < trainer.config.epochs:
-        report(trainer.run_epoch().line(trainer.held_out))
+    begin, started = len(trainer.history), monotonic()
+    if begin:
+        report(f"resumed after {begin} of {trainer.config.epochs} epochs")
+    while (done := len(trainer.history)) < trainer.config.epochs:
+        line = trainer.run_epoch().line(trainer.held_out)
+        left = (monotonic() - started) / (done + 1 - begin) * (trainer.config.epochs - done - 1 + later)
+        report(f"{line} | {timedelta(seconds=round(left))} left")
         if checkpoint:
             trainer.save(checkpoint)
     return trainer

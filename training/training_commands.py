@@ -4,44 +4,85 @@ import json
 import sys
 from argparse import Namespace
 from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
 
 from handler.confidence import read_calibration
 from training import export, measures, plots
 from training.calibration import calibrate
 from training.data import DataError, DataSet, Pictures, load_data
+from training.fine_tuning import load_start, mix_in_mnist
 from training.model import CLASSES, load_model
 from training.predict import RELEASED
-from training.recipe import Config, configure
+from training.recipe import FINE_TUNING, Config, ConfigError, configure
 from training.reference import reference as make_reference
+from training.runs import RUNS, release_run
 from training.torchvision_import import torchmetrics
-from training.train import fit, teacher_checkpoint
+from training.train import ResumeError, fit, make_run_id, teacher_checkpoint
+
+FEW = 100  # training images of a digit: with fewer, fine-tuning is better than training from the beginning
 
 
 def train(given: Namespace) -> int:
     config = configure_recipe(given)
-    checkpoint = given.out / export.CHECKPOINT
-    existing = [path for path in (checkpoint, teacher_checkpoint(checkpoint)) if path.exists()]
-    if existing and not given.resume:
-        print(f"{existing[0]} of a stopped run is replaced; --resume would go on from it", file=sys.stderr)
-    if given.resume and not existing:
-        print(f"{checkpoint}: nothing to resume, starting from the first epoch", file=sys.stderr)
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the first epoch
+    for check in (export.read_smoke_images, export.read_versions):  # needed at the end
+        check()
+    export.check_folder(given.out)
+    start = load_start(given.start, given.out) if given.start else None
     data = load_pictures(given)
-    trainer = fit(config, data, checkpoint, given.resume)
+    if start and "folder" in data.sha256:
+        data = mix_in_mnist(data)
+    elif not start:
+        _warn_of_few(data)
+    run_id = make_run_id(config, data, start)
+    folder = given.out / RUNS / run_id
+    checkpoint = folder / export.CHECKPOINT
+    _check_stopped_runs(checkpoint, given.resume)
+    export.check_folder(folder)
+    trainer = fit(config, data, checkpoint, given.resume, start=start)
     model, validated = trainer.best, trainer.held_out == "validation"
     parts = {trainer.held_out: trainer.held} | ({"test": data.test} if data.test else {})
+    parts |= {f"validation_{name}": images for name, images in data.validation_parts.items() if validated}
     measured = {part: measures.evaluate(model, pictures) for part, pictures in parts.items()}
     calibration = calibrate(measured["validation"]) if validated else None
     baseline = make_reference(trainer.held, measured["validation"], calibration) if calibration else None
-    export.export(model, export.record(trainer, data, measured, calibration, baseline), given.out)
-    plots.curves(trainer.history, trainer.held_out, given.out / "model" / "curves.png")
-    checkpoint.unlink()
-    teacher_checkpoint(checkpoint).unlink(missing_ok=True)
+    plots.curves(trainer.history, trainer.held_out, folder / export.CURVES)
+    export.export(model, export.record(trainer, data, measured, calibration, baseline, start), folder)
     for part, result in measured.items():
         print(f"{part}: accuracy {result.accuracy:.2%} of {len(result.labels)} pictures")
     for path in (export.PARAMETERS, export.MODEL, export.SCRIPTED, export.RECORD):
         print(given.out / path)
+    release_run(run_id, given.out)
+    checkpoint.unlink()
+    teacher_checkpoint(checkpoint).unlink(missing_ok=True)
     return 0
+
+
+def _check_stopped_runs(checkpoint: Path, resume: bool) -> None:
+    """Print what becomes of a stopped run; raise ResumeError if only runs of other options or data were stopped."""
+    existing = [path for path in (checkpoint, teacher_checkpoint(checkpoint)) if path.exists()]
+    if existing and not resume:
+        print(f"{existing[0]} of a stopped run is replaced; --resume would go on from it", file=sys.stderr)
+    if resume and not existing:
+        runs, run_id = checkpoint.parents[2], checkpoint.parents[1].name
+        if others := sorted(runs.glob(f"*/{export.CHECKPOINT.with_suffix('')}*")):
+            raise ResumeError(
+                f"{others[0]}: belongs to another run than this one, {run_id}: its options, its data or the version of "
+                "training differ; repeat those of the run that was stopped, or leave out --resume"
+            )
+        print(f"{checkpoint}: nothing to resume, starting from the first epoch", file=sys.stderr)
+
+
+def _warn_of_few(data: DataSet) -> None:
+    counts = np.bincount(data.all_training.labels, minlength=CLASSES)
+    if counts.min() < FEW:
+        listed = ", ".join(f"{digit}: {count}" for digit, count in enumerate(counts))
+        print(
+            f"warning: {data.name} has {counts.sum()} images ({listed}); expected at least {FEW} of a digit; "
+            "with fewer, rather fine-tune the released model: make train FROM=released DATA=…",
+            file=sys.stderr,
+        )
 
 
 def evaluate(given: Namespace) -> int:
@@ -71,7 +112,14 @@ def reference(given: Namespace) -> int:
 def configure_recipe(given: Namespace) -> Config:
     """Return the Config of --recipe with the options that were given."""
     names = [field.name for field in fields(Config) if field.name != "recipe"]
-    return configure(given.recipe, **{name: getattr(given, name) for name in names})
+    start = getattr(given, "start", None)
+    recipe = given.recipe or (FINE_TUNING.recipe if start else "default")
+    config = configure(recipe, **{name: getattr(given, name) for name in names})
+    if start and config.normalise:
+        raise ConfigError(f"--from {start}: its batch norms are folded; add --no-normalise to --recipe {recipe}")
+    if config.recipe == FINE_TUNING.recipe and not start:
+        raise ConfigError(f"--recipe {recipe}: needs weights to go on from, such as --from released")
+    return config
 
 
 def load_pictures(given: Namespace) -> DataSet:

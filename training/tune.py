@@ -4,14 +4,15 @@ The study lives in an SQLite file; a search that was stopped goes on from there.
 """
 
 import json
+import warnings
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import optuna
-from matplotlib.figure import Figure
 from optuna.trial import TrialState
 
 from common.atomic import write_atomic
@@ -131,20 +132,8 @@ def _write(study: optuna.Study, config: Config, folder: Path) -> None:
 
 
 def draw(study: optuna.Study, path: Path) -> None:
-    """Every trial's loss over its epochs, and the final loss over each searched option; pruned trials are grey."""
-    names = sorted({name for trial in _done(study) for name in trial.params})
-    figure = Figure(figsize=(3 * (len(names) + 1), 3), layout="constrained")
-    first, *others = figure.subplots(1, len(names) + 1)
-    for trial in _done(study):
-        colour = "C0" if trial.state is TrialState.COMPLETE else "lightgrey"
-        losses = trial.intermediate_values
-        first.plot(list(losses), list(losses.values()), color=colour, linewidth=1)
-        for axes, name in zip(others, names, strict=True):
-            axes.scatter(str(trial.params[name]) if name in ("batch", "average") else trial.params[name],
-                         losses[max(losses)], color=colour, s=12)  # fmt: skip
-    first.set(xlabel="epoch", ylabel="validation loss", yscale="log")
-    for axes, name in zip(others, names, strict=True):
-        axes.set(xlabel=name, yscale="log")
-        if name == "lr":
-            axes.set_xscale("log")
-    write_figure(path, figure)
+    """Draw the final loss over every searched option, a dot for every trial that was not pruned."""
+    with warnings.catch_warnings(action="ignore"):  # an experimental function, and options with a single value
+        optuna.visualization.matplotlib.plot_slice(study, target_name="validation loss")
+        write_figure(path, plt.gcf())
+    plt.close()

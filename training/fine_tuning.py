@@ -1,0 +1,51 @@
+"""Fine-tuning: a training that goes on from a model's weights, on own images with MNIST's mixed in.
+
+Where the weights before read an image right, their probabilities are learned with its label, else the label alone, so
+that nothing is forgotten: Li, Hoiem: Learning without forgetting, 2016.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from training.data import DataSet, Pictures, load_data
+from training.export import PARAMETERS
+from training.model import load_model
+from training.runs import find_run, read_record
+
+MIXED_IN = "mnist5k"  # needs no download
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a fine-tuning starts from: a model, its weights' SHA-256 and the id of its run, if that is known."""
+
+    model: nn.Module
+    sha256: str
+    run_id: str | None
+
+
+def load_start(name: str, out: Path) -> Start:
+    """Load the weights of a run, as `find_run` takes it, or of a model file; raise RunError if it is neither."""
+    path, run_id = Path(name), None
+    if not path.is_file():
+        folder = find_run(name, out)
+        path, run_id = folder / PARAMETERS, read_record(folder).get("run_id")
+    model = load_model(path)
+    digest = hashlib.sha256(b"".join(weights.numpy().tobytes() for weights in model.state_dict().values()))
+    return Start(model, digest.hexdigest(), run_id)
+
+
+def mix_in_mnist(own: DataSet) -> DataSet:
+    """Mix mnist5k into own images. For training the fewer are repeated until both are as many, for validation not."""
+    mnist = load_data(MIXED_IN)
+    trains, validations = (own.train, mnist.train), {"own": own.validation, MIXED_IN: mnist.validation}
+    size = max(map(len, trains))
+    parts = [train.at(np.resize(np.arange(len(train)), size)) for train in trains] + list(validations.values())
+    columns = zip(*((part.frames, part.labels, part.inverted, part.sides) for part in parts), strict=True)
+    images = Pictures(*map(np.concatenate, columns))
+    sha256 = own.sha256 | mnist.sha256
+    return DataSet(f"{own.name}+{MIXED_IN}", images, own.test, sha256, own.skipped, validations)
