@@ -8,7 +8,7 @@ with DigitsClient() as client:
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from digits_client.batch_predict import BATCH_SIZE, CONNECTIONS, predict_batches
 from digits_client.encoding import ImageLike, encode_image
@@ -18,6 +18,7 @@ from digits_client.transport import (
     RETRIES,
     TIMEOUT,
     ApiClient,
+    ClosingClient,
     Server,
     TokenSource,
     find_server,
@@ -26,7 +27,7 @@ from digits_client.transport import (
 from digits_client.types import Explanation, Prediction, parse_explanation, parse_prediction
 
 
-class DigitsClient:
+class DigitsClient(ClosingClient):
     """Predictions and explanations of a server, by default of the one that runs in this checkout.
 
     `url` is its inference address. The token is `token`, else DIGITS_INFERENCE_TOKEN, else that of a server on this
@@ -51,12 +52,6 @@ class DigitsClient:
         tokens = TokenSource("inference", token, self.server)
         pinned = str(certificate) or self.server.certificate
         self.api = ApiClient(self.server.inference, tokens, timeout, retry_all(retries), pinned)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *given: object) -> None:
-        self.api.__exit__(*given)
 
     def predict(self, image: ImageLike, version: str = "", probe: bool = False) -> Prediction:
         """Predict the digit of an image by the default version, or by the one that is named.

@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any, Self
+from typing import Any
 
 from digits_client.client import DigitsClient
 from digits_client.exceptions import ApiError, DigitsError, NotKeptError, UnexpectedResponseError, UnreachableError
@@ -14,6 +14,7 @@ from digits_client.transport import (
     RETRIES,
     TIMEOUT,
     ApiClient,
+    ClosingClient,
     Server,
     TokenSource,
     find_server,
@@ -29,7 +30,7 @@ _MODEL = "/models/digits"
 _ARCHIVE = re.compile(r"digits-([0-9A-Za-z][0-9A-Za-z._-]*)\.mar")
 
 
-class ManagementClient:
+class ManagementClient(ClosingClient):
     """Versions of a server, by default of the one that runs in this checkout.
 
     `url` is its management address, `token` the management token, else DIGITS_MANAGEMENT_TOKEN, else that of a server
@@ -54,13 +55,6 @@ class ManagementClient:
         self.api = ApiClient(server.management, tokens, timeout, retry_repeatable(retries), server.certificate)
         self.inference = DigitsClient(token=inference_token, timeout=timeout, retries=retries, server=server)
         self.status = StatusClient(server=server, timeout=timeout, retries=retries)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *given: object) -> None:
-        for client in (self.api, self.inference, self.status):
-            client.__exit__(*given)
 
     def list_versions(self) -> dict[str, Version]:
         """Return every registered version by its name."""

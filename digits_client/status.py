@@ -1,29 +1,22 @@
 """StatusClient: whether a server is ready, which versions it keeps, and its metrics."""
 
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from digits_client.exceptions import UnexpectedResponseError
-from digits_client.transport import RETRIES, TIMEOUT, ApiClient, Server, find_server, retry_repeatable
+from digits_client.transport import RETRIES, TIMEOUT, ApiClient, ClosingClient, Server, find_server, retry_repeatable
 from digits_client.types import Readiness, Sample
 
 
-class StatusClient:
+class StatusClient(ClosingClient):
     """The supervisor's address, and the metrics of TorchServe. Needs no token."""
 
     def __init__(self, *, server: Server | None = None, timeout: float = TIMEOUT, retries: int = RETRIES) -> None:
         server = server or find_server()
         self.supervisor = ApiClient(server.supervisor, None, timeout, retry_repeatable(retries))
         self.torchserve = ApiClient(server.metrics, None, timeout, retry_repeatable(retries))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *given: object) -> None:
-        self.supervisor.__exit__(*given)
-        self.torchserve.__exit__(*given)
 
     def read_readiness(self) -> Readiness:
         """Return what /ready says of the default version."""

@@ -153,7 +153,23 @@ def parse_token(text: str, kind: str) -> str:
         raise ValueError(f"no {kind} token") from error
 
 
-class ApiClient:
+class ClosingClient:
+    """Closes its connections at the end of a `with` block."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what the attributes hold."""
+        for part in vars(self).values():
+            if isinstance(part, ClosingClient | requests.Session):
+                part.close()
+
+
+class ApiClient(ClosingClient):
     """One API of a server over HTTP. May be shared by threads."""
 
     def __init__(
@@ -168,12 +184,6 @@ class ApiClient:
             self.session.verify = False  # by authorities: the one certificate itself is compared
         else:
             self.session.mount(url, CorrelatedAdapter(**options))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.session.close()
 
     def request(self, method: str, path: str, **options: Any) -> requests.Response:
         """Return whatever the API answers; UnreachableError if it does not."""

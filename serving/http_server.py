@@ -15,58 +15,67 @@ from starlette.routing import Route
 from digits_client.exceptions import DigitsError
 from serving.config import Config
 from serving.draw_page import make_draw_routes
-from serving.service_status import ServiceStatus
+from serving.readiness import Readiness
 from serving.start_checks import resolve_address
+from serving.state_keeper import StateKeeper
+from serving.tokens import Tokens
 
 STOP_SECONDS = 1  # for requests that are being answered
 
 
-def make_app(config: Config, registry: CollectorRegistry, status: ServiceStatus) -> Starlette:
-    """Make the application.
+class HttpApp:
+    """Answers probes; they come by whatever name a load balancer knows, so only the page checks Host."""
 
-    Probes come by whatever name a load balancer knows, so only the page checks Host.
-    """
+    def __init__(self, registry: CollectorRegistry, tokens: Tokens, readiness: Readiness, keeper: StateKeeper) -> None:
+        self.registry, self.tokens, self.readiness, self.keeper = registry, tokens, readiness, keeper
 
-    def live(_: Request) -> Response:
+    def find_problem(self) -> str | None:
+        """Return why callers cannot use the service now, None if they can."""
+        return self.tokens.problem or self.readiness.find_problem()
+
+    def live(self, _: Request) -> Response:
         return PlainTextResponse("live\n")
 
-    def ready(_: Request) -> Response:
-        problem, warning = status.find_problem(), status.find_warning()
-        text = "; warning: ".join(filter(None, (problem or "ready", warning)))
+    def ready(self, _: Request) -> Response:
+        """Return the problem, else `ready`; after it, what an operator must mend although the service answers."""
+        problem = self.find_problem()
+        unkept = f"changes are not kept: {self.keeper.problem}" if self.keeper.problem else None
+        text = "; warning: ".join(filter(None, (problem or "ready", self.tokens.warning or unkept)))
         return PlainTextResponse(f"{text}\n", 503 if problem else 200)
 
-    def state(_: Request) -> Response:
+    def state(self, _: Request) -> Response:
+        """Return the kept state (digits_client/status.py), after the latest changes are kept."""
         try:
-            return JSONResponse(status.describe_state())
+            with self.tokens.open_client() as client:
+                return JSONResponse(self.keeper.describe(client))
         except DigitsError as error:
             body = {"code": 503, "type": "ServiceUnavailableException", "message": str(error)}
             return JSONResponse(body, 503)
 
-    def metrics(_: Request) -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    def metrics(self, _: Request) -> Response:
+        return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
 
-    routes = [Route("/live", live), Route("/ready", ready), Route("/metrics", metrics), Route("/state", state)]
-    return Starlette(routes=[*routes, *make_draw_routes(config, status.find_problem)])
-
-
-@contextmanager
-def run_http_server(config: Config, registry: CollectorRegistry, status: ServiceStatus) -> Iterator[None]:
-    """Serve the application in a thread while the block runs."""
-    options = {"http": "h11", "loop": "asyncio", "ws": "none", "lifespan": "off", "log_config": None}
-    settings = uvicorn.Config(
-        make_app(config, registry, status),
-        access_log=False,
-        log_level="critical",  # a client that hangs up is its own business
-        timeout_graceful_shutdown=STOP_SECONDS,
-        **options,  # type: ignore[arg-type]
-    )
-    server = uvicorn.Server(settings)
-    family, address = resolve_address(*config.ports()["supervisor"])
-    with socket.create_server(address, family=family, backlog=settings.backlog) as listening:
-        thread = threading.Thread(target=server.run, args=[[listening]], daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            server.should_exit = True
-            thread.join(2 * STOP_SECONDS)
+    @contextmanager
+    def run(self, config: Config) -> Iterator[None]:
+        """Serve in a thread while the block runs."""
+        routes = [
+            Route(f"/{handler.__name__}", handler) for handler in (self.live, self.ready, self.state, self.metrics)
+        ]
+        options = {"http": "h11", "loop": "asyncio", "ws": "none", "lifespan": "off", "log_config": None}
+        settings = uvicorn.Config(
+            Starlette(routes=[*routes, *make_draw_routes(config, self.find_problem)]),
+            access_log=False,
+            log_level="critical",  # a client that hangs up is its own business
+            timeout_graceful_shutdown=STOP_SECONDS,
+            **options,  # type: ignore[arg-type]
+        )
+        server = uvicorn.Server(settings)
+        family, address = resolve_address(*config.ports()["supervisor"])
+        with socket.create_server(address, family=family, backlog=settings.backlog) as listening:
+            thread = threading.Thread(target=server.run, args=[[listening]], daemon=True)
+            thread.start()
+            try:
+                yield
+            finally:
+                server.should_exit = True
+                thread.join(2 * STOP_SECONDS)

@@ -14,12 +14,11 @@ from digits_client.types import make_sort_key
 from handler.protocol import REQUEST_LOG_LEVEL, REQUEST_LOG_PATH
 from serving.config import DRAW_PATH, MODEL, Config, ServingError
 from serving.drain import measure_work
-from serving.http_server import run_http_server
+from serving.http_server import HttpApp
 from serving.lock import Lock, locked
 from serving.log_rotation import LogRotation
 from serving.phases import Phase, advance
 from serving.readiness import Readiness
-from serving.service_status import ServiceStatus
 from serving.signals import ShutdownRequest, handle_signals, take_terminal
 from serving.start_checks import check_folders, check_options, check_ports
 from serving.state import State
@@ -80,17 +79,14 @@ class Supervisor:
             self.metrics.begin()
             write_server(self.config.make_server(), self.config.home)
             run = Run(lock, request, version, welcome)
-            status = ServiceStatus(self.tokens, self.readiness, self.keeper)
+            app = HttpApp(self.metrics.registry, self.tokens, self.readiness, self.keeper)
             phases = {
                 Phase.STARTING: self._start,
                 Phase.SERVING: self._serve,
                 Phase.RECOVERING: self._recover,
                 Phase.DRAINING: self._drain,
             }
-            with (
-                run_http_server(self.config, self.metrics.registry, status),
-                self.metrics.look_regularly(self._look, log_line),
-            ):
+            with app.run(self.config), self.metrics.look_regularly(self._look, log_line):
                 try:
                     while self.phase is not Phase.STOPPED:
                         self.phase = advance(self.phase, phases[self.phase](run))

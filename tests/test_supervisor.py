@@ -23,7 +23,7 @@ from tests.stand_ins import ScriptedStop, Step, Supervised
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No HTTP server, no metrics, no ports, no tokens: what these do has tests of its own."""
     client = SimpleNamespace(list_versions=dict, get_default=lambda: SimpleNamespace(version=""))
-    monkeypatch.setattr(supervising, "run_http_server", lambda *_: nullcontext())
+    monkeypatch.setattr(supervising.HttpApp, "run", lambda *_: nullcontext())
     monkeypatch.setattr(supervising, "check_ports", lambda _: None)
     monkeypatch.setattr("serving.supervisor_metrics.SupervisorMetrics.look_regularly", lambda *_: nullcontext())
     monkeypatch.setattr("serving.tokens.Tokens.revoke_inference", lambda _: None)

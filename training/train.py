@@ -26,7 +26,7 @@ from handler.preprocessing import to_input
 from training.data import DataSet, Pictures
 from training.export import to_bytes
 from training.measures import Epoch, accuracy, evaluate
-from training.model import CLASSES, DigitCNN, fold_batch_norms
+from training.model import DigitCNN, fold_batch_norms
 from training.recipe import TEACHER, Config
 from training.rounds import Rounds
 from training.teacher import Teacher
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 TRAINING_VERSION = 4  # increase it when the same options train other weights
 OUTLIER_WEIGHT = 0.06  # of the outliers in the loss; 0.5, as Hendrycks et al. have it, costs accuracy
-CERTAIN = 100.0  # logit of a label that stands for the teacher's, whose others are then 0
 WARM_UP = 9  # steps; the average's decay after n of them is at most n / (n + WARM_UP)
 
 
@@ -126,12 +125,11 @@ class Trainer:
         return self.history[-1]
 
     def load_epoch(self, number: int) -> EpochData:
-        logits = self.rounds.logits(number, self.teacher) if self.teacher else None
-        if logits is not None and self.start:  # its weights are to keep what they read right, and to learn the rest
-            wrong = logits.argmax(1) != self.labels.cpu()
-            logits[wrong] = CERTAIN * F.one_hot(self.labels.cpu()[wrong], CLASSES).float()
-        outliers = self.rounds.outliers(number) if self.config.outliers else None
-        return EpochData(self.rounds.digits(number), outliers, logits)
+        return EpochData(
+            self.rounds.digits(number),
+            self.rounds.outliers(number) if self.config.outliers else None,
+            self.rounds.logits(number, self.teacher) if self.teacher else None,
+        )
 
     def step(self, rows: Tensor, data: EpochData) -> tuple[Tensor, Tensor, Tensor]:
         """Train on one batch; return loss [n], logits [n,10] and labels [n] of its digits, detached."""
@@ -144,8 +142,13 @@ class Trainer:
         losses = F.cross_entropy(logits, labels, reduction="none")
         loss = losses.mean()
         if data.teacher_logits is not None:
-            distillation = self.distillation_loss(logits, data.teacher_logits.index_select(0, rows).to(self.device))
-            loss = loss.lerp(distillation, self.config.distillation)
+            teacher_logits = data.teacher_logits.index_select(0, rows).to(self.device)
+            if (
+                self.start
+            ):  # what its weights read wrong is learned from the label alone: logits teach themselves nothing
+                is_right = teacher_logits.argmax(1, keepdim=True) == labels[:, None]
+                teacher_logits = torch.where(is_right, teacher_logits, logits.detach())
+            loss = loss.lerp(self.distillation_loss(logits, teacher_logits), self.config.distillation)
         if len(outlier_logits):  # all digits are to be equally probable
             loss = loss - OUTLIER_WEIGHT * F.log_softmax(outlier_logits, 1).mean()
         self.optimizer.zero_grad()
