@@ -58,9 +58,8 @@ class HttpApp:
     @contextmanager
     def run(self, config: Config) -> Iterator[None]:
         """Serve in a thread while the block runs."""
-        routes = [
-            Route(f"/{handler.__name__}", handler) for handler in (self.live, self.ready, self.state, self.metrics)
-        ]
+        endpoints = (self.live, self.ready, self.state, self.metrics)
+        routes = [Route(f"/{endpoint.__name__}", endpoint) for endpoint in endpoints]
         options = {"http": "h11", "loop": "asyncio", "ws": "none", "lifespan": "off", "log_config": None}
         settings = uvicorn.Config(
             Starlette(routes=[*routes, *make_draw_routes(config, self.find_problem)]),

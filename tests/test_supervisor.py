@@ -12,6 +12,7 @@ from digits_client.exceptions import DigitsError
 from digits_client.management import wait_idle
 from serving import supervisor as supervising
 from serving.config import Config, ServingError
+from serving.http_server import HttpApp
 from serving.signals import ShutdownRequest
 from serving.state import State, read_state, write_state
 from tests.servers import with_archives
@@ -23,7 +24,7 @@ from tests.stand_ins import ScriptedStop, Step, Supervised
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No HTTP server, no metrics, no ports, no tokens: what these do has tests of its own."""
     client = SimpleNamespace(list_versions=dict, get_default=lambda: SimpleNamespace(version=""))
-    monkeypatch.setattr(supervising.HttpApp, "run", lambda *_: nullcontext())
+    monkeypatch.setattr(HttpApp, "run", lambda *_: nullcontext())
     monkeypatch.setattr(supervising, "check_ports", lambda _: None)
     monkeypatch.setattr("serving.supervisor_metrics.SupervisorMetrics.look_regularly", lambda *_: nullcontext())
     monkeypatch.setattr("serving.tokens.Tokens.revoke_inference", lambda _: None)
