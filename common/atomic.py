@@ -19,7 +19,7 @@ class ReservedFile:
         self.file = os.fdopen(os.open(self.temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode), "r+b")
         try:
             self._write(bytes(size))
-        except OSError:
+        except BaseException:  # Ctrl-C as well
             self.__exit__()
             raise
 

@@ -10,6 +10,7 @@ import requests
 from serving.config import Config
 from serving.local_management import LocalManagementClient
 from serving.lock import process_of
+from serving.state import read_state
 from tests.archives import provide_archive
 from tests.pictures import SMOKE
 from tests.servers import (
@@ -120,8 +121,8 @@ def test_what_curl_has_just_changed_survives_a_kill_at_once(own: Config) -> None
         server.kill()
         process.kill()
         process.wait()
-    with serving_client(own):
-        assert read_kept(own) == ("1.1", 1, {"1.1"})
+    state = read_state(own)
+    assert (state.default, state.versions["1.1"]["maxWorkers"], set(state.versions)) == ("1.1", 1, {"1.1"})
 
 
 @pytest.mark.serial

@@ -87,9 +87,9 @@ def test_a_training_that_is_stopped_anywhere_and_resumed_ends_in_the_same_bits(
     resumed = fit(config, small, tmp_path / "checkpoint.pt", resume=True, report=lines.append)
     assert same(whole, resumed)
     assert whole.history == resumed.history
-    told = [line.split(" |")[0] for line in lines[1:]]  # no epoch of before is printed as new
+    shown = [line.split(" |")[0] for line in lines[1:]]  # no epoch of before is printed as new
     resumed_teacher = ["Teacher, resumed after 2 of 2 epochs"] if teacher else []
-    assert told == [*resumed_teacher, "resumed after 1 of 3 epochs", "Epoch : 1", "Epoch : 2"]
+    assert shown == [*resumed_teacher, "resumed after 1 of 3 epochs", "Epoch : 1", "Epoch : 2"]
 
 
 def test_the_header_counts_the_teachers_epochs_and_each_line_the_time_left(

@@ -65,7 +65,7 @@ RECIPES: Final = {
 }
 
 FINE_TUNING: Final = Config(
-    "fine-tuning", epochs=10, lr=0.004, average=0.99, normalise=False, rounds=10, teacher=0, distillation=0.5
+    "fine-tuning", epochs=20, lr=0.004, average=0.99, normalise=False, rounds=10, teacher=0, distillation=0.5
 )  # goes on from weights whose batch norms are folded
 
 # What a teacher's training has of its own; the rest is its pupil's.
