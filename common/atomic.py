@@ -18,7 +18,7 @@ class ReservedFile:
         self.temporary.unlink(missing_ok=True)
         self.file = os.fdopen(os.open(self.temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode), "r+b")
         try:
-            self._write(bytes(size))
+            self.write(bytes(size))
         except BaseException:  # Ctrl-C as well
             self.__exit__()
             raise
@@ -32,10 +32,15 @@ class ReservedFile:
 
     def commit(self, content: bytes) -> None:
         """Replace the file by `content`, which is on the disk when this returns."""
-        self._write(content)
+        self.write(content)
+        self.replace()
+
+    def replace(self) -> None:
+        """Replace the file by what was written."""
         self.temporary.replace(self.path)
 
-    def _write(self, content: bytes) -> None:
+    def write(self, content: bytes) -> None:
+        """Write `content` beside the file; it is on the disk when this returns."""
         self.file.seek(0)
         self.file.write(content)
         self.file.truncate()

@@ -16,9 +16,7 @@ from urllib3.util import Retry
 from digits_client.adapters import CorrelatedAdapter, MismatchedResponseError, PinnedCertificateAdapter
 from digits_client.exceptions import TOKEN_VARIABLES, ApiError, DigitsError, UnexpectedResponseError, UnreachableError
 
-PROBE_HEADER = (
-    "X-Digits-Probe"  # as handler/protocol.py calls it: a request that only checks the service, counted apart
-)
+PROBE_HEADER = "X-Digits-Probe"  # as in handler/protocol.py: a request that only checks the service, counted apart
 MAX_BODY_BYTES = 16 * 2**20
 SERVER_FILE = "server.json"
 TIMEOUT = 10.0  # s, of one request

@@ -20,9 +20,9 @@ FIRST = "1.0"  # served where nothing has been before
 class StateKeeper:
     """The state on the disk, for a supervisor and its HTTP server. May be shared by threads.
 
-    Changes come from TorchServe's snapshots, which are there before TorchServe answers whoever made a change, and from
-    the management API, which also lists changes whose snapshot could not be written. A change that cannot be written
-    stays in memory and is tried again; `problem` says why until it succeeds.
+    Changes come from TorchServe's snapshots, which are there before it answers the request that made the change, and
+    from the management API, which also lists changes whose snapshot could not be written. A change that cannot be
+    written stays in memory and is tried again; `problem` says why until it succeeds.
     """
 
     def __init__(self, config: Config, registry: CollectorRegistry, log: Callable[[str], None]) -> None:

@@ -51,9 +51,13 @@ def test_images_that_a_batch_had_no_time_for_are_sent_alone(
     sent: list[str] = []
 
     def first_alone(*given: Any, **request: Any) -> Any:
-        told = infer(*given, **request)
-        sent.append("batch" if "predictions" in told else "image")
-        return told | {"predictions": [told["predictions"][0], late, late]} if "predictions" in told else told
+        response = infer(*given, **request)
+        sent.append("batch" if "predictions" in response else "image")
+        return (
+            response | {"predictions": [response["predictions"][0], late, late]}
+            if "predictions" in response
+            else response
+        )
 
     infer = client.infer
     monkeypatch.setattr(client, "infer", first_alone)

@@ -37,7 +37,7 @@ def test_every_form_of_an_image_is_read(form: str, client: DigitsClient) -> None
 
 
 @pytest.mark.parametrize(
-    ("image", "told"),
+    ("image", "message"),
     [
         ("nowhere.png", "nowhere.png: No such file or directory; expected an image file"),
         (SEVEN.parent, "smoke: Is a directory"),
@@ -46,8 +46,8 @@ def test_every_form_of_an_image_is_read(form: str, client: DigitsClient) -> None
         (7, "int: "),
     ],
 )
-def test_what_is_no_image_is_named(image: ImageLike, told: str, client: DigitsClient) -> None:
-    with pytest.raises(ImageFileError, match=told):
+def test_what_is_no_image_is_named(image: ImageLike, message: str, client: DigitsClient) -> None:
+    with pytest.raises(ImageFileError, match=message):
         client.predict(image)
 
 

@@ -130,8 +130,8 @@ def test_ctrl_c_does_not_interrupt_the_handing_out_of_work(
     monkeypatch.setattr(DigitsClient, "predict_batch", answers)
     assert run_command(serving_main.parser(), ["--config", str(own.path), "predict", "a.png", "b.png", "c.png"]) == 130
     assert uninterrupted == [1]
-    told = capsys.readouterr()
-    assert (len(told.out.splitlines()), told.err) == (1 + 2, "stopped after 2 of 3 images\n")
+    shown = capsys.readouterr()
+    assert (len(shown.out.splitlines()), shown.err) == (1 + 2, "stopped after 2 of 3 images\n")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

@@ -37,7 +37,7 @@ BLANK = bad_pictures()["blank white"].body
 
 
 @dataclass(frozen=True)
-class Asked:
+class Exchange:
     """A request and what came of it."""
 
     kind: str
@@ -72,7 +72,7 @@ class Callers:
     def __init__(self, config: Config, planned: list[tuple[str, str, bytes]]) -> None:
         self.config, self.planned = config, iter(planned)
         self.lock = threading.Lock()
-        self.asked: list[Asked] = []
+        self.asked: list[Exchange] = []
 
     def run(self) -> None:
         key = read_token(self.config.key_file, "inference")
@@ -85,7 +85,7 @@ class Callers:
                     return
                 self.asked.append(self._ask(session, *planned))
 
-    def _ask(self, session: requests.Session, kind: str, version: str, body: bytes) -> Asked:
+    def _ask(self, session: requests.Session, kind: str, version: str, body: bytes) -> Exchange:
         path = "explanations" if kind == "explanation" else "predictions"
         url = f"{self.config.url('inference')}/{path}/digits" + (f"/{version}" if version else "")
         response = session.post(url, body, headers=JSON if kind == "digits" else {}, timeout=30)
@@ -94,10 +94,10 @@ class Callers:
         answered = next((each["model_version"] for each in answers if "model_version" in each), version)
         if response.status_code >= 400:
             kind = "digit"  # what is refused whole is counted so
-        return Asked(kind, answered, response.status_code, answers)
+        return Exchange(kind, answered, response.status_code, answers)
 
 
-def expected(asked: list[Asked], version: str) -> dict[str, float]:
+def expected(asked: list[Exchange], version: str) -> dict[str, float]:
     """Name with its labels -> value, of every counter and every count of a histogram."""
     own = [each for each in asked if each.version == version]
     answers = [answer for each in own for answer in each.answers]

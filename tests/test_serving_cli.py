@@ -115,10 +115,10 @@ def test_explain_draws_why_and_why_not(running_here: Config, tmp_path: Path) -> 
     run = run_in_process(running_here, "explain", str(SMOKE / "7.png"), "-o", str(out))
     assert run.stdout == f"{SMOKE / '7.png'}: 7, accepted; {out} shows the evidence for 7\n", run.stderr
     why = out.read_bytes()
-    told = json.loads(
+    printed = json.loads(
         run_in_process(running_here, "explain", "--json", "--target", "3", str(SMOKE / "7.png"), "-o", str(out)).stdout
     )
-    assert told == {"digit": 7, "target": 3, "out": str(out), "accepted": True, "warnings": []}
+    assert printed == {"digit": 7, "target": 3, "out": str(out), "accepted": True, "warnings": []}
     with Image.open(out) as drawing:
         assert drawing.format == "PNG"
         assert min(drawing.size) > 300

@@ -53,9 +53,9 @@ def test_our_client_asks_manages_and_sees_it_ready(encrypted: Config) -> None:
 
 
 def test_our_client_refuses_a_server_with_another_certificate(encrypted: Config, another: Path) -> None:
-    told = "presents another certificate than the expected one"
+    message = "presents another certificate than the expected one"
     elsewhere = replace(encrypted, properties=encrypted.properties | {"certificate_file": str(another)})
-    with LocalManagementClient(elsewhere, retries=0) as client, pytest.raises(UnreachableError, match=told):
+    with LocalManagementClient(elsewhere, retries=0) as client, pytest.raises(UnreachableError, match=message):
         client.inference.predict(SMOKE[7])
 
 

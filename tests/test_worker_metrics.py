@@ -39,7 +39,7 @@ def worker(metrics: WorkerMetrics, requests: int, version: str = "1.0") -> "subp
     return process
 
 
-def told(metrics: WorkerMetrics) -> dict[str, float]:
+def read_totals(metrics: WorkerMetrics) -> dict[str, float]:
     samples = [sample for metric in metrics.collect() for sample in metric.samples]
     names = {sample.name + sample.labels.get("le", "") + sample.labels.get("kind", ""): sample for sample in samples}
     wanted = ("digits_requests_totaldigit", "digits_handler_seconds_bucket0.5", "digits_handler_seconds_count")
@@ -60,11 +60,11 @@ def test_workers_that_end_are_still_counted(metrics: WorkerMetrics) -> None:
         "digits_handler_seconds_bucket0.5": 12,
         "digits_handler_seconds_count": 12,
     }
-    assert told(metrics) == expected
+    assert read_totals(metrics) == expected
     for process in workers:
         process.kill()
         process.communicate()
-    assert told(metrics) == expected
+    assert read_totals(metrics) == expected
     metrics.begin()
     assert list(metrics.collect()) == []
 
@@ -73,9 +73,9 @@ def test_a_file_that_is_only_just_made_costs_the_others_nothing(metrics: WorkerM
     process = worker(metrics, 1)
     (metrics.folder / f"counter_{process.pid + 1}.db").touch()  # of a process that lives or has ended
     (metrics.folder / f"histogram_{os.getpid()}.db").touch()
-    assert told(metrics)["digits_requests_totaldigit"] == 1
+    assert read_totals(metrics)["digits_requests_totaldigit"] == 1
     process.communicate("")
-    assert told(metrics)["digits_requests_totaldigit"] == 1
+    assert read_totals(metrics)["digits_requests_totaldigit"] == 1
 
 
 def full(*_: object) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from argparse import Namespace
 from contextlib import ExitStack
 from pathlib import Path
@@ -98,12 +97,10 @@ def _replace_files(contents: dict[Path, bytes]) -> None:
     with ExitStack() as stack:
         staged = [stack.enter_context(ReservedFile(path, 0)) for path in contents]
         for file, content in zip(staged, contents.values(), strict=True):
-            file.file.write(content)
-            file.file.flush()
-            os.fsync(file.file.fileno())
+            file.write(content)
         try:
             for file in staged:
-                file.temporary.replace(file.path)
+                file.replace()
         except BaseException:
             for path, content in before.items():
                 write_atomic(path, content)
