@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from common.command_line import add_command, run_command
-from serving.config import DEFAULT, Config, read_config
+from serving.config import DEFAULT, read_config
 
 ADDRESS = "127.0.0.1:9090"  # Prometheus' default
 
@@ -18,16 +18,14 @@ def parser() -> argparse.ArgumentParser:
         epilog="COMMAND --help shows the options. --config comes before COMMAND.",
     )
     help_text = "config.properties (default: the project's)"
-    top.add_argument("--config", type=_config, default=str(DEFAULT), metavar="FILE", help=help_text)
+    top.add_argument(
+        "--config", type=lambda path: read_config(Path(path)), default=str(DEFAULT), metavar="FILE", help=help_text
+    )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     text = "run Prometheus in the foreground until Ctrl-C"
-    start = add_command(commands, "start", "monitoring.monitoring_commands:start", text)
+    start = add_command(commands, "start", "monitoring.process:start", text)
     start.add_argument("--address", default=ADDRESS, help="of Prometheus, HOST:PORT (default: %(default)s)")
     return top
-
-
-def _config(path: str) -> Config:
-    return read_config(Path(path))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 import requests
 import yaml
 
-from monitoring.process import TEMPLATE, fill_template, is_ready, scrape_targets
+from monitoring.process import TEMPLATE, fill_template, scrape_targets
 from serving.config import Config
 from tests.dashboard import read_panels
 from tests.servers import find_port, wait_for
@@ -20,6 +20,12 @@ from tests.servers import find_port, wait_for
 class Prometheus:
     def __init__(self, address: str) -> None:
         self.url = f"http://{address}"
+
+    def is_ready(self) -> bool:
+        try:
+            return requests.get(f"{self.url}/-/ready", timeout=5).ok
+        except requests.ConnectionError:
+            return False
 
     def list_empty_panels(self) -> list[str]:
         """Return the titles of the dashboard's panels that have a query without data in the last 10 minutes."""
@@ -68,7 +74,7 @@ def prometheus(folder: Path, servers: dict[str, Config]) -> Iterator[Prometheus]
         process = subprocess.Popen(["prometheus", *options, f"--web.listen-address={address}"], stderr=log)
     try:
         found = Prometheus(address)
-        wait_for(lambda: is_ready(address))
+        wait_for(found.is_ready)
         yield found
     finally:
         process.terminate()
