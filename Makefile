@@ -72,8 +72,13 @@ status: $(INSTALLED) ## is it ready, what does it serve, how often restarted
 token: $(INSTALLED) ## print the token of the running server; KIND=inference or management
 	@$(PY) -m serving token --kind $(call quote,KIND,inference) $(ARGS)
 
-certs: $(INSTALLED) ## a self-signed certificate to try TLS with, and the two lines that switch it on
-	@$(PY) -m serving certs
+# RSA: TorchServe 0.12.0 speaks TLS 1.2 with ECDHE_RSA alone.
+certs: ## a self-signed certificate to try TLS with, for a year, and the two lines that switch it on; needs openssl
+	@mkdir -m 700 certs || { echo "remove certs/ to have a new certificate made" >&2; exit 1; }
+	@openssl req -x509 -newkey rsa:3072 -nodes -days 365 -subj /CN=digits -addext subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1 \
+	  -keyout certs/server.key -out certs/server.pem 2>certs/log || { cat certs/log >&2; rm -r certs; exit 1; }
+	@echo "# for config.properties: TLS for inference, management and gRPC from the next start on"
+	@printf '%s\n' certificate_file=certs/server.pem private_key_file=certs/server.key
 
 archive: $(INSTALLED) ## bundle model and handler into model_store/; VERSION=1.0
 	@if test -e $(call quote,ARCHIVE) && test -z "$$(find $(BUNDLED) serving/archive.py $(INSTALLED) -newer $(call quote,ARCHIVE))"; \

@@ -1,16 +1,15 @@
-"""What the command lines of all packages share: dispatch, exit codes, errors in one line, tables, progress bars.
+"""What the command lines of all packages share: dispatch, exit codes, errors in one line, progress bars.
 
 A parser names the function behind a command as "module:function"; it is imported when the command runs, so `--help`
 stays quick however heavy the command is.
 """
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from common.errors import UserError
 
@@ -66,21 +65,8 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
-def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))
-
-
-def print_table(rows: Iterable[dict[str, Any]]) -> None:
-    """Print dictionaries with the same keys as a table."""
-    from tabulate import tabulate
-
-    print(tabulate(list(rows), headers="keys", disable_numparse=True))
-
-
-def show_progress(
-    items: Iterable[Item], text: str = "", total: int | None = None, unit: str = "it", hidden: bool = False
-) -> "tqdm[Item]":
+def show_progress(items: Iterable[Item], text: str = "", total: int | None = None, unit: str = "it") -> "tqdm[Item]":
     """Wrap `items` in a progress bar, which is shown in a terminal only and disappears at the end."""
     from tqdm import tqdm
 
-    return tqdm(items, text, total, leave=False, unit=f" {unit}", disable=True if hidden else None)
+    return tqdm(items, text, total, leave=False, unit=f" {unit}", disable=None)

@@ -109,10 +109,10 @@ def explain(given: Namespace, server: Server) -> int:
         sys.stdout.buffer.write(png)
         return 0
     given.out.write_bytes(png)
-    judgement = _describe_judgement(prediction.accepted, prediction.warnings)
+    judgement = ", ".join(["accepted" if prediction.accepted else "rejected", *prediction.warnings])
     if given.json:
         fields = {"digit": explanation.digit, "target": explanation.target, "out": str(given.out)}
-        _print_json(fields | {"accepted": prediction.accepted, "warnings": prediction.warnings})
+        print_json(fields | {"accepted": prediction.accepted, "warnings": prediction.warnings})
     else:
         print(
             f"{given.image}: {explanation.digit}, {judgement}; {given.out} shows the evidence for {explanation.target}"
@@ -139,18 +139,18 @@ def compare(given: Namespace, server: Server) -> int:
     with DigitsClient(server=server) as client:
         compared = compare_versions(client, (old, new), _show_progress(images, "comparing"))
     if given.json:
-        _print_json(asdict(compared))
+        print_json(asdict(compared))
         return 0
     errors = f"; {compared.errors} errors of both" if compared.errors else ""
     share = f"{compared.agreed / compared.images:.2%}"
     print(f"the versions agree on {compared.agreed} of {compared.images} images ({share}){errors}")
-    _print_table([_describe_side(side, compared.images, compared.labelled) for side in compared.sides])
+    print_table([_describe_side(side, compared.images, compared.labelled) for side in compared.sides])
     listed = [
         {"path": each["path"], "label": each["label"], old: each["digits"][0], new: each["digits"][1]}
         for each in compared.different[:DIFFERENCES]
     ]
     if listed:
-        _print_table(listed)
+        print_table(listed)
     if len(compared.different) > DIFFERENCES:
         print(f"and {len(compared.different) - DIFFERENCES} more; --json lists all")
     if compared.images < FEW_IMAGES or not compared.labelled:
@@ -179,7 +179,7 @@ def unregister(given: Namespace, server: Server) -> int:
     with given.management(server=server) as client:
         client.unregister(version)
     if given.json:
-        _print_json({"unregistered": version})
+        print_json({"unregistered": version})
     else:
         print(f"{version} is unregistered; its archive stays in the server's store")
     return 0
@@ -190,10 +190,10 @@ def metrics(given: Namespace, server: Server) -> int:
         samples = [sample._asdict() for sample in client.read_metrics()]
     samples = [sample for sample in samples if given.version in ("", sample["labels"].get("version"))]
     if given.json:
-        _print_json(samples)
+        print_json(samples)
     else:
         labels = [" ".join(f"{name}={value}" for name, value in sample["labels"].items()) for sample in samples]
-        _print_table([sample | {"labels": text} for sample, text in zip(samples, labels, strict=True)])
+        print_table([sample | {"labels": text} for sample, text in zip(samples, labels, strict=True)])
     return 0
 
 
@@ -223,10 +223,6 @@ def _describe_version(version: Version, default: str | None) -> dict[str, Any]:
     }
 
 
-def _describe_judgement(accepted: bool, warnings: tuple[str, ...]) -> str:
-    return ", ".join(["accepted" if accepted else "rejected", *warnings])
-
-
 def _describe_side(side: Side, images: int, labelled: int) -> dict[str, Any]:
     return {
         "version": side.version,
@@ -244,9 +240,9 @@ def _print_version(given: Namespace, client: ManagementClient, version: Version)
 
 def _print_versions(given: Namespace, listed: list[dict[str, Any]]) -> int:
     if given.json:
-        _print_json(listed)
+        print_json(listed)
     else:
-        _print_table(listed)
+        print_table(listed)
     return 0
 
 
@@ -258,11 +254,11 @@ def _print_row(row: dict[str, Any], writer: "csv.DictWriter[str] | None") -> Non
     writer.writerow(row | accepted | {"warnings": " ".join(row.get("warnings", ()))})
 
 
-def _print_json(value: Any) -> None:
+def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
 
 
-def _print_table(rows: list[dict[str, Any]]) -> None:
+def print_table(rows: list[dict[str, Any]]) -> None:
     from tabulate import tabulate
 
     print(tabulate(rows, headers="keys", disable_numparse=True))

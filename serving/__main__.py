@@ -32,7 +32,6 @@ def parser() -> argparse.ArgumentParser:
 
     archive = add_server("archive", "bundle scripted model and handler into the model store")
     archive.add_argument("--version", default="1.0", help="of the archive (default: %(default)s)")
-    add_server("certs", "write a self-signed certificate to try TLS with")
     serve = add_server("serve", "serve in the foreground until Ctrl-C")
     serve.add_argument("--version", help="to make the default (default: what was served last, 1.0 at first)")
     add_server("demo", "open the page to draw on; serve, unless a server runs here already")

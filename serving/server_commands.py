@@ -1,4 +1,4 @@
-"""The commands that concern the server of this folder: archive, serve, stop, status, tokens, certificates."""
+"""The commands that concern the server of this folder: archive, serve, stop, status, tokens."""
 
 import os
 import signal
@@ -12,8 +12,7 @@ from functools import partial
 
 from tabulate import tabulate
 
-from common.command_line import print_json, print_table
-from digits_client.digits_commands import list_versions
+from digits_client.digits_commands import list_versions, print_json, print_table
 from digits_client.exceptions import DigitsError
 from digits_client.status import StatusClient
 from digits_client.transport import add_environment_tokens, read_token
@@ -36,15 +35,6 @@ def archive(given: Namespace) -> int:
         )
     path = build_archive(given.version, given.config.model_store)
     print(f"{path} ({path.stat().st_size / 1024:.0f} KiB)")
-    return 0
-
-
-def certs(given: Namespace) -> int:
-    from serving.certs import CERTIFICATE, KEY, write_certificate  # late, as others below: quick commands stay quick
-
-    write_certificate(given.config.folder)
-    lines = f"certificate_file={CERTIFICATE}\nprivate_key_file={KEY}"
-    print(f"# for {given.config.path.name}: TLS for inference, management and gRPC from the next start on\n{lines}")
     return 0
 
 

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from itertools import count
 from pathlib import Path
 
 import psutil
+import pytest
 import requests
 
 from common.command_line import run_command
@@ -49,6 +51,14 @@ def configure_free_ports(folder: Path, store: Path | None = None) -> Config:
     path = folder / "config.properties"
     path.write_text("".join(f"{key}={value}\n" for key, value in (config.properties | changed).items()))
     return read_config(path)
+
+
+def make_certificate(folder: Path) -> "subprocess.CompletedProcess[str]":
+    """Run `make certs` in the folder; skip the test without openssl."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not installed")
+    command = ["make", "-s", "-f", str(ROOT / "Makefile"), "certs"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
 def find_port() -> int:

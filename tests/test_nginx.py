@@ -19,7 +19,6 @@ import pytest
 from digits_client.client import DigitsClient
 from digits_client.transport import read_token
 from handler.decoding import MAX_BYTES
-from serving.certs import CERTIFICATE, write_certificate
 from serving.config import ROOT, TOKENS, Config
 from tests.handler_calls import JSON, make_batch_body
 from tests.nginx import (
@@ -37,7 +36,7 @@ from tests.nginx import (
     started,
 )
 from tests.pictures import SMOKE
-from tests.servers import find_port, wait_for
+from tests.servers import find_port, make_certificate, wait_for
 
 HASTY, CROWD = "127.0.0.3", "127.0.0.4"  # addresses of clients, each with limits of its own
 BURST, CONNECTIONS = 200, 16  # of the file: limit_req and limit_conn
@@ -78,11 +77,11 @@ def test_the_part_between_the_marks_fits_into_another_nginx(tmp_path: Path) -> N
 
 
 def test_the_lines_for_going_public_serve_by_tls_alone(server: Config, tmp_path: Path) -> None:
-    write_certificate(tmp_path)
+    make_certificate(tmp_path)
     port = find_port()
     text = FILE.read_text().replace(f"listen {FRONT};", "").replace("../certs/", f"{tmp_path}/certs/")
     text = re.sub(r"^( *)# (listen .* ssl;|ssl_)", r"\1\2", text, flags=re.MULTILINE).replace("127.0.0.1:8443", FRONT)
-    trusted = ssl.create_default_context(cafile=tmp_path / CERTIFICATE)
+    trusted = ssl.create_default_context(cafile=tmp_path / "certs/server.pem")
     with started(tmp_path, placed(tmp_path, server.ports()["inference"][1], port, text), port):
         with closing(http.client.HTTPSConnection("127.0.0.1", port, timeout=30, context=trusted)) as connection:
             connection.request("POST", PREDICT, SMOKE[7], authorised(server))

@@ -1,6 +1,5 @@
 """TLS, switched on by two lines: who gets through, who does not, against a real server."""
 
-import shutil
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -12,19 +11,23 @@ import requests
 
 from digits_client.exceptions import UnreachableError
 from digits_client.transport import read_token
-from serving.certs import CERTIFICATE, KEY, write_certificate
 from serving.config import Config, ServingError, read_config
 from serving.local_management import LocalManagementClient
 from tests.pictures import SMOKE
-from tests.servers import command, configure_free_ports, run_in_process, run_supervised, with_archives
+from tests.servers import (
+    command,
+    configure_free_ports,
+    make_certificate,
+    run_in_process,
+    run_supervised,
+    with_archives,
+)
 
-openssl = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
+CERTIFICATE, KEY = "certs/server.pem", "certs/server.key"  # as `make certs` writes them
 
 
 def with_tls(config: Config) -> Config:
-    write_certificate(config.folder)
-    lines = f"certificate_file={CERTIFICATE}\nprivate_key_file={KEY}\n"
-    config.path.write_text(config.path.read_text() + lines)
+    config.path.write_text(config.path.read_text() + make_certificate(config.folder).stdout)
     return read_config(config.path)
 
 
@@ -39,7 +42,7 @@ def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
 def another(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate that is not the server's."""
     folder = tmp_path_factory.mktemp("another")
-    write_certificate(folder)
+    make_certificate(folder)
     return folder / CERTIFICATE
 
 
@@ -65,7 +68,6 @@ def s_client(port: int, certificate: Path, *words: str) -> "subprocess.Completed
     return subprocess.run(run, input="", capture_output=True, text=True, timeout=20)
 
 
-@openssl
 @pytest.mark.parametrize("address", ["inference", "management", "grpc_inference", "grpc_management"])
 def test_openssl_trusts_every_address_with_tokens_and_no_other_certificate(
     address: str, encrypted: Config, another: Path
@@ -77,7 +79,6 @@ def test_openssl_trusts_every_address_with_tokens_and_no_other_certificate(
     assert "self-signed certificate" in refused.stderr
 
 
-@openssl
 def test_no_protocol_before_tls_1_2_is_spoken(encrypted: Config) -> None:
     """To a client that would speak it: the server refuses, by an alert."""
     for protocol in ("-tls1", "-tls1_1"):
@@ -98,7 +99,7 @@ def test_plain_http_is_refused_where_tls_is_spoken(encrypted: Config) -> None:
 
 def test_certs_writes_a_key_for_its_owner_and_prints_the_lines_that_switch_tls_on(tmp_path: Path) -> None:
     plain = configure_free_ports(tmp_path)
-    run = run_in_process(plain, "certs")
+    run = make_certificate(tmp_path)
     plain.path.write_text(plain.path.read_text() + run.stdout)
     config = read_config(plain.path)
     assert config.url("inference") == plain.url("inference").replace("http", "https")
@@ -106,9 +107,9 @@ def test_certs_writes_a_key_for_its_owner_and_prints_the_lines_that_switch_tls_o
     ssl.create_default_context(cafile=tmp_path / CERTIFICATE)
     assert (tmp_path / KEY).stat().st_mode & 0o777 == 0o600
     before = (tmp_path / KEY).read_bytes()
-    again = run_in_process(plain, "certs")
-    assert again.returncode == 1
-    assert "is there already; remove certs/" in again.stderr
+    again = make_certificate(tmp_path)
+    assert again.returncode == 2
+    assert "remove certs/ to have a new certificate made" in again.stderr
     assert (tmp_path / KEY).read_bytes() == before
 
 
