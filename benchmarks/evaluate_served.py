@@ -5,7 +5,6 @@ those of training's own path for the same bytes.
 """
 
 import argparse
-import time
 from collections.abc import Sequence
 
 import cv2
@@ -34,13 +33,10 @@ def run(given: argparse.Namespace) -> int:
     arrays, labels = raw_pictures(given.data)
     images = [cv2.imencode(".png", array)[1].tobytes() for array in arrays]
     with start_server(OURS) as server:
-        started = time.perf_counter()
         served = predict_served(read_config(server.folder / "config.properties"), images)
-        seconds = time.perf_counter() - started
     correct = int((served.argmax(1) == labels).sum())
     print(f"served accuracy {correct / len(labels):.2%} ({correct} of {len(labels)} images, as PNG over HTTP)")
     print(f"largest difference to training's probabilities {np.abs(served - predict_trained(images)).max():.1e}")
-    print(f"{seconds:.1f} s with {CONNECTIONS} connections")
     return 0
 
 

@@ -18,15 +18,10 @@ def parser() -> argparse.ArgumentParser:
         "python -m evaluation", description="Measure the released model on every kind of set."
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    data = argparse.ArgumentParser(add_help=False)
-    data.add_argument("--data", default="mnist", help=_DATA)
-
-    def add(name: str, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        command = add_command(commands, name, f"evaluation.evaluation_commands:{name}", text, parents)
-        command.set_defaults(hint_if_stopped="stopped")
-        return command
-
-    report = add("report", "write docs/report.md: the released model on digits in many forms and on non-digits", data)
+    text = "write docs/report.md: the released model on digits in many forms and on non-digits"
+    report = add_command(commands, "report", "evaluation.report:run", text)
+    report.set_defaults(hint_if_stopped="stopped")
+    report.add_argument("--data", default="mnist", help=_DATA)
     report.add_argument("--part", choices=("test", "validation"), default="test", help="(default: %(default)s)")
     report.add_argument("--photos", type=int, default=2000, help="photo-like pictures (default: %(default)s)")
     report.add_argument("--outliers", type=int, default=1000, help="pictures of a drawn set (default: %(default)s)")

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
-from tqdm import tqdm
 from ts.context import Context, RequestProcessor
 
+from common.command_line import show_progress
 from handler.confidence import SOFTER, negative_entropy
 from handler.digit_handler import DigitHandler
 from serving.archive import build_archive
@@ -33,7 +33,6 @@ class Answers:
     scores: NDArray[np.float64]  # [N], what acceptance goes by
     accepted: NDArray[np.bool_]
     refused: NDArray[np.bool_]
-    warnings: list[list[str]]
 
     @property
     def confidence(self) -> NDArray[np.float64]:
@@ -55,10 +54,10 @@ class Asked:
 
     def answers(self, pictures: list[bytes], name: str) -> Answers:
         """Asks for all pictures in batches of the shipped size; any other refusal than 422 is an error."""
-        starts = tqdm(range(0, len(pictures), self.batch), name, leave=False, disable=None)
+        starts = show_progress(range(0, len(pictures), self.batch), name)
         rows = [row for start in starts for row in self._batch(pictures[start : start + self.batch])]
         blank = np.array([status == 422 for status, _ in rows])
-        unknown: dict[str, Any] = {"digit": -1, "probabilities": [0.0] * CLASSES, "accepted": False, "warnings": []}
+        unknown: dict[str, Any] = {"digit": -1, "probabilities": [0.0] * CLASSES, "accepted": False}
         known = [unknown if status == 422 else answer for status, answer in rows]
         probabilities = np.array([row["probabilities"] for row in known])
         scores = negative_entropy(torch.from_numpy(probabilities).log(), SOFTER).numpy()  # nan of a blank image
@@ -68,7 +67,6 @@ class Asked:
             np.where(blank, LOWEST, scores),
             np.array([row["accepted"] for row in known]),
             blank,
-            [row["warnings"] for row in known],
         )
 
     def _batch(self, pictures: list[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:

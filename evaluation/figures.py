@@ -13,9 +13,10 @@ from PIL import Image
 
 from common.atomic import write_atomic
 from evaluation.ood_scores import BINS, Floats, Labels
+from handler.decoding import decode
 from handler.marks import WEAKEST, cut_out, find_marks, place, upright
 from handler.paper import background, reduced, separate, sheet
-from handler.preprocessing import decode, frame
+from handler.preprocessing import frame
 from training.export import to_bytes
 
 DPI = 110

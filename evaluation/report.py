@@ -1,5 +1,6 @@
 """Asks the released model, through the handler, about every set there is; writes docs/report.md and its pictures."""
 
+import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -82,6 +83,12 @@ class Result:
     @property
     def right(self) -> NDArray[np.bool_]:
         return np.asarray(self.answers.digits == self.labels)
+
+
+def run(given: argparse.Namespace) -> int:
+    """Write the report and print its path."""
+    print(report(given.data, given.out, given.photos, given.outliers, given.part))
+    return 0
 
 
 def report(source: str, folder: Path, photos: int, outlier_count: int, part: str = "test") -> Path:

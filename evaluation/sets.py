@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
-from tqdm import tqdm
 
+from common.command_line import show_progress
 from evaluation.changed import CHANGES
 from evaluation.outlier_sets import blank, fashion, letters, noise, texture
 from evaluation.photo import photo
@@ -70,12 +70,12 @@ def outlier_sets(seed: int, count: int) -> Iterator[Sample]:
 
 def _photos(greys: Picture, labels: Labels, random: np.random.Generator, count: int) -> Sample:
     rows = random.permutation(len(greys))[:count]
-    pictures = [photo(greys[row], random) for row in tqdm(rows, PHOTO_LIKE, leave=False, disable=None)]
+    pictures = [photo(greys[row], random) for row in show_progress(rows, PHOTO_LIKE)]
     return Sample(PHOTO_LIKE, pictures, labels[rows])
 
 
 def _pngs(name: str, greys: Iterable[Picture]) -> list[bytes]:
-    return [png(grey) for grey in tqdm(greys, name, leave=False, disable=None)]
+    return [png(grey) for grey in show_progress(greys, name)]
 
 
 def _generator(seed: int, name: str) -> np.random.Generator:

@@ -13,10 +13,11 @@ import cv2
 import torch
 
 from handler.classifier import CALL, Classifier
+from handler.decoding import Grey, Source
 from handler.description import description
 from handler.explanation import attribution
 from handler.metrics import Metrics
-from handler.preprocessing import Framed, Grey, ImageError, Source, examine, examine_grey, read_any, read_plain_png
+from handler.preprocessing import Framed, ImageError, examine, examine_grey, read_any, read_plain_png
 from handler.protocol import CORRELATION_HEADER
 from handler.records import ImageRecord, InternalError, LateError, Request
 from handler.request_log import RequestLog

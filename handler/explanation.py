@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from handler.confidence import Calibration
-from handler.preprocessing import Grey, to_input
+from handler.decoding import Grey
+from handler.preprocessing import to_input
 
 STEPS = 50  # on the way from blank paper to the picture
 

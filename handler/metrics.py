@@ -6,9 +6,8 @@ multiprocess mode); the supervisor adds up those of all workers. Without that fo
 
 import logging
 import os
-from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -42,14 +41,9 @@ def _choose_storage() -> None:
             values.ValueClass = values.MutexValue
 
 
-def _observe(histogram: Histogram, observed: Sequence[float]) -> None:
-    """Observe a batch's values at once.
-
-    prometheus_client's own observe() takes one value; 64 connections get 0.98 times the throughput from it.
-    """
-    histogram._sum.inc(sum(observed))
-    for index, count in Tally(bisect_left(histogram._upper_bounds, value) for value in observed).items():
-        histogram._buckets[index].inc(count)
+def _observe(histogram: Histogram, observed: Iterable[float]) -> None:
+    for value in observed:
+        histogram.observe(value)
 
 
 class Metrics:

@@ -1,6 +1,6 @@
 """From the bytes of a picture to the model's input: the only definition there is, for training and serving.
 
-bytes -> `plain_png`, or `decoded` and `reduced` -> grey (`read_picture`, `read_grey`) -> `sheet` -> `background`
+bytes -> `plain_png`, or `decoded` and `reduced` -> grey (`read_picture`) -> `sheet` -> `background`
 -> `separate` -> `find_marks` -> `cut_out` -> `upright` -> `place` -> 64x64 uint8, ink bright on 0, in MNIST's geometry
 (`frame`) -> float32 [N,3,64,64] (`to_input`)
 """
@@ -13,32 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from handler.decoding import Grey, ImageError, Source, decode, decoded
-from handler.marks import SIZE, Marks, cut_out, find_marks, place, upright
+from handler.decoding import Grey, Source, decoded
+from handler.decoding import ImageError as ImageError  # what `frame` raises
+from handler.marks import Marks, cut_out, find_marks, place, upright
 from handler.paper import background, reduced, separate, sheet
 from handler.plain_png import plain_png
 from handler.protocol import WARNINGS
-
-__all__ = [
-    "CHANNELS",
-    "SIZE",
-    "WARNINGS",
-    "Framed",
-    "Grey",
-    "ImageError",
-    "Source",
-    "decode",
-    "examine",
-    "examine_grey",
-    "examine_paper",
-    "frame",
-    "frame_grey",
-    "read_any",
-    "read_grey",
-    "read_picture",
-    "read_plain_png",
-    "to_input",
-]
 
 CHANNELS = 3  # equal ones: the model was born for RGB pictures
 FAINT = 64  # of the 255 from paper to black or white, the strongest ink; less is faint
@@ -62,16 +42,14 @@ def frame(picture: bytes) -> Grey:
 
 def examine(picture: bytes) -> Framed:
     """The picture's frame with its warnings; raises as `frame` does."""
-    return examine_grey(read_grey(picture))
-
-
-def read_grey(picture: bytes) -> Grey:
-    """The picture as upright, opaque grey uint8 of at most LARGE pixels a side; raises as `frame` does, but for 422."""
-    return read_picture(picture)[0]
+    return examine_grey(read_picture(picture)[0])
 
 
 def read_picture(picture: bytes) -> tuple[Grey, Source]:
-    """The same, and what it was sent as."""
+    """The picture as upright, opaque grey uint8 of at most LARGE pixels a side, and what it was sent as.
+
+    Raises as `frame` does, but for 422.
+    """
     return read_plain_png(picture) or read_any(picture)
 
 

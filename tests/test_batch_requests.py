@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from handler.classifier import CALL
+from handler.decoding import Grey, Source
 from handler.digit_handler import DigitHandler
-from handler.preprocessing import Grey, Source, read_plain_png
+from handler.preprocessing import read_plain_png
 from handler.protocol import MAX_INSTANCES
 from tests.handler_calls import JSON, call_handler, make_batch_body
 from tests.pictures import SMOKE

@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from handler.decoding import Grey, Source
 from handler.digit_handler import DigitHandler, _decode_and_frame
-from handler.preprocessing import Grey, Source, examine, read_any, to_input
+from handler.preprocessing import examine, read_any, to_input
 from handler.records import ImageRecord
 from serving.config import ROOT
 from tests.handler_calls import EXPLAIN, JSON, call_handler, make_batch_body, make_context

@@ -14,7 +14,7 @@ import pytest
 from digits_client import __main__ as digits_cli
 from digits_client.client import DigitsClient
 from evaluation import __main__ as evaluation_cli
-from handler.preprocessing import WARNINGS
+from handler.protocol import WARNINGS
 from monitoring import __main__ as monitoring_cli
 from serving import __main__ as serving_cli
 from serving.config import ROOT, read_config

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
+from handler.decoding import Grey, decode
 from handler.plain_png import plain_png
-from handler.preprocessing import Grey, ImageError, decode, read_grey
+from handler.preprocessing import ImageError, read_picture
 from tests.pictures import SMOKE, digits, encode
 
 HEADER = struct.pack(">IIBBBBB", 28, 28, 8, 0, 0, 0, 0)
@@ -77,7 +78,7 @@ def test_mutated_pictures_end_as_with_pillow_alone(capfd: pytest.CaptureFixture[
         for _ in range(draw.randint(1, 3)):
             changed[draw.randrange(len(changed))] ^= 1 << draw.randrange(8)
         mutated = bytes(changed[: draw.randint(20, 2 * len(changed))])
-        assert _outcome(mutated, read_grey) == _outcome(mutated, decode)
+        assert _outcome(mutated, lambda picture: read_picture(picture)[0]) == _outcome(mutated, decode)
     assert capfd.readouterr().err == ""
 
 

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import affine_transform, center_of_mass
 
+from handler.decoding import Grey
 from handler.marks import CENTRE, EXTENT
-from handler.preprocessing import Grey, ImageError, examine_grey, frame, frame_grey, to_input
+from handler.preprocessing import ImageError, examine_grey, frame, frame_grey, to_input
 from tests.pictures import SEVEN, SMOKE, digits
 
 SEVEN_GREY = np.asarray(SEVEN)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from common.command_line import show_progress
 from common.errors import UserError
-from handler.preprocessing import SIZE, Framed, ImageError, examine_grey, read_picture
+from handler.marks import SIZE
+from handler.preprocessing import Framed, ImageError, examine_grey, read_picture
 from training.model import CLASSES
 from training.torchvision_import import torchvision
 

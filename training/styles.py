@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from handler.preprocessing import Grey, frame_grey
+from handler.decoding import Grey
+from handler.preprocessing import frame_grey
 from training.synthetic_outliers import CANVAS, MNIST_SIDE
 
 Random = np.random.Generator

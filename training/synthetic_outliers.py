@@ -12,7 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from handler.preprocessing import SIZE, Grey, ImageError, examine_paper
+from handler.decoding import Grey
+from handler.marks import SIZE
+from handler.preprocessing import ImageError, examine_paper
 
 Random = np.random.Generator
 

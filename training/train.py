@@ -143,9 +143,7 @@ class Trainer:
         loss = losses.mean()
         if data.teacher_logits is not None:
             teacher_logits = data.teacher_logits.index_select(0, rows).to(self.device)
-            if (
-                self.start
-            ):  # what its weights read wrong is learned from the label alone: logits teach themselves nothing
+            if self.start:  # what its weights read wrong: from the label alone, as logits teach themselves nothing
                 is_right = teacher_logits.argmax(1, keepdim=True) == labels[:, None]
                 teacher_logits = torch.where(is_right, teacher_logits, logits.detach())
             loss = loss.lerp(self.distillation_loss(logits, teacher_logits), self.config.distillation)
