@@ -153,20 +153,12 @@ def _read_properties(path: Path) -> dict[str, str]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = content.decode("latin-1")
-    properties: dict[str, str] = {}
-    lines: dict[str, int] = {}
-    line = 1
     try:
-        for item in javaproperties.parse(text.replace("\r\n", "\n").replace("\r", "\n")):
-            if isinstance(item, javaproperties.KeyValue):
-                if item.key in lines:
-                    raise ValueError(f"{item.key} is set in line {lines[item.key]} already; remove one of them")
-                if not (value := item.value.strip()):
-                    raise ValueError(f"{item.key} has no value; give it one, or remove the line")
-                properties[item.key], lines[item.key] = value, line
-            line += item.source.count("\n")
+        properties = {key: value.strip() for key, value in javaproperties.loads(text).items()}
     except ValueError as error:
-        raise ServingError(f"{path}, line {line}: {error}") from error
+        raise ServingError(f"{path}: {error}; expected what Java reads as properties") from error
+    for key in [key for key, value in properties.items() if not value]:
+        raise ServingError(f"{path}: {key} has no value; give it one, or remove the line")
     return properties
 
 

@@ -32,8 +32,7 @@ from serving.config import Config
 from serving.start_checks import resolve_address
 
 HOSTS = ["localhost", "127.0.0.1", "[::1]"]
-AT_ONCE = 4  # images of the page; callers with a token come first
-TURN_SECONDS = 5.0  # that an image waits for its turn
+AT_ONCE = 4  # images of the page, which others wait for; callers with a token come first
 BODY_SECONDS = 10.0  # that an image may take to arrive
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -111,23 +110,18 @@ class DrawPage:
         return await self._handle(request, self._explain)
 
     async def _handle(self, request: Request, answer: Callable[[bytes, str, str], Any]) -> Response:
-        try:
-            await asyncio.wait_for(self.turns.acquire(), TURN_SECONDS)
-        except TimeoutError:
-            return _error_response(429, "TooManyRequests", f"{AT_ONCE} pictures of the page are being read; ask again")
-        try:
-            picture = await asyncio.wait_for(self._read_body(request), BODY_SECONDS)
+        async with self.turns:
+            try:
+                picture = await asyncio.wait_for(self._read_body(request), BODY_SECONDS)
+            except TimeoutError:
+                message = f"the picture did not arrive within {BODY_SECONDS:g} s"
+                return _error_response(408, "RequestTimeout", message, status=408)
+            except ClientDisconnect:
+                return Response(status_code=400)  # nobody reads it
             if isinstance(picture, Response):
                 return picture
             version, target = (request.query_params.get(name, "") for name in ("version", "target"))
             return await run_in_threadpool(_respond, lambda: answer(picture, version, target))
-        except TimeoutError:
-            message = f"the picture did not arrive within {BODY_SECONDS:g} s"
-            return _error_response(408, "RequestTimeout", message, status=408)
-        except ClientDisconnect:
-            return Response(status_code=400)  # nobody reads it
-        finally:
-            self.turns.release()
 
     async def _read_body(self, request: Request) -> bytes | Response:
         body, size, most = bytearray(), int(request.headers.get("content-length", 0)), self.config.max_body

@@ -20,9 +20,7 @@ LOGGING = Path(__file__).with_name("log4j2.xml")
 # is above what the model's call of 32 pictures takes, 7.1 MiB, which would cost as much to get again as to fill. A free
 # end of the heap up to the second is kept, as batches need it again at once.
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(8 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20)}
-_PATHS = (
-    *("certificate_file", "cpp_log_config", "metrics_config", "plugins_path", "private_key_file", "workflow_store"),
-)
+_PATHS = ["certificate_file", "cpp_log_config", "metrics_config", "plugins_path", "private_key_file", "workflow_store"]
 _PROGRAMS = Path(__file__).with_name("bin")  # what TorchServe calls, for systems without it
 # PYTHONPATH would come before the archive, and serve the checkout's handler; the others, and all that begin with TS_,
 # would win over what is written here.

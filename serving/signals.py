@@ -1,10 +1,7 @@
-"""Signals that stop a server in a terminal, and Ctrl-C that reaches it and not `make`."""
+"""Signals that stop a server, or have it make new tokens."""
 
-import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
@@ -42,31 +39,3 @@ def _set_events(request: ShutdownRequest, received: SimpleQueue[int]) -> None:
         if number == signal.SIGINT and request.stop.is_set():
             request.hurry.set()
         request.stop.set()
-
-
-@contextmanager
-def take_terminal() -> Iterator[None]:
-    """Take the terminal for the block, as a shell gives it to a job: Ctrl-C then reaches us and not `make`.
-
-    `make` would report it as an error. Without a terminal, or in the background, nothing is done.
-    """
-    try:
-        terminal = os.open("/dev/tty", os.O_RDWR)
-        before = os.tcgetpgrp(terminal)
-    except OSError:
-        yield
-        return
-    if before != os.getpgrp() or before == os.getpid():
-        os.close(terminal)
-        yield
-        return
-    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-    signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # a suspended supervisor would leave its server alone
-    os.setpgid(0, 0)
-    os.tcsetpgrp(terminal, os.getpgrp())
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # whoever had the terminal before us is gone
-            os.tcsetpgrp(terminal, before)
-        os.close(terminal)

@@ -11,7 +11,7 @@ from digits_client.exceptions import TOKEN_VARIABLES, DigitsError, UnreachableEr
 from digits_client.management import wait_idle
 from digits_client.transport import write_server
 from digits_client.types import make_sort_key
-from handler.protocol import REQUEST_LOG_LEVEL, REQUEST_LOG_PATH
+from handler.protocol import METRICS_FOLDER, REQUEST_LOG_LEVEL, REQUEST_LOG_PATH
 from serving.config import DRAW_PATH, MODEL, Config, ServingError
 from serving.drain import measure_work
 from serving.http_server import HttpApp
@@ -19,7 +19,7 @@ from serving.lock import Lock, locked
 from serving.log_rotation import LogRotation
 from serving.phases import Phase, advance
 from serving.readiness import Readiness
-from serving.signals import ShutdownRequest, handle_signals, take_terminal
+from serving.signals import ShutdownRequest, handle_signals
 from serving.start_checks import check_folders, check_options, check_ports
 from serving.state import State
 from serving.state_keeper import StateKeeper
@@ -178,8 +178,12 @@ class Supervisor:
 
     def _launch(self, run: Run, state: State) -> None:
         log_line(f"starting TorchServe with {MODEL} {', '.join(sorted(state.versions, key=make_sort_key))}")
-        log = {REQUEST_LOG_PATH: str(self.config.request_log), REQUEST_LOG_LEVEL: self.config.request_log_level}
-        self.server = self.start_server(self.config, state, self.metrics.get_worker_environment() | log)
+        environment = {
+            METRICS_FOLDER: str(self.config.worker_metrics),
+            REQUEST_LOG_PATH: str(self.config.request_log),
+            REQUEST_LOG_LEVEL: self.config.request_log_level,
+        }
+        self.server = self.start_server(self.config, state, environment)
         run.lock.record(self.server)
         self.tokens.note_creation(time.time())
 
@@ -248,8 +252,7 @@ def serve(config: Config, version: str | None, welcome: Callable[[], None] = lam
         print(_format_welcome(config, time.monotonic() - started), flush=True)
         welcome()
 
-    with take_terminal():
-        supervisor.run(request, version, print_welcome)
+    supervisor.run(request, version, print_welcome)
     return 0
 
 

@@ -42,10 +42,6 @@ class SupervisorMetrics:
         """Forget what the workers of an earlier server have counted."""
         self.workers.begin()
 
-    def get_worker_environment(self) -> dict[str, str]:
-        """Return what workers need to count."""
-        return self.workers.environment()
-
     def show(self, versions: dict[str, Version], default: str, server: object) -> None:
         """Take over the versions that `server` lists; none, once it has ended."""
         self.collector.show(versions, default, server)

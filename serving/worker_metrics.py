@@ -6,8 +6,6 @@ from pathlib import Path
 from prometheus_client import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from handler.protocol import METRICS_FOLDER
-
 
 class WorkerMetrics:
     """Collects what lies in the folder, which the environment of workers names."""
@@ -20,10 +18,6 @@ class WorkerMetrics:
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in self.folder.glob("*.db"):
             path.unlink()
-
-    def environment(self) -> dict[str, str]:
-        """Return what workers need to count."""
-        return {METRICS_FOLDER: str(self.folder)}
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric, as prometheus_client's registry asks for it."""

@@ -104,6 +104,7 @@ def read_kept(config: Config) -> tuple[str, int, set[str]]:
         return client.get_default().version, client.get_default().max_workers, set(client.list_versions())
 
 
+@pytest.mark.serial
 def test_what_curl_has_just_changed_survives_a_kill_at_once(own: Config) -> None:
     """The supervisor has had no time to look, and in the end is killed as well: TorchServe's snapshot has it."""
     provide_archive("1.1", own.model_store)

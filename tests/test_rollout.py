@@ -160,6 +160,7 @@ def test_a_version_that_is_still_asked_by_name_is_not_removed(
     assert not load.failed
 
 
+@pytest.mark.slow
 def test_a_machine_without_the_checkout_rolls_out_by_url_and_tokens(
     rolling: Config, client: LocalManagementClient, tmp_path: Path
 ) -> None:

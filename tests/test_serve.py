@@ -3,6 +3,7 @@
 import os
 import pty
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -83,6 +84,7 @@ def test_a_server_from_its_start_to_make_stop(own: Config) -> None:
     assert (again.stdout, again.returncode) == ("no server is running here\n", 0)
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_terminal_ends_make_without_an_error(own: Config) -> None:
     """As typed: a terminal, a `make` between it and the server, and the key Ctrl-C."""
     (own.folder / "Makefile").write_text(f"serve:\n\t@exec {' '.join(serving(own, 'serve'))}\n")
@@ -101,7 +103,7 @@ def test_ctrl_c_in_a_terminal_ends_make_without_an_error(own: Config) -> None:
         except OSError:  # the terminal's other end is closed
             break
     _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGINT  # make's own way to end
     assert b"***" not in shown
     check_ports(own)
 
@@ -121,6 +123,7 @@ def test_a_start_that_cannot_be_is_named_before_anything_runs(own: Config, monke
     assert "JAVA_HOME=/nowhere: has no bin/java" in run.stderr
 
 
+@pytest.mark.slow
 def test_a_model_that_reads_the_smoke_images_wrong_is_not_ready(tmp_path: Path) -> None:
     build_archive("1.0", tmp_path / "model_store", swap_digits(copy_project(tmp_path / "project")))
     config = configure_free_ports(tmp_path, tmp_path / "model_store")

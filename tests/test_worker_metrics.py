@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import values
 
 from handler.metrics import Metrics
+from handler.protocol import METRICS_FOLDER
 from handler.records import Request
 from serving.config import ROOT
 from serving.worker_metrics import WorkerMetrics
@@ -29,7 +30,7 @@ def worker(metrics: WorkerMetrics, requests: int, version: str = "1.0") -> "subp
     process = subprocess.Popen(
         [sys.executable, "-c", COUNTING, str(requests), version],
         cwd=ROOT,
-        env=os.environ | metrics.environment(),
+        env=os.environ | {METRICS_FOLDER: str(metrics.folder)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
