@@ -24,12 +24,10 @@ Record = tuple[list[str], dict[str, dict[str, float]]]  # the values of INFO, an
 
 
 class Collector:
-    """Collects metrics of the versions that it was shown last; `is_ready` says whether the default version answers."""
+    """Collects metrics of the versions that it was shown last."""
 
-    def __init__(
-        self, config: Config, is_ready: Callable[[], bool], workers: WorkerMetrics, registry: CollectorRegistry
-    ) -> None:
-        self.config, self.is_ready = config, is_ready
+    def __init__(self, config: Config, workers: WorkerMetrics, registry: CollectorRegistry) -> None:
+        self.config = config
         self.versions: dict[str, Version] = {}
         self.default = ""
         self.restarts = WorkerRestarts(registry)
@@ -45,7 +43,6 @@ class Collector:
     def collect(self) -> Iterator[Metric]:
         """Every value but the restarts, as prometheus_client's registry asks for them."""
         versions = list(self.versions.values())
-        yield _make_gauge("ready", "1 while the default version answers, else 0", [], [([], self.is_ready())])
 
         def by_version(name: str, text: str, value: Callable[[Version], float]) -> Metric:
             return _make_gauge(name, text, ["version"], [([version.version], value(version)) for version in versions])

@@ -1,16 +1,20 @@
 """Management on the server's own machine, where archives can be checked before they are registered."""
 
+from contextlib import suppress
 from typing import Any
 
 from digits_client.management import ManagementClient
 from digits_client.smoke_test import Smoke
 from digits_client.types import Version
 from serving.archive import check_archive, read_smoke
-from serving.config import Config
+from serving.config import Config, ServingError
 
 
 class LocalManagementClient(ManagementClient):
-    """Accepts only archives of our own store that are unchanged; their smoke images come from the archive itself."""
+    """Accepts only archives of our own store that are unchanged, else raises ServingError.
+
+    Smoke images come from the archive itself.
+    """
 
     def __init__(self, config: Config, **options: Any) -> None:
         self.store = config.model_store
@@ -24,6 +28,7 @@ class LocalManagementClient(ManagementClient):
         return super().promote(version)
 
     def read_smoke(self, version: Version) -> Smoke:
-        """Return the smoke images of the archive, or of the version's description if the archive is gone."""
-        archive = self.store / version.archive
-        return read_smoke(archive) if archive.is_file() else super().read_smoke(version)
+        """Return the smoke images of the archive, or of the version's description if the archive cannot be read."""
+        with suppress(ServingError):
+            return read_smoke(self.store / version.archive)
+        return super().read_smoke(version)

@@ -30,7 +30,7 @@ class StateKeeper:
         self.state = self.saved = State({})
         self.listing: tuple[str, Versions] | None = None  # default and versions, as the API listed them last
         self.problem: str | None = None
-        self.unproven = False  # while a version that was named has not answered yet
+        self.unproven = False  # while other versions than those kept are started and have not answered yet
         self.lock = threading.Lock()
         kept = Gauge("digits_state_kept", "1 if a restart would serve what is served now, else 0", registry=registry)
         kept.set_function(lambda: self.problem is None)
@@ -44,14 +44,15 @@ class StateKeeper:
         discard_snapshots(self.config)  # what a killed server did not write to its end
 
     def choose(self, version: str | None) -> State:
-        """Return what to serve: as before, with `version` as the default if it is named."""
+        """Choose what to serve: as before, with `version` as the default if it is named; kept once it is accepted."""
         state = self.drop_lost()
         wanted = version or state.default or FIRST
-        if wanted == state.default:
-            return state
-        archive = check_archive(self.config.model_store, archive_path(self.config.model_store, wanted).name)
-        self.unproven = True
-        return state.with_default(archive)
+        if wanted != state.default:
+            archive = check_archive(self.config.model_store, archive_path(self.config.model_store, wanted).name)
+            state = state.with_default(archive)
+        with self.lock:
+            self.unproven, self.state = state != self.saved, state
+        return state
 
     def drop_lost(self) -> State:
         """Return the state without archives that vanished or changed; what a new TorchServe is started with."""
@@ -61,10 +62,10 @@ class StateKeeper:
             self.log(line)
         return state
 
-    def accept(self, state: State) -> None:
-        """Keep what has answered, until promote, rollback and the like change it."""
+    def accept(self) -> None:
+        """Keep what was chosen and has answered, with what promote, rollback and the like have changed since."""
         with self.lock:
-            self.state, self.unproven = state, False
+            self.unproven = False
             self._save()
 
     def keep_snapshots(self) -> None:
@@ -74,19 +75,20 @@ class StateKeeper:
             self._save()
 
     def keep_listing(self, versions: dict[str, Version], default: str) -> None:
-        """Keep what has changed since the API listed its versions the last time.
+        """Keep what has changed since the API listed its versions the last time, or since a TorchServe was started.
 
-        Only changes count: a version that a full disk kept TorchServe from loading is not unregistered.
+        What a new TorchServe does not list is not unregistered: a full disk may have kept it from loading that version.
         """
         with self.lock:
-            listed = {name: _get_settings(version) for name, version in versions.items()}
-            before, self.listing = self.listing, (default, listed)
-            if before is None or self.unproven:
+            if self.unproven:
                 return
-            changed = {name: settings for name, settings in listed.items() if before[1].get(name) != settings}
-            if changed or default != before[0] or before[1].keys() - listed.keys():
+            listed = {name: _get_settings(version) for name, version in versions.items()}
+            default_before, before = self.listing or self._expect_listing(listed, default)
+            self.listing = default, listed
+            changed = {name: settings for name, settings in listed.items() if before.get(name) != settings}
+            if changed or default != default_before or before.keys() - listed.keys():
                 known = {
-                    name: kept for name, kept in self.state.versions.items() if name in listed or name not in before[1]
+                    name: kept for name, kept in self.state.versions.items() if name in listed or name not in before
                 }
                 added = {name: self._complete(name, settings) for name, settings in changed.items()}
                 self.state = self.state.with_versions(known | added, default)
@@ -109,7 +111,7 @@ class StateKeeper:
                     name: {field: settings[key] for field, key in workers}
                     for name, settings in self.state.versions.items()
                 },
-                "problem": self.problem,
+                "problem": self.problem or ("the server is starting" if self.unproven else None),
                 "work": measure_work(versions.values()),
             }
 
@@ -122,13 +124,19 @@ class StateKeeper:
             if self.problem:
                 self.log(f"the last changes are lost: {self.problem}")
 
+    def _expect_listing(self, listed: Versions, default: str) -> tuple[str, Versions]:
+        """Return what the API would list of these versions if nothing had changed since they were kept."""
+        kept = {name: settings for name, settings in self.state.versions.items() if name in listed}
+        expected = {name: {key: settings.get(key) for key in listed[name]} for name, settings in kept.items()}
+        return self.state.default if self.state.default in listed else default, expected
+
     def _complete(self, name: str, settings: dict[str, Any]) -> dict[str, Any]:
         """Return TorchServe's settings of a version: as they were kept, else its archive's, with what the API lists."""
         kept = self.state.versions.get(name) or read_settings(self.config.model_store / settings["marName"])
         return kept | settings
 
     def _save(self) -> None:
-        if self.state == self.saved:
+        if self.unproven or self.state == self.saved:
             return
         try:
             write_state(self.config, self.state)

@@ -98,8 +98,7 @@ class Supervisor:
 
     def _start(self, run: Run) -> Phase:
         """Start what is to be served, and wait until all workers answer, or as many as do in READY_SECONDS."""
-        wanted = self.keeper.choose(run.version)
-        self._launch(run, wanted)
+        self._launch(run, self.keeper.choose(run.version))
         deadline = time.monotonic() + READY_SECONDS
         last_problem = None
         while problem := self.readiness.find_problem(all_workers=True):
@@ -117,7 +116,7 @@ class Supervisor:
                 last_problem = problem
             if run.request.stop.wait(POLL_SECONDS):
                 return Phase.DRAINING
-        self.keeper.accept(wanted)
+        self.keeper.accept()
         self._look()
         run.welcome()
         return Phase.SERVING
@@ -202,10 +201,10 @@ class Supervisor:
         try:
             with self.tokens.open_client() as client:
                 versions, default = client.list_versions(), client.get_default().version
+                self.keeper.keep_listing(versions, default)  # before anybody else lists them, and keeps what is newer
         except DigitsError:  # it starts, or hangs, or has just been given new tokens
             return
         self.metrics.show(versions, default, self.server)
-        self.keeper.keep_listing(versions, default)
 
     def _stop_server(self) -> None:
         if self.server is not None:

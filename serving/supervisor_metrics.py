@@ -25,7 +25,9 @@ class SupervisorMetrics:
         self.registry = CollectorRegistry()
         self.workers = WorkerMetrics(config.worker_metrics)
         self.registry.register(self.workers)
-        self.collector = Collector(config, is_ready, self.workers, self.registry)
+        self.collector = Collector(config, self.workers, self.registry)
+        ready = Gauge("digits_ready", "1 while the default version answers, else 0", registry=self.registry)
+        ready.set_function(is_ready)
         text = "restarts of a TorchServe that died"
         self.restarts = Counter("digits_server_restarts", text, registry=self.registry)
         libraries = {

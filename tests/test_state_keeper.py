@@ -29,7 +29,8 @@ class Kept:
         self.registry, self.config = CollectorRegistry(), config
         self.keeper = StateKeeper(config, self.registry, self.lines.append)
         self.keeper.load()
-        self.keeper.accept(self.keeper.state.fold({"digits": make_versions("1.0", "1.0", "1.1")}))
+        self.keeper.state = self.keeper.state.fold({"digits": make_versions("1.0", "1.0", "1.1")})
+        self.keeper.accept()
         self.versions = {name: make_version(name) for name in ("1.0", "1.1")}
         self.show("1.0")
 
@@ -102,6 +103,35 @@ def test_a_listing_repeats_what_a_snapshot_has_said(kept: Kept) -> None:
     kept.show("1.1")
     assert replace(kept.keeper.state, models=state.models) == state
     assert kept.keeper.state.history == ("1.0", "1.1")
+
+
+def test_a_change_during_a_start_is_kept(kept: Kept) -> None:
+    """/ready says so as soon as one worker answers; the supervisor waits for all of them."""
+    kept.keeper.choose(None)
+    write_snapshot(kept.config, 1, "1.1", "1.0", "1.1")
+    kept.keeper.keep_snapshots()
+    assert read_state(kept.config).default == "1.1"
+    kept.keeper.accept()
+    assert read_state(kept.config).default == "1.1"
+
+
+def test_a_change_during_the_start_of_another_version_is_kept_when_that_has_answered(kept: Kept) -> None:
+    kept.keeper.choose("1.2")
+    kept.keeper.keep_snapshots()
+    assert read_state(kept.config).default == "1.0"
+    assert kept.keeper.unproven
+    write_snapshot(kept.config, 1, "1.1", "1.0", "1.1", "1.2")
+    kept.keeper.keep_snapshots()
+    kept.keeper.accept()
+    assert read_state(kept.config).history == ("1.0", "1.2", "1.1")
+
+
+def test_a_change_before_the_first_listing_of_a_new_torchserve_is_kept(kept: Kept) -> None:
+    """It died and was started again on a full disk, so it has written no snapshot of the change."""
+    kept.keeper.drop_lost()
+    kept.show("1.1", **{"1.2": make_version("1.2")})
+    state = read_state(kept.config)
+    assert (state.default, set(state.versions)) == ("1.1", {"1.0", "1.1", "1.2"})
 
 
 def test_nothing_of_a_version_that_has_not_answered_is_kept(tmp_path: Path) -> None:
