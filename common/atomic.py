@@ -27,8 +27,10 @@ class ReservedFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.file.close()
-        self.temporary.unlink(missing_ok=True)
+        try:
+            self.file.close()  # writes what is left, if the disk has room by now
+        finally:
+            self.temporary.unlink(missing_ok=True)
 
     def commit(self, content: bytes) -> None:
         """Replace the file by `content`, which is on the disk when this returns."""

@@ -8,6 +8,7 @@ import os
 import sys
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from io import TextIOWrapper
 
 from digits_client.digits_commands import add_commands
 from digits_client.exceptions import DigitsError
@@ -33,6 +34,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     """Run the command of the command line; return 1 after an error, 130 after Ctrl-C."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files may be no UTF-8
     try:
         given = make_parser().parse_args()
         server = find_server(given.url)

@@ -53,6 +53,8 @@ def predict_batches(
     """Yield the results of DigitsClient.predict_batch; at most two requests per connection are under way."""
     if not 1 <= batch_size <= MAX_BATCH_SIZE:
         raise DigitsError(f"{batch_size} images per batch; expected 1 to {MAX_BATCH_SIZE}")
+    if connections < 1:
+        raise DigitsError(f"{connections} connections; expected 1 or more")
     encoded = map(encode_image_or_error, images)
     under_way: deque[Future[list[Result]]] = deque()
     with ThreadPoolExecutor(connections) as pool:

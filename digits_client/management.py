@@ -4,6 +4,8 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from digits_client.client import DigitsClient
@@ -34,8 +36,9 @@ class ManagementClient(ClosingClient):
     """Versions of a server, by default of the one that runs in this checkout.
 
     `url` is its management address, `token` the management token, else DIGITS_MANAGEMENT_TOKEN, else that of a server
-    on this machine. Smoke images go to the inference address by `inference_token`, which is found likewise. Every
-    change ends by a look at the supervisor's /state: NotKeptError if a restart would lose it.
+    on this machine. Smoke images go to the inference address by `inference_token`, which is found likewise.
+    `certificate` is a PEM file: the one that the server must present, if no known authority has signed it. Every change
+    ends by a look at the supervisor's /state: NotKeptError if a restart would lose it.
 
     Every method raises DigitsError where it does not succeed.
     """
@@ -46,11 +49,13 @@ class ManagementClient(ClosingClient):
         token: str | None = None,
         *,
         inference_token: str | None = None,
+        certificate: str | Path = "",
         timeout: float = TIMEOUT,
         retries: int = RETRIES,
         server: Server | None = None,
     ) -> None:
         server = server or find_server(url, "management")
+        server = replace(server, certificate=str(certificate) or server.certificate)
         tokens = TokenSource("management", token, server)
         self.api = ApiClient(server.management, tokens, timeout, retry_repeatable(retries), server.certificate)
         self.inference = DigitsClient(token=inference_token, timeout=timeout, retries=retries, server=server)
@@ -81,19 +86,19 @@ class ManagementClient(ClosingClient):
     def register(self, archive: str) -> Version:
         """Register an archive of the server's store, with as many workers as the default has, and run its smoke test.
 
-        The default stays what it is. The version is removed again if anything fails.
+        The default stays what it is. The version is removed again if anything but keeping it fails.
         """
         if not (named := _ARCHIVE.fullmatch(archive)):
             raise DigitsError(f"{archive}: is no archive's name; expected digits-<version>.mar, in the server's store")
         version, default = named[1], self.get_default()
-        workers = max(default.min_workers, len(default.workers))
+        workers, is_new = max(default.min_workers, len(default.workers)), version not in self.list_versions()
         query = {"url": archive, "initial_workers": str(workers), "synchronous": "false"}
         try:
             self.api.call("POST", "/models", params=query, timeout=LOAD_SECONDS)
             _set_workers(self, version, default.min_workers, default.max_workers)
             loaded = _prove(self, version)
         except BaseException as error:  # Ctrl-C as well
-            if getattr(error, "type", None) != "ConflictStatusException":  # it was there before: not ours to remove
+            if is_new and getattr(error, "type", None) != "ConflictStatusException":  # another client's is not removed
                 with suppress(DigitsError):
                     self.api.request("DELETE", f"{_MODEL}/{version}")
             raise

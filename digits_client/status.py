@@ -31,7 +31,7 @@ class StatusClient(ClosingClient):
         still while it has nothing to do.
         """
         state = self.supervisor.call_json("GET", "/state")
-        if not isinstance(state, dict) or "versions" not in state:
+        if not isinstance(state, dict) or not state.keys() >= {"default", "previous", "versions", "problem", "work"}:
             raise UnexpectedResponseError(f"{self.supervisor.url}/state: is no state; is this the digit service?")
         return state
 

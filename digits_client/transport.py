@@ -52,7 +52,7 @@ def find_server(url: str | None = None, api: str = "inference") -> Server:
     same host at their usual ports. Tokens of the environment are added.
     """
     local = add_environment_tokens(_read_local_server())
-    if url is None or url.rstrip("/") == getattr(local, api):
+    if url is None or _name_loopback(url) == _name_loopback(getattr(local, api)):
         return local
     try:
         parts = urlsplit(url)
@@ -68,6 +68,10 @@ def find_server(url: str | None = None, api: str = "inference") -> Server:
     }
     others = {name: f"{scheme.get(name, 'http')}://{host}:{port}" for name, port in ports.items()}
     return add_environment_tokens(Server(**others | {api: url.rstrip("/")}))
+
+
+def _name_loopback(url: str) -> str:
+    return url.rstrip("/").replace("//localhost:", "//127.0.0.1:")
 
 
 def add_environment_tokens(server: Server) -> Server:

@@ -92,6 +92,8 @@ def test_a_batch_of_none_or_of_more_than_the_service_takes_is_an_error(client: D
     for size in (0, MAX_INSTANCES + 1):
         with pytest.raises(DigitsError, match=f"{size} images per batch; expected 1 to 256"):
             next(client.predict_batch([SMOKE[1]], size))
+    with pytest.raises(DigitsError, match="0 connections; expected 1 or more"):
+        next(client.predict_batch([SMOKE[1]], connections=0))
 
 
 def test_no_images_have_no_predictions(client: DigitsClient) -> None:

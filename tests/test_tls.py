@@ -10,6 +10,7 @@ import pytest
 import requests
 
 from digits_client.exceptions import UnreachableError
+from digits_client.management import ManagementClient
 from digits_client.transport import read_token
 from serving.config import Config, ServingError, read_config
 from serving.local_management import LocalManagementClient
@@ -60,6 +61,11 @@ def test_our_client_refuses_a_server_with_another_certificate(encrypted: Config,
     elsewhere = replace(encrypted, properties=encrypted.properties | {"certificate_file": str(another)})
     with LocalManagementClient(elsewhere, retries=0) as client, pytest.raises(UnreachableError, match=message):
         client.inference.predict(SMOKE[7])
+    server = encrypted.make_server()
+    with ManagementClient(server=server, certificate=another, retries=0) as management:
+        for call in (management.get_default, lambda: management.inference.predict(SMOKE[7])):
+            with pytest.raises(UnreachableError, match=message):
+                call()
 
 
 def s_client(port: int, certificate: Path, *words: str) -> "subprocess.CompletedProcess[str]":

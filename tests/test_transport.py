@@ -87,6 +87,10 @@ def test_the_url_of_the_server_here_finds_its_tokens(home: Path) -> None:
     here = Server("https://10.0.0.1:1", "https://10.0.0.1:2", certificate="a.pem", key_file=str(home / "keys"))
     write_server(here, home)
     assert find_server("https://10.0.0.1:1/") == find_server("https://10.0.0.1:2", "management") == here
+    write_server(Server(key_file=str(home / "keys")), home)
+    assert find_server("http://localhost:8080").key_file == str(home / "keys")
+    write_server(Server("http://localhost:8080", key_file=str(home / "keys")), home)
+    assert find_server("http://localhost:8080") == find_server("http://127.0.0.1:8080")
 
 
 @pytest.mark.parametrize(
