@@ -20,7 +20,7 @@ check_version = $(if $($(1)),$(if $(shell printf %s $(quote) | LC_ALL=C grep -Ex
 $(foreach name,NEW OLD VERSION,$(call check_version,$(name)))
 
 # These hold words as a shell splits them: quotes and patterns work, but nothing in them is run.
-check_words = $(if $(shell printf %s $(quote) | sed 's/\\.//g; s/'\''[^'\'']*'\''//g; s/"[^"$$`]*"//g' | \
+check_words = $(if $(shell printf %s $(quote) | sed -E 's/\\.|'\''[^'\'']*'\''|"([^"$$`\\]|\\.)*"//g' | \
   tr -dc '();&|<>$$`"'\''\\'),$(error $(1) is $($(1)); expected words, in single quotes where a shell would run them))
 $(foreach name,ARGS IMAGES PIP_ARGS,$(if $($(name)),$(call check_words,$(name))))
 
@@ -33,10 +33,11 @@ INSTALLED_DEV := .venv/installed-dev
 INSTALLED_BENCH := .venv/installed-bench
 BUNDLED := scripted_model.pt model/model.json handler/model-config.yaml $(wildcard handler/*.py handler/smoke/*.png)
 
-# DIGITS_HOME, from the environment too, is the folder of state, logs and archives; one of its own, for `make clean`.
+# DIGITS_HOME, from the environment or the command line, is the folder of state, logs and archives; one of its own, for `make clean`.
 override DIGITS_HOME := $(value DIGITS_HOME)
+export DIGITS_HOME
 FOLDER := $(if $(DIGITS_HOME),$(DIGITS_HOME)/)
-STORE := $(or $(shell sed -n 's/^[[:space:]]*model_store[[:space:]]*[=:][[:space:]]*//p' config.properties | tail -n 1),model_store)
+STORE := $(or $(shell sed -n '/^[[:space:]]*model_store[[:space:]=:]/{s///;s/^[[:space:]=:]*//;s/[[:space:]]*$$//;p;}' config.properties | tail -n 1),model_store)
 STORE := $(if $(filter /%,$(STORE)),,$(FOLDER))$(STORE)
 STATE := $(FOLDER)served.json
 ARCHIVE := $(STORE)/digits-$(or $(VERSION),1.0).mar

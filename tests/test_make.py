@@ -24,6 +24,7 @@ TOOLS = ("awk", "cat", "chmod", "cp", "env", "find", "grep", "mkdir", "rm", "sed
 RECORDER = """#!/bin/sh
 { printf '%s\\n' "$@"; echo; } >> calls
 env | grep '^PYTHON' > environment
+env | grep '^DIGITS_HOME=' > home
 """
 # A Python of some version, with or without venv; a .venv that it makes has a recorder for its Python.
 PYTHON = """#!/bin/sh
@@ -152,9 +153,11 @@ def test_words_are_split_as_a_shell_does(checkout: Checkout) -> None:
     assert checkout.run("status", "ARGS=-k 'a; $(b)' \"c (d)\"")[0][3:] == ["-k", "a; $(b)", "c (d)"]
 
 
-@pytest.mark.parametrize(
-    "value", ["; touch run", "a & b", "a | b", "$(touch run)", '"`touch run`"', "'a", "> run", "$HOME"]
-)
+RUN_BY_A_SHELL = ("; touch run", "a & b", "a | b", "$(touch run)", '"`touch run`"', "'a", "> run", "$HOME")
+HIDDEN_BY_QUOTES = ('"\'" ; touch run ; "\'"', "'\\'; touch run; '\\'")
+
+
+@pytest.mark.parametrize("value", RUN_BY_A_SHELL + HIDDEN_BY_QUOTES)
 def test_words_that_a_shell_would_run_are_refused(value: str, checkout: Checkout) -> None:
     for target, name in (("predict", "IMAGES"), ("status", "ARGS"), ("serve", "PIP_ARGS")):
         assert f"{name} is {value}; expected words" in checkout.fail(target, f"{name}={value}")
@@ -181,6 +184,9 @@ def test_archives_and_state_are_found_where_digits_home_says(home: str, store: s
         path.mkdir(parents=True)
     serve, archive = ["-m", "serving", "serve"], ["-m", "serving", "archive", "--version", "1.0"]
     assert checkout.run("serve", **environment) == [archive, serve]
+    if home:
+        assert checkout.run("serve", f"DIGITS_HOME={home}") == [archive, serve]
+        assert (checkout.folder / "home").read_text() == f"DIGITS_HOME={home}\n"
     for name in ("digits-1.0.mar", "digits-1.0.mar.sha256", "other.mar"):
         (store_folder / name).touch()
     assert checkout.run("serve", **environment) == [serve]
@@ -279,15 +285,13 @@ def index(tmp_path: Path) -> Iterator[str]:
 def test_pip_takes_pytorch_from_its_index(checkout: Checkout, packages: Path, index: str) -> None:
     made = checkout.make("status", f"TORCH_INDEX={index}", PIP_CONFIG_FILE=os.devnull)
     assert made.returncode == 0, made.stderr
-    assert {path.name for path in packages.glob("torch*")} == {
-        f"{pin.replace('==', '-')}+cpu.dist-info" for pin in PINS
-    }
+    found = {path.name for path in packages.glob("torch*")}
+    assert found == {f"{pin.replace('==', '-')}+cpu.dist-info" for pin in PINS}
     assert "note:" not in made.stderr
 
 
 def test_where_the_index_cannot_be_reached_pypis_builds_follow_within_20_s(checkout: Checkout, packages: Path) -> None:
-    """One that refuses connections; for one that does not answer, pip waits for twice --timeout."""
-    start, url = time.monotonic(), "http://127.0.0.1:1/whl"
+    start, url = time.monotonic(), "http://127.0.0.1:1/whl"  # refuses; where none answers, pip waits twice --timeout
     made = checkout.make("status", f"TORCH_INDEX={url}", PIP_CONFIG_FILE=os.devnull)
     assert time.monotonic() - start < 20
     assert made.returncode == 0, made.stderr
