@@ -14,18 +14,19 @@ from numpy.typing import NDArray
 
 from benchmarks.servers import OURS, start_server
 from common.command_line import show_progress
+from common.errors import UserError
 from digits_client.client import DigitsClient
 from digits_client.types import Prediction
 from handler.confidence import read_calibration
-from handler.preprocessing import frame, to_input
+from handler.preprocessing import frame
 from serving.config import ROOT, Config, read_config
 from training.data import raw_pictures
 from training.export import RECORD
 from training.model import load_model
 from training.predict import RELEASED
+from training.rounds import logits_of
 
 CONNECTIONS = 8
-BATCH = 500
 
 
 def run(given: argparse.Namespace) -> int:
@@ -41,21 +42,19 @@ def run(given: argparse.Namespace) -> int:
 
 
 def predict_served(config: Config, images: Sequence[bytes]) -> NDArray[np.float64]:
-    """Return the server's probabilities [N,10]; DigitsError if one image gets an error."""
+    """Return the server's probabilities [N,10]; UserError if one image gets an error."""
     probabilities: list[tuple[float, ...]] = []
     with DigitsClient(server=config.make_server()) as client:
         answers = client.predict_batch(images, connections=CONNECTIONS)
         for answer in show_progress(answers, "predicting", len(images), unit="images"):
             if not isinstance(answer, Prediction):
-                raise answer
+                raise UserError(str(answer)) from answer
             probabilities.append(answer.probabilities)
     return np.array(probabilities)
 
 
 def predict_trained(images: Sequence[bytes]) -> NDArray[np.float64]:
     """Return probabilities [N,10] of training's own path: the released state dict, the same preprocessing."""
-    model = load_model(RELEASED)
-    batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
-    with torch.inference_mode():
-        logits = torch.cat([model(to_input([frame(image) for image in batch])) for batch in batches])
+    frames = torch.from_numpy(np.stack([frame(image) for image in images]))
+    logits = logits_of(load_model(RELEASED), frames)
     return np.asarray(read_calibration(ROOT / RECORD).probabilities(logits).numpy())

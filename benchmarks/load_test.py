@@ -1,7 +1,6 @@
 """Puts a workload on a server, by wrk: closed loops and, with load_test.lua's due times, open ones."""
 
 import json
-import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -48,10 +47,7 @@ def describe_wrk() -> str:
     """Return wrk's version; UserError without it."""
     if not shutil.which("wrk"):
         raise UserError("wrk is not installed; benchmarks need it: apt install wrk (4.1.0)")
-    line = subprocess.run(["wrk", "-v"], capture_output=True, text=True).stdout.partition("[")[0].strip()
-    if not re.search("[ /]4[.]", line):
-        raise UserError(f"{line}: expected version 4, as `apt install wrk` brings")
-    return line
+    return subprocess.run(["wrk", "-v"], capture_output=True, text=True).stdout.partition("[")[0].strip()
 
 
 def run_load_test(server: Server, workload: Workload, repeat: int = 0, rate: float | None = None) -> Measurement:

@@ -11,19 +11,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from common.atomic import write_atomic
 from evaluation.ood_scores import BINS, Floats, Labels
 from handler.decoding import decode
 from handler.marks import WEAKEST, cut_out, find_marks, place, upright
 from handler.paper import background, reduced, separate, sheet
 from handler.preprocessing import frame
-from training.export import to_bytes
-
-DPI = 110
-
-
-def save(figure: Figure, path: Path) -> None:
-    write_atomic(path, to_bytes(lambda file: figure.savefig(file, format="png", dpi=DPI)))
+from training.plots import write_figure
 
 
 def reliability(sets: dict[str, tuple[Floats, NDArray[np.bool_]]], path: Path) -> None:
@@ -37,7 +30,7 @@ def reliability(sets: dict[str, tuple[Floats, NDArray[np.bool_]]], path: Path) -
         for each in filled:
             axes.text((each + 0.5) / BINS, 0.02, str((bins == each).sum()), rotation=90, ha="center", fontsize=8)
         axes.set(title=name, xlabel="confidence (number of pictures in the bar)", ylabel="share right", ylim=(0, 1.02))
-    save(figure, path)
+    write_figure(path, figure)
 
 
 def mistakes(pictures: Sequence[bytes], labels: Labels, digits: Labels, confidence: Floats, path: Path) -> None:
@@ -50,7 +43,7 @@ def mistakes(pictures: Sequence[bytes], labels: Labels, digits: Labels, confiden
         axes.imshow(shown, cmap="gray", vmin=0, vmax=255)
         axes.set_title(f"{labels[row]} read as {digits[row]}, {confidence[row]:.2f}", fontsize=8)
         axes.axis("off")
-    save(figure, path)
+    write_figure(path, figure)
 
 
 def _square(picture: bytes, side: int = 128) -> NDArray[np.uint8]:
@@ -71,7 +64,7 @@ def stages(pictures: Sequence[tuple[str, bytes]], path: Path) -> None:
     grid = figure.subplots(len(pictures), 7, squeeze=False)
     for axes, (name, picture) in zip(grid, pictures, strict=True):
         _row(axes, name, picture)
-    save(figure, path)
+    write_figure(path, figure)
 
 
 def _row(axes: Sequence[Axes], name: str, picture: bytes) -> None:

@@ -10,7 +10,7 @@ import torch
 from handler.confidence import read_calibration
 from handler.preprocessing import Framed, to_input
 
-CALL = 32  # images of one model call; what more would take, malloc gives back each time (serving/torchserve.py)
+CALL = 32  # images of one model call; what more would take, malloc gives back each time (serving/java_command.py)
 
 
 class Classifier:

@@ -3,10 +3,6 @@
 from base64 import b64encode
 from typing import Any
 
-from handler.decoding import FORMATS, MAX_BYTES, MAX_PIXELS
-from handler.protocol import MAX_INSTANCES
-from handler.request_parser import MAX_BRACKETS, MAX_COMMAS
-
 
 def description(version: str, record: dict[str, Any], smoke_images: dict[str, bytes]) -> dict[str, Any]:
     """Describe the archive's version by its model.json and its smoke images, digit -> PNG."""
@@ -16,14 +12,6 @@ def description(version: str, record: dict[str, Any], smoke_images: dict[str, by
         "run": {key: record.get(key) for key in ("run_id", "data", "recipe", "libraries")},
         "metrics": record.get("metrics", {}),
         "calibration": record.get("calibration", {}),
-        "limits": {
-            "bytes": MAX_BYTES,
-            "pixels": MAX_PIXELS,
-            "formats": list(FORMATS),
-            "instances": MAX_INSTANCES,
-            "json_brackets": MAX_BRACKETS,
-            "json_commas": MAX_COMMAS,
-        },
         "smoke": {
             digit: {"b64": b64encode(image).decode(), "probabilities": expected.get(digit)}
             for digit, image in smoke_images.items()

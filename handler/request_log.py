@@ -1,6 +1,6 @@
 """A line of JSON for each request, in the file that all workers share: never a picture, never a token.
 
-The supervisor names file and level by the environment, and renames the file when it has grown (serving/rotation.py).
+The supervisor names file and level by the environment, and renames a file that has grown (serving/log_rotation.py).
 """
 
 import logging

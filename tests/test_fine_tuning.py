@@ -127,7 +127,7 @@ def test_fine_tuning_learns_a_peculiarity_and_does_not_forget_mnist(monkeypatch:
 
     monkeypatch.setattr(training_data, "_mnist5k_arrays", lambda: (grays[mixed_in], labels[mixed_in]))
     start = load_start("released", ROOT)
-    config = replace(FINE_TUNING, epochs=10, rounds=5)
+    config = replace(FINE_TUNING, epochs=6, rounds=2)
     model = fit(config, mix_in_mnist(make_data(own, 1)), report=lambda _: None, start=start).best
     held_out = [make_data(held, turns).all_training for turns in (1, 0)]
     (own_before, mnist_before), (own_after, mnist_after) = (

@@ -60,6 +60,7 @@ def test_a_slow_picture_is_refused_alone(
     }
 
 
+@pytest.mark.slow
 def test_the_worst_shape_of_a_picture_fits_into_memory() -> None:
     """One pixel wide: Pillow keeps a pointer for each line, and as many copies as there are steps."""
     code = """

@@ -102,6 +102,8 @@ def _replace_files(contents: dict[Path, bytes]) -> None:
             for file in staged:
                 file.replace()
         except BaseException:
+            for path in contents.keys() - before.keys():
+                path.unlink(missing_ok=True)
             for path, content in before.items():
                 write_atomic(path, content)
             raise
