@@ -177,8 +177,8 @@ def test_archives_and_state_are_found_where_digits_home_says(home: str, store: s
     home_folder = checkout.folder / home
     store_folder = checkout.folder / "absolute store" if store == "/absolute" else home_folder / store
     config = checkout.folder / "config.properties"
-    named = store_folder if store == "/absolute" else store
-    config.write_text(re.sub("(?m)^model_store.*$", lambda _: f"model_store = {named}", config.read_text()))
+    line = f"model_store{' = ' if home else ' '}{store_folder if store == '/absolute' else store} "
+    config.write_text(re.sub("(?m)^model_store.*$", lambda _: line, config.read_text()))
     store_folder.mkdir(parents=True)
     for path in (checkout.folder / "handler", home_folder / "logs"):
         path.mkdir(parents=True)
