@@ -78,6 +78,7 @@ certs: ## a self-signed certificate to try TLS with, for a year, and the two lin
 	@mkdir -m 700 certs || { echo "remove certs/ to have a new certificate made" >&2; exit 1; }
 	@openssl req -x509 -newkey rsa:3072 -nodes -days 365 -subj /CN=digits -addext subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1 \
 	  -keyout certs/server.key -out certs/server.pem 2>certs/log || { cat certs/log >&2; rm -r certs; exit 1; }
+	@rm certs/log
 	@echo "# for config.properties: TLS for inference, management and gRPC from the next start on"
 	@printf '%s\n' certificate_file=certs/server.pem private_key_file=certs/server.key
 

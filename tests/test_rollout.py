@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from digits_client.exceptions import TOKEN_VARIABLES, ApiError, DigitsError
+from digits_client.management import ManagementClient
 from digits_client.transport import read_token
 from serving.archive import build_archive
 from serving.config import ROOT, Config, ServingError
@@ -77,7 +78,9 @@ def test_no_request_fails_from_register_to_unregister(rolling: Config, client: L
         }
 
 
-def test_register_leaves_the_default_alone_and_gives_as_many_workers(client: LocalManagementClient) -> None:
+def test_register_leaves_the_default_alone_and_gives_as_many_workers(
+    rolling: Config, client: LocalManagementClient
+) -> None:
     client.scale(1, 3)
     registered = client.register("digits-1.1.mar")
     assert (registered.version, registered.ready, registered.max_workers) == ("1.1", 2, 3)
@@ -86,6 +89,13 @@ def test_register_leaves_the_default_alone_and_gives_as_many_workers(client: Loc
     assert client.inference.predict(SMOKE[4], "1.1").model_version == "1.1"
     with pytest.raises(ApiError, match="409 ConflictStatusException"):
         client.register("digits-1.1.mar")
+    archive = client.store / "digits-1.1.mar"
+    archive.rename(archive.with_suffix(".kept"))
+    try:
+        with ManagementClient(server=rolling.make_server()) as remote, pytest.raises(ApiError, match="404"):
+            remote.register("digits-1.1.mar")
+    finally:
+        archive.with_suffix(".kept").rename(archive)
     assert set(client.list_versions()) == {"1.0", "1.1"}  # what was registered before stays
     client.scale(2)
 
@@ -101,6 +111,7 @@ def test_rollback_of_what_curl_promoted_needs_neither_the_archive_nor_all_worker
     try:
         with pytest.raises(ServingError, match="no such archive"):
             client.promote("1.0")
+        archive.write_bytes(b"damaged")
         psutil.Process(client.list_versions()["1.0"].workers[0].pid).suspend()
         with LocalManagementClient(rolling, timeout=2) as hurried:  # what the suspended worker gets is sent again
             assert hurried.rollback().version == client.get_default().version == "1.0"

@@ -2,9 +2,11 @@
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -110,6 +112,16 @@ def test_standard_input_is_read_and_standard_output_written(running_here: Config
     assert run.returncode == 0, run.stderr
     with Image.open(BytesIO(run.stdout)) as drawing:
         assert drawing.format == "PNG"
+
+
+def test_a_name_that_is_no_utf_8_is_printed_as_it_is(running_here: Config, tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/sch\xf6n.png"
+    Path(os.fsdecode(name)).write_bytes((SMOKE / "6.png").read_bytes())
+    strict = {"PYTHONIOENCODING": "utf-8:strict"}  # as in any locale but C's
+    environment = os.environ | strict | {"DIGITS_HOME": str(running_here.home)}
+    command = [sys.executable, "-m", "digits_client", "predict", str(tmp_path)]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True)
+    assert run.stdout.splitlines()[1].startswith(name + b",6,0.99"), run.stderr
 
 
 def test_explain_draws_why_and_why_not(running_here: Config, tmp_path: Path) -> None:
