@@ -17,21 +17,21 @@ from common.command_line import show_progress
 from common.errors import UserError
 from digits_client.client import DigitsClient
 from digits_client.types import Prediction
-from handler.confidence import read_calibration
+from handler.calibration import read_calibration
 from handler.preprocessing import frame
 from serving.config import ROOT, Config, read_config
-from training.data import raw_pictures
+from training.augmented_data import compute_logits
+from training.data import load_raw_images
 from training.export import RECORD
 from training.model import load_model
 from training.predict import RELEASED
-from training.rounds import logits_of
 
 CONNECTIONS = 8
 
 
 def run(given: argparse.Namespace) -> int:
     """Evaluate on the test images of `given.data` and print the result."""
-    arrays, labels = raw_pictures(given.data)
+    arrays, labels = load_raw_images(given.data)
     images = [cv2.imencode(".png", array)[1].tobytes() for array in arrays]
     with start_server(OURS) as server:
         served = predict_served(read_config(server.folder / "config.properties"), images)
@@ -56,5 +56,5 @@ def predict_served(config: Config, images: Sequence[bytes]) -> NDArray[np.float6
 def predict_trained(images: Sequence[bytes]) -> NDArray[np.float64]:
     """Return probabilities [N,10] of training's own path: the released state dict, the same preprocessing."""
     frames = torch.from_numpy(np.stack([frame(image) for image in images]))
-    logits = logits_of(load_model(RELEASED), frames)
-    return np.asarray(read_calibration(ROOT / RECORD).probabilities(logits).numpy())
+    logits = compute_logits(load_model(RELEASED), frames)
+    return np.asarray(read_calibration(ROOT / RECORD).compute_probabilities(logits).numpy())

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 
 from digits_client.encoding import encode_batch
-from training.data import raw_pictures
+from training.data import load_raw_images
 
 PATH = "/predictions/digits"
 JSON = "application/json"
@@ -45,7 +45,7 @@ WORKLOADS = (ALONE, FEW, MANY, FLOOD, BULK, OPEN)  # the open loop after those t
 @cache
 def load_images() -> list[bytes]:
     """Return IMAGES digits of mnist5k as PNGs of 28x28 pixels."""
-    arrays, _ = raw_pictures("mnist5k")
+    arrays, _ = load_raw_images("mnist5k")
     step = len(arrays) // IMAGES
     return [cv2.imencode(".png", array)[1].tobytes() for array in arrays[::step][:IMAGES]]
 

@@ -19,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     text = "write docs/report.md: the released model on digits in many forms and on non-digits"
-    report = add_command(commands, "report", "evaluation.report:run", text)
+    report = add_command(commands, "report", "evaluation.report:run_report", text)
     report.set_defaults(hint_if_stopped="stopped")
     report.add_argument("--data", default="mnist", help=_DATA)
     report.add_argument("--part", choices=("test", "validation"), default="test", help="(default: %(default)s)")

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from evaluation.ood_scores import BINS, Floats, Labels
-from handler.decoding import decode
-from handler.marks import WEAKEST, cut_out, find_marks, place, upright
-from handler.paper import background, reduced, separate, sheet
+from handler.background import crop_page, estimate_background, extract_foreground, reduce_image
+from handler.decoding import decode_image
+from handler.marks import WEAKEST, crop_components, deslant, find_components, place_in_frame
 from handler.preprocessing import frame
 from training.plots import write_figure
 
@@ -70,15 +70,15 @@ def stages(pictures: Sequence[tuple[str, bytes]], path: Path) -> None:
 def _row(axes: Sequence[Axes], name: str, picture: bytes) -> None:
     with Image.open(BytesIO(picture)) as image:
         axes[0].imshow(image.convert("RGB"))
-    grey = sheet(reduced(decode(picture)))
-    paper = background(grey)
-    ink = separate(grey, paper)
-    marks = find_marks(ink)
+    grey = crop_page(reduce_image(decode_image(picture)))
+    paper = estimate_background(grey)
+    ink = extract_foreground(grey, paper)
+    marks = find_components(ink)
     kept = ink.levels >= WEAKEST * marks.contrast if marks.kept is None else marks.kept > 0
-    straight = upright(cut := cut_out(ink, marks))
+    straight = deslant(cut := crop_components(ink, marks))
     level = np.broadcast_to(np.asarray(paper.level, np.uint8), grey.shape)
     steps = {"paper's level": level, "ink": ink.levels, "marks": kept * 255, "cut out": cut}
-    steps |= {"upright": straight, "frame": place(straight)}
+    steps |= {"upright": straight, "frame": place_in_frame(straight)}
     axes[0].set_title(f"{name}, {image.width}x{image.height}", fontsize=9)
     for each, (step, shown) in zip(axes[1:], steps.items(), strict=True):
         each.imshow(shown, cmap="gray", vmin=0, vmax=255)

@@ -12,15 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation import figures
-from evaluation.asked import Answers, Asked, asked
-from evaluation.ood_scores import auroc, calibration_error
+from evaluation.handler_runner import HandlerRunner, Responses, start_handler
+from evaluation.ood_scores import compute_auroc, compute_calibration_error
 from evaluation.outlier_sets import MissingData
-from evaluation.sets import CLEAN, PHOTO_LIKE, Sample, digit_sets, fashion_set, outlier_sets, png, scikit_learn_digits
-from handler.confidence import SOFTER, Calibration
+from evaluation.sets import (
+    CLEAN,
+    PHOTO_LIKE,
+    Sample,
+    digit_sets,
+    encode_png,
+    fashion_set,
+    outlier_sets,
+    scikit_learn_digits,
+)
+from handler.calibration import SCORE_TEMPERATURE_SCALE, Calibration
 from serving.config import ROOT
-from training.data import raw_pictures
+from training.data import load_raw_images
 from training.export import RECORD
-from training.measures import Measures
+from training.model_metrics import Evaluation
 from training.plots import confusion_matrix
 
 SEED = 3  # of every set that is drawn
@@ -73,7 +82,7 @@ class Result:
     """A set, and what the handler answered."""
 
     sample: Sample
-    answers: Answers
+    answers: Responses
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -85,17 +94,17 @@ class Result:
         return np.asarray(self.answers.digits == self.labels)
 
 
-def run(given: argparse.Namespace) -> int:
+def run_report(given: argparse.Namespace) -> int:
     """Write the report and print its path."""
-    print(report(given.data, given.out, given.photos, given.outliers, given.part))
+    print(write_report(given.data, given.out, given.photos, given.outliers, given.part))
     return 0
 
 
-def report(source: str, folder: Path, photos: int, outlier_count: int, part: str = "test") -> Path:
+def write_report(source: str, folder: Path, photos: int, outlier_count: int, part: str = "test") -> Path:
     """Writes report.md and its pictures below `folder` from MNIST's `part` in `source`; raises DataError."""
-    greys, labels = raw_pictures(source, part)
+    greys, labels = load_raw_images(source, part)
     calibration = json.loads((ROOT / RECORD).read_text()).get("calibration", {})
-    with asked() as handler:
+    with start_handler() as handler:
         digits = [
             _result(handler, sample)
             for sample in chain(digit_sets(greys, labels, SEED, photos), [scikit_learn_digits()])
@@ -115,7 +124,7 @@ def _outliers(count: int) -> Iterator[Sample]:
     yield from outlier_sets(SEED, count)
 
 
-def _result(handler: Asked, sample: Sample) -> Result:
+def _result(handler: HandlerRunner, sample: Sample) -> Result:
     return Result(sample, handler.answers(sample.pictures, sample.name))
 
 
@@ -137,7 +146,7 @@ def _draw_mistakes(result: Result, path: Path) -> None:
 
 
 def _draw_confusion(result: Result, path: Path) -> None:
-    measures = Measures.of_probabilities(result.answers.probabilities, result.labels)
+    measures = Evaluation.of_probabilities(result.answers.probabilities, result.labels)
     confusion_matrix(measures, f"{result.sample.name}: accuracy {result.right.mean():.2%}", path)
 
 
@@ -156,7 +165,7 @@ def _on_table(grey: NDArray[np.uint8]) -> bytes:
     turn[:, 2] += (80, 50)
     table = cv2.warpAffine(sheet, turn, (500, 400), borderValue=60)
     noisy = table + np.random.default_rng(SEED).normal(0, 3, table.shape)
-    return png(noisy.clip(0, 255).astype(np.uint8))
+    return encode_png(noisy.clip(0, 255).astype(np.uint8))
 
 
 def _page(source: str, part: str, digits: list[Result], outliers: list[Result], calibration: Calibration) -> str:
@@ -169,7 +178,7 @@ def _page(source: str, part: str, digits: list[Result], outliers: list[Result], 
         photo=PHOTO_LIKE,
         threshold=calibration.threshold,
         temperature=calibration.temperature,
-        softer=SOFTER,
+        softer=SCORE_TEMPERATURE_SCALE,
         digits="\n".join(map(_digit_row, digits)),
         outliers="\n".join(_outlier_row(result, digits[0]) for result in outliers),
     )
@@ -177,7 +186,7 @@ def _page(source: str, part: str, digits: list[Result], outliers: list[Result], 
 
 def _digit_row(result: Result) -> str:
     answers, right = result.answers, result.right
-    error = calibration_error(answers.probabilities, result.labels)
+    error = compute_calibration_error(answers.probabilities, result.labels)
     among = right[answers.accepted].mean() if answers.accepted.any() else float("nan")
     return (
         f"| {result.sample.name} | {len(right):,} | {right.mean():.2%} | {error:.2%} | {answers.accepted.mean():.2%} "
@@ -188,6 +197,6 @@ def _digit_row(result: Result) -> str:
 def _outlier_row(result: Result, clean: Result) -> str:
     answers = result.answers
     return (
-        f"| {result.sample.name} | {len(answers.digits):,} | {auroc(clean.answers.scores, answers.scores):.4f} "
+        f"| {result.sample.name} | {len(answers.digits):,} | {compute_auroc(clean.answers.scores, answers.scores):.4f} "
         f"| {1 - answers.accepted.mean():.2%} | {answers.refused.mean():.2%} |"
     )

@@ -11,9 +11,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from common.command_line import show_progress
-from evaluation.changed import CHANGES
+from evaluation.corruptions import CHANGES
 from evaluation.outlier_sets import blank, fashion, letters, noise, texture
-from evaluation.photo import photo
+from evaluation.synthetic_photos import make_photo
 
 Picture = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -32,7 +32,7 @@ class Sample:
     labels: Labels | None
 
 
-def png(grey: Picture) -> bytes:
+def encode_png(grey: Picture) -> bytes:
     """The grey picture uint8 [H,W] as a PNG, packed for speed."""
     file = BytesIO()
     Image.fromarray(grey).save(file, "PNG", compress_level=1)
@@ -51,7 +51,7 @@ def scikit_learn_digits() -> Sample:
     """scikit-learn's 1,797 digits of 8x8 pixels: other people, other paper, another scanner."""
     digits = load_digits()
     greys = np.rint(digits.images * 255 / SCIKIT_LEARN_WHITE).astype(np.uint8)
-    return Sample("scikit-learn digits", [png(grey) for grey in greys], digits.target.astype(np.int64))
+    return Sample("scikit-learn digits", [encode_png(grey) for grey in greys], digits.target.astype(np.int64))
 
 
 def fashion_set() -> Sample:
@@ -70,12 +70,12 @@ def outlier_sets(seed: int, count: int) -> Iterator[Sample]:
 
 def _photos(greys: Picture, labels: Labels, random: np.random.Generator, count: int) -> Sample:
     rows = random.permutation(len(greys))[:count]
-    pictures = [photo(greys[row], random) for row in show_progress(rows, PHOTO_LIKE)]
+    pictures = [make_photo(greys[row], random) for row in show_progress(rows, PHOTO_LIKE)]
     return Sample(PHOTO_LIKE, pictures, labels[rows])
 
 
 def _pngs(name: str, greys: Iterable[Picture]) -> list[bytes]:
-    return [png(grey) for grey in show_progress(greys, name)]
+    return [encode_png(grey) for grey in show_progress(greys, name)]
 
 
 def _generator(seed: int, name: str) -> np.random.Generator:

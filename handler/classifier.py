@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 
-from handler.confidence import read_calibration
-from handler.preprocessing import Framed, to_input
+from handler.calibration import read_calibration
+from handler.preprocessing import FramedImage, to_input
 
-CALL = 32  # images of one model call; what more would take, malloc gives back each time (serving/java_command.py)
+MODEL_BATCH_SIZE = (
+    32  # images of one model call; what more would take, malloc gives back each time (serving/java_command.py)
+)
 
 
 class Classifier:
@@ -21,21 +23,21 @@ class Classifier:
         self.network = load_gray_network(scripted)
         self.version = version
 
-    def predict(self, images: Sequence[Framed]) -> list[dict[str, Any]]:
+    def predict(self, images: Sequence[FramedImage]) -> list[dict[str, Any]]:
         """Predict at most CALL images in one model call; returns the fields of their responses, in order."""
         with torch.inference_mode():
             logits = self.network(to_input([image.frame for image in images])[:, :1])  # [N,10]
-            probabilities = self.calibration.probabilities(logits)  # [N,10]
-            accepted = self.calibration.accepted(logits)  # [N]
+            probabilities = self.calibration.compute_probabilities(logits)  # [N,10]
+            accepted = self.calibration.accept(logits)  # [N]
         columns = (images, probabilities.tolist(), accepted.tolist())
         return [self._prediction(*row) for row in zip(*columns, strict=True)]
 
-    def warm_up(self, images: Iterable[Framed], batch: int) -> None:
+    def warm_up(self, images: Iterable[FramedImage], batch: int) -> None:
         """Make the first calls of each batch size, which are slow for a scripted model, before any request comes."""
-        for size in (1, 1, 1, *range(1, batch + 1), batch, CALL, CALL):
+        for size in (1, 1, 1, *range(1, batch + 1), batch, MODEL_BATCH_SIZE, MODEL_BATCH_SIZE):
             self.predict(list(islice(cycle(images), size)))
 
-    def _prediction(self, image: Framed, probabilities: list[float], accepted: bool) -> dict[str, Any]:
+    def _prediction(self, image: FramedImage, probabilities: list[float], accepted: bool) -> dict[str, Any]:
         confidence = max(probabilities)
         return {
             "digit": probabilities.index(confidence),

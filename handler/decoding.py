@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from handler.claims import problem
+from handler.format_limits import find_format_problem
 
 MAX_BYTES = 16 * 2**20  # body of one picture
 MAX_PIXELS = 50_000_000  # width x height, checked before anything is decoded
@@ -23,10 +23,10 @@ MAX_READS = 100_000  # of one file while it is parsed; 16 MiB of PNG in parts of
 COUNTED = 2**16  # bytes; a file of no more has not parts enough to keep a parser busy
 CARD = 0.5  # of the box around what is opaque; a mask that fills more of it is no pen's stroke
 CARD_INK = 64  # grey levels between a card and what is drawn on it
-LARGE = 512  # pixels of the longer side; pictures of twice that are reduced to no less while they are read
+WORKING_SIDE = 512  # pixels of the longer side; pictures of twice that are reduced to no less while they are read
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
 
-Grey = NDArray[np.uint8]  # [height, width]
+GrayImage = NDArray[np.uint8]  # [height, width]
 
 _STDERR_LOCK = threading.Lock()
 
@@ -80,25 +80,25 @@ class _Counted(BytesIO):
         return super().read(size)
 
 
-def decode(picture: bytes) -> Grey:
+def decode_image(picture: bytes) -> GrayImage:
     """The picture's first image, upright and opaque, as grey uint8 [height, width]; see `frame` for errors."""
-    return decoded(picture)[0]
+    return decode_with_source(picture)[0]
 
 
-def decoded(picture: bytes) -> tuple[Grey, Source]:
+def decode_with_source(picture: bytes) -> tuple[GrayImage, Source]:
     """The same, and what it was sent as."""
     if not picture:
         raise ImageError(400, f"the picture is 0 bytes; expected {_known()}")
     if len(picture) > MAX_BYTES:
         raise ImageError(413, f"the picture is {len(picture)} bytes; at most {MAX_BYTES} are accepted")
-    if reason := problem(picture, MAX_PIXELS):
+    if reason := find_format_problem(picture, MAX_PIXELS):
         raise ImageError(400, f"the picture cannot be read: {reason}")
     image = _open(picture)
     source = Source(str(image.format), *image.size)  # now: a JPEG may be decoded smaller
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(f"{image.width}x{image.height} pixels", source)
     try:
-        return _grey(_upright(image)), source
+        return _to_gray(_upright(image)), source
     except MemoryError:
         raise  # no fault of the picture's
     except Exception as error:  # decoders of damaged files raise whatever comes to them
@@ -153,7 +153,7 @@ def _without_stderr() -> Iterator[None]:
             os.close(kept)
 
 
-def _grey(image: Image.Image) -> Grey:
+def _to_gray(image: Image.Image) -> GrayImage:
     if image.mode.startswith(("I", "F")):
         return _eight_bits(image)
     if image.has_transparency_data:
@@ -168,16 +168,16 @@ def _grey(image: Image.Image) -> Grey:
 
 
 def _reduced(image: Image.Image) -> Image.Image:
-    factor = max(image.size) // LARGE
+    factor = max(image.size) // WORKING_SIDE
     return image.reduce(factor) if factor > 1 else image
 
 
 def _reduced_size(size: tuple[int, int]) -> tuple[int, int]:
-    factor = max(1, max(size) // LARGE)
+    factor = max(1, max(size) // WORKING_SIDE)
     return max(1, size[0] // factor), max(1, size[1] // factor)
 
 
-def _eight_bits(image: Image.Image) -> Grey:
+def _eight_bits(image: Image.Image) -> GrayImage:
     """16-bit grey by its full range; 32-bit and float pictures, whose range nobody states, by their own."""
     values = np.asarray(image).astype(np.float32)
     if image.mode.startswith("F"):
@@ -188,10 +188,10 @@ def _eight_bits(image: Image.Image) -> Grey:
     return values.round(out=values).astype(np.uint8)
 
 
-def _opaque(image: Image.Image) -> Grey:
+def _opaque(image: Image.Image) -> GrayImage:
     """What is transparent filled so that the ink stays visible, see `_behind`."""
     pixels = image if image.mode == "RGBA" else image.convert("RGBA")
-    if max(pixels.size) >= 2 * LARGE:  # premultiplied, so that what is transparent adds no colour
+    if max(pixels.size) >= 2 * WORKING_SIDE:  # premultiplied, so that what is transparent adds no colour
         pixels = _reduced(pixels.convert("RGBa")).convert("RGBA")
     grey = np.asarray(pixels.convert("RGB").convert("L")).astype(np.float32)
     alpha = np.asarray(pixels.getchannel("A")).astype(np.float32)

@@ -12,17 +12,24 @@ from typing import Any
 import cv2
 import torch
 
-from handler.classifier import CALL, Classifier
-from handler.decoding import Grey, Source
-from handler.description import description
-from handler.explanation import attribution
+from handler.classifier import MODEL_BATCH_SIZE, Classifier
+from handler.decoding import GrayImage, Source
+from handler.explanation import compute_attribution
 from handler.metrics import Metrics
-from handler.preprocessing import Framed, ImageError, examine, examine_grey, read_any, read_plain_png
+from handler.model_metadata import describe_model
+from handler.preprocessing import (
+    FramedImage,
+    ImageError,
+    frame_gray_with_warnings,
+    frame_with_warnings,
+    load_plain_png,
+    load_with_pillow,
+)
 from handler.protocol import CORRELATION_HEADER
 from handler.records import ImageRecord, InternalError, LateError, Request
 from handler.request_log import RequestLog
 from handler.request_parser import Row, parse_request
-from handler.time_limit import TooLongError, limited
+from handler.time_limit import CpuLimitError, run_with_cpu_limit
 
 PICTURE_SECONDS = 5.0  # of CPU, to decode one image; the slowest of 50 million pixels that are no attack take 2
 # To read the images of a batch; those of batch requests share theirs. Clients wait for 10 s, TorchServe for 60.
@@ -43,8 +50,10 @@ class DigitHandler:
         self.scripted = torch.jit.load(str(scripted), map_location="cpu").eval()  # for explanations: differentiable
         self.classifier = Classifier(scripted, record, model["modelVersion"])
         smoke = {path.stem: path.read_bytes() for path in sorted((folder / "handler" / "smoke").glob("*.png"))}
-        self.description = description(self.classifier.version, json.loads(record.read_text()), smoke)
-        self.classifier.warm_up([examine(image) for image in smoke.values()], context.system_properties["batch_size"])
+        self.description = describe_model(self.classifier.version, json.loads(record.read_text()), smoke)
+        self.classifier.warm_up(
+            [frame_with_warnings(image) for image in smoke.values()], context.system_properties["batch_size"]
+        )
         self.metrics, self.log = Metrics(self.classifier.version), RequestLog.from_environment()  # last: it has loaded
         logging.getLogger().setLevel(logging.WARNING)  # TorchServe's worker logs a line for every batch
 
@@ -62,8 +71,8 @@ class DigitHandler:
         return [request.body.encode() for request in requests]  # bytes: TorchServe would indent a dict
 
     def _classify(self, images: list[ImageRecord]) -> None:
-        for start in range(0, len(images), CALL):
-            group = images[start : start + CALL]
+        for start in range(0, len(images), MODEL_BATCH_SIZE):
+            group = images[start : start + MODEL_BATCH_SIZE]
             started = time.perf_counter()
             predictions = self.classifier.predict([image.framed for image in group if image.framed])
             seconds = time.perf_counter() - started
@@ -89,11 +98,11 @@ class DigitHandler:
             return
         request.body = json.dumps(response)
 
-    def _explain(self, image: ImageRecord, frame: Grey, target: int | None) -> dict[str, Any]:
+    def _explain(self, image: ImageRecord, frame: GrayImage, target: int | None) -> dict[str, Any]:
         digit = image.prediction["digit"]
         target = digit if target is None else target
         try:
-            values = attribution(self.scripted, self.classifier.calibration, frame, target)
+            values = compute_attribution(self.scripted, self.classifier.calibration, frame, target)
         except Exception as error:
             image.error = InternalError.from_exception(error)
             return image.response
@@ -136,14 +145,14 @@ def _decode_and_frame(image: ImageRecord, deadline: float) -> None:
     except ImageError as error:
         image.source = image.source or error.source
         image.error = error.without_frames()
-    except TooLongError:
+    except CpuLimitError:
         message = f"the picture takes over {PICTURE_SECONDS:g} s to read; send it smaller or as PNG"
         image.error = ImageError(413, message)
     except Exception as error:
         image.error = InternalError.from_exception(error)
 
 
-def _decode(image: ImageRecord) -> Grey:
+def _decode(image: ImageRecord) -> GrayImage:
     started = time.perf_counter()
     try:
         gray, image.source = _decode_within_limit(image.content)
@@ -152,15 +161,15 @@ def _decode(image: ImageRecord) -> Grey:
     return gray
 
 
-def _decode_within_limit(content: bytes) -> tuple[Grey, Source]:
+def _decode_within_limit(content: bytes) -> tuple[GrayImage, Source]:
     """Decode under a limit of CPU time; plain PNGs without, which would cost half as much again and is never slow."""
-    return read_plain_png(content) or limited(PICTURE_SECONDS, read_any, content)
+    return load_plain_png(content) or run_with_cpu_limit(PICTURE_SECONDS, load_with_pillow, content)
 
 
-def _frame(image: ImageRecord, gray: Grey) -> Framed:
+def _frame(image: ImageRecord, gray: GrayImage) -> FramedImage:
     started = time.perf_counter()
     try:
-        return examine_grey(gray)
+        return frame_gray_with_warnings(gray)
     finally:
         image.framing_seconds = time.perf_counter() - started
 

@@ -6,15 +6,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from handler.confidence import Calibration
-from handler.decoding import Grey
+from handler.calibration import Calibration
+from handler.decoding import GrayImage
 from handler.preprocessing import to_input
 
 STEPS = 50  # on the way from blank paper to the picture
 
 
-def attribution(
-    model: Callable[[torch.Tensor], torch.Tensor], calibration: Calibration, frame: Grey, target: int
+def compute_attribution(
+    model: Callable[[torch.Tensor], torch.Tensor], calibration: Calibration, frame: GrayImage, target: int
 ) -> NDArray[np.float64]:
     """What each pixel of a frame uint8 [64,64] says for the target digit (above 0) or against it: [64,64], in nats.
 

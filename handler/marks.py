@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from handler.decoding import Grey, ImageError
-from handler.paper import NARROW, Ink
+from handler.background import NARROW, Foreground
+from handler.decoding import GrayImage, ImageError
 
-SIZE = 64  # pixels, side of the frame
-EXTENT = round(SIZE * 20 / 28)  # pixels of the ink's longer side in the frame
-CENTRE = SIZE * 14.5 / 28 - 0.5  # index of the pixel, across and down, where the centre of mass is placed
+FRAME_SIZE = 64  # pixels, side of the frame
+EXTENT = round(FRAME_SIZE * 20 / 28)  # pixels of the ink's longer side in the frame
+CENTRE = FRAME_SIZE * 14.5 / 28 - 0.5  # index of the pixel, across and down, where the centre of mass is placed
 NOISE = 4  # grey levels of standard deviation; less needs no smoothing
 FLOOR = 2  # standard deviations of the paper's noise that are no ink
 BLANK = 6  # the same, for the strongest ink of a picture that is not blank
@@ -36,11 +36,11 @@ THINNEST = 2.5  # pixels in the frame; thinner strokes are thickened to about th
 
 
 @dataclass(frozen=True)
-class Marks:
+class Components:
     """What is drawn: `kept` uint8 [height,width] is 255 on it, None where there is nothing else on the picture."""
 
     boxes: NDArray[np.int32]  # [marks,4]: left, top, width, height
-    kept: Grey | None
+    kept: GrayImage | None
     contrast: float  # grey levels of 255, of the strongest ink
 
     @cached_property
@@ -51,7 +51,7 @@ class Marks:
         return min(lefts), min(tops), right, bottom
 
 
-def find_marks(ink: Ink) -> Marks:
+def find_components(ink: Foreground) -> Components:
     """The connected marks of the ink; specks and remains of shadows left out. ImageError 422 if there is none."""
     smooth, noise = ink.levels, ink.noise
     if noise > NOISE:
@@ -63,13 +63,13 @@ def find_marks(ink: Ink) -> Marks:
     mask = cv2.threshold(smooth, weakest, 255, cv2.THRESH_BINARY)[1]
     count, labels, boxes, _ = cv2.connectedComponentsWithStats(mask)
     if count == 2 and ink.even:
-        return Marks(boxes[1:, :4], None, contrast)
+        return Components(boxes[1:, :4], None, contrast)
     keep = _marks_of_the_digit(smooth, labels, boxes, ink.even)
-    return Marks(boxes[keep, :4], keep.astype(np.uint8)[labels] * np.uint8(255), contrast)
+    return Components(boxes[keep, :4], keep.astype(np.uint8)[labels] * np.uint8(255), contrast)
 
 
 def _marks_of_the_digit(
-    ink: Grey, labels: NDArray[np.int32], boxes: NDArray[np.int32], even: bool
+    ink: GrayImage, labels: NDArray[np.int32], boxes: NDArray[np.int32], even: bool
 ) -> NDArray[np.bool_]:
     """Which of the labels belong to what is drawn; the first, the paper, never does."""
     squared = np.square(ink.ravel(), dtype=np.float32)  # what is strong counts more than what is wide
@@ -92,7 +92,7 @@ def _at_the_edge(shape: tuple[int, ...], boxes: NDArray[np.int32], mass: NDArray
     return np.asarray(sides.all(0) & bool(inside))  # what is all around is the table
 
 
-def cut_out(ink: Ink, marks: Marks) -> Grey:
+def crop_components(ink: Foreground, marks: Components) -> GrayImage:
     """The marks alone, uint8 [h,w] with the longer side EXTENT, contrast stretched to 255."""
     left, top, right, bottom = marks.box
     cut = ink.levels[top:bottom, left:right]
@@ -112,12 +112,12 @@ def cut_out(ink: Ink, marks: Marks) -> Grey:
     return _stretched(scaled)
 
 
-def _stretched(levels: Grey) -> Grey:
-    stretched: Grey = cv2.convertScaleAbs(levels, alpha=255 / max(1, cv2.minMaxLoc(levels)[1]))
+def _stretched(levels: GrayImage) -> GrayImage:
+    stretched: GrayImage = cv2.convertScaleAbs(levels, alpha=255 / max(1, cv2.minMaxLoc(levels)[1]))
     return stretched
 
 
-def upright(cut: Grey) -> Grey:
+def deslant(cut: GrayImage) -> GrayImage:
     """The cut-out marks without their slant, uint8 [h,w]; aspect, longer side and contrast are kept.
 
     Rows are shifted until horizontal and vertical position do not correlate, as LeCun et al. (above) deslant digits.
@@ -135,7 +135,7 @@ def upright(cut: Grey) -> Grey:
     return _stretched(cv2.warpAffine(cut, back, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP))
 
 
-def _sheared_box(cut: Grey, slant: float) -> tuple[float, int, int, int]:
+def _sheared_box(cut: GrayImage, slant: float) -> tuple[float, int, int, int]:
     """Left, top, width and height of the marks whose row y is shifted by -slant * y, in pixels."""
     height, width = cut.shape
     room = math.ceil(abs(slant) * height)
@@ -147,18 +147,18 @@ def _sheared_box(cut: Grey, slant: float) -> tuple[float, int, int, int]:
     return left + start, top, wide, high
 
 
-def _thickened(cut: Grey, least: float) -> Grey:
+def _thickened(cut: GrayImage, least: float) -> GrayImage:
     """Strokes thinner than `least` pixels widened to about that, lest they fade when the picture is reduced."""
-    _, [width] = ink_and_widths(cut[np.newaxis])
+    _, [width] = measure_foreground(cut[np.newaxis])
     missing = round(least - width)
     if missing < 1:
         return cut
     pen = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (missing + 1, missing + 1))
-    thicker: Grey = cv2.dilate(cut, pen)
+    thicker: GrayImage = cv2.dilate(cut, pen)
     return thicker
 
 
-def ink_and_widths(frames: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
+def measure_foreground(frames: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
     """Means of frames uint8 [N,height,width], 0..1, and the widths of their strokes in pixels.
 
     A width is the ink's area over half its outline; more where it is blurred.
@@ -183,13 +183,13 @@ def _sums(rows: NDArray[np.uint8]) -> list[int]:
     return sums
 
 
-def place(cut: Grey) -> Grey:
+def place_in_frame(cut: GrayImage) -> GrayImage:
     """The cut-out marks on a frame uint8 [64,64], their centre of mass at CENTRE as far as they fit."""
     moments = cv2.moments(cut)
     height, width = cut.shape
     mass = max(moments["m00"], 1)
     left, top = (CENTRE - moments[first] / mass for first in ("m10", "m01"))
-    left, top = min(max(round(left), 0), SIZE - width), min(max(round(top), 0), SIZE - height)
-    frame = np.zeros((SIZE, SIZE), np.uint8)
+    left, top = min(max(round(left), 0), FRAME_SIZE - width), min(max(round(top), 0), FRAME_SIZE - height)
+    frame = np.zeros((FRAME_SIZE, FRAME_SIZE), np.uint8)
     frame[top : top + height, left : left + width] = cut
     return frame

@@ -15,7 +15,7 @@ import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Histogram, values
 
 from handler.drift import CONFIDENCE, INK, SIZE, WIDTH
-from handler.marks import ink_and_widths
+from handler.marks import measure_foreground
 from handler.protocol import METRICS_FOLDER, WARNINGS
 from handler.records import ImageRecord, Request
 
@@ -113,7 +113,7 @@ class Metrics:
         self.rejections.inc(sum(not prediction["accepted"] for prediction in predictions))
         _observe(self.confidence, [prediction["confidence"] for prediction in predictions])
         _observe(self.inference, [image.inference_seconds or 0.0 for image in images])
-        ratios, widths = ink_and_widths(np.asarray([image.framed.frame for image in images if image.framed]))
+        ratios, widths = measure_foreground(np.asarray([image.framed.frame for image in images if image.framed]))
         _observe(self.ink, ratios)
         _observe(self.width, widths)
         _observe(self.size, [max(image.source[1:]) for image in images if image.source])

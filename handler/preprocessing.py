@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from handler.decoding import Grey, Source, decoded
+from handler.background import crop_page, estimate_background, extract_foreground, reduce_image
+from handler.decoding import GrayImage, Source, decode_with_source
 from handler.decoding import ImageError as ImageError  # what `frame` raises
-from handler.marks import Marks, cut_out, find_marks, place, upright
-from handler.paper import background, reduced, separate, sheet
-from handler.plain_png import plain_png
+from handler.fast_png import decode_plain_png
+from handler.marks import Components, crop_components, deslant, find_components, place_in_frame
 from handler.protocol import WARNINGS
 
 CHANNELS = 3  # equal ones: the model was born for RGB pictures
@@ -25,70 +25,70 @@ FAINT = 64  # of the 255 from paper to black or white, the strongest ink; less i
 LOW_RESOLUTION = 12  # pixels of the ink's longer side; less is too few to be sure
 
 
-class Framed(NamedTuple):
+class FramedImage(NamedTuple):
     """A frame uint8 [64,64] and what is worth knowing about the picture behind it, in the contract's words."""
 
-    frame: Grey
+    frame: GrayImage
     warnings: tuple[str, ...]
 
 
-def frame(picture: bytes) -> Grey:
+def frame(picture: bytes) -> GrayImage:
     """The picture in any format of FORMATS as uint8 [64,64], ink bright on 0, in MNIST's geometry.
 
     Raises ImageError: 400 empty or not a picture, 413 over MAX_BYTES or MAX_PIXELS, 422 nothing drawn.
     """
-    return examine(picture).frame
+    return frame_with_warnings(picture).frame
 
 
-def examine(picture: bytes) -> Framed:
+def frame_with_warnings(picture: bytes) -> FramedImage:
     """The picture's frame with its warnings; raises as `frame` does."""
-    return examine_grey(read_picture(picture)[0])
+    return frame_gray_with_warnings(load_gray(picture)[0])
 
 
-def read_picture(picture: bytes) -> tuple[Grey, Source]:
+def load_gray(picture: bytes) -> tuple[GrayImage, Source]:
     """The picture as upright, opaque grey uint8 of at most LARGE pixels a side, and what it was sent as.
 
     Raises as `frame` does, but for 422.
     """
-    return read_plain_png(picture) or read_any(picture)
+    return load_plain_png(picture) or load_with_pillow(picture)
 
 
-def read_plain_png(picture: bytes) -> tuple[Grey, Source] | None:
+def load_plain_png(picture: bytes) -> tuple[GrayImage, Source] | None:
     """The same of a plain PNG alone, by the quick way; None for any other file."""
-    plain = plain_png(picture)
+    plain = decode_plain_png(picture)
     return None if plain is None else (plain, Source("PNG", *plain.shape[::-1]))
 
 
-def read_any(picture: bytes) -> tuple[Grey, Source]:
+def load_with_pillow(picture: bytes) -> tuple[GrayImage, Source]:
     """The same by Pillow, which reads plain PNGs too."""
-    grey, source = decoded(picture)
-    return reduced(grey), source
+    grey, source = decode_with_source(picture)
+    return reduce_image(grey), source
 
 
-def frame_grey(grey: Grey) -> Grey:
+def frame_gray(grey: GrayImage) -> GrayImage:
     """The grey picture [height, width] as uint8 [64,64], ink bright on 0; ImageError 422 if it is blank."""
-    return examine_grey(grey).frame
+    return frame_gray_with_warnings(grey).frame
 
 
-def examine_grey(grey: Grey) -> Framed:
+def frame_gray_with_warnings(grey: GrayImage) -> FramedImage:
     """The grey picture's frame with its warnings; ImageError 422 if it is blank."""
-    return examine_paper(sheet(reduced(grey)))
+    return frame_page(crop_page(reduce_image(grey)))
 
 
-def examine_paper(grey: Grey) -> Framed:
+def frame_page(grey: GrayImage) -> FramedImage:
     """The same of a picture of LARGE pixels a side at most that shows nothing but paper and what is drawn on it."""
-    ink = separate(grey, background(grey))
-    marks = find_marks(ink)
-    return Framed(place(upright(cut_out(ink, marks))), _warnings(marks, ink.inverted, grey.shape))
+    ink = extract_foreground(grey, estimate_background(grey))
+    marks = find_components(ink)
+    return FramedImage(place_in_frame(deslant(crop_components(ink, marks))), _warnings(marks, ink.inverted, grey.shape))
 
 
-def to_input(frames: Sequence[Grey] | Grey | torch.Tensor) -> torch.Tensor:
+def to_input(frames: Sequence[GrayImage] | GrayImage | torch.Tensor) -> torch.Tensor:
     """Frames uint8 [N,64,64] as the model's input, float32 [N,3,64,64] in 0..1 with three equal channels."""
     grey = frames if isinstance(frames, torch.Tensor) else torch.from_numpy(np.asarray(frames))
     return grey.unsqueeze(1).float().div(255).expand(-1, CHANNELS, -1, -1)
 
 
-def _warnings(marks: Marks, inverted: bool, shape: tuple[int, ...]) -> tuple[str, ...]:
+def _warnings(marks: Components, inverted: bool, shape: tuple[int, ...]) -> tuple[str, ...]:
     left, top, right, bottom = marks.box
     applies = (
         inverted,

@@ -18,14 +18,14 @@ _CORRELATION_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _CORRELATION, _PROBE = CORRELATION_HEADER.lower(), PROBE_HEADER.lower()
 
 
-class RequestMarks(NamedTuple):
+class RequestHeaders(NamedTuple):
     """What a request's headers say about it: `correlation_id` is None where there is none, or an invalid one."""
 
     correlation_id: str | None
     is_probe: bool
 
 
-def read_marks(headers: Mapping[str, Any]) -> RequestMarks:
+def parse_headers(headers: Mapping[str, Any]) -> RequestHeaders:
     """Read the headers alone: TorchServe mixes fields of forms among them, as dicts."""
     correlation_id, is_probe = None, False
     for name, value in headers.items():
@@ -34,4 +34,4 @@ def read_marks(headers: Mapping[str, Any]) -> RequestMarks:
             correlation_id = value
         elif lower == _PROBE and isinstance(value, str):
             is_probe = True
-    return RequestMarks(correlation_id, is_probe)
+    return RequestHeaders(correlation_id, is_probe)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from handler.decoding import ImageError, Source
 
 if TYPE_CHECKING:
-    from handler.preprocessing import Framed  # its import costs seconds of torch
+    from handler.preprocessing import FramedImage  # its import costs seconds of torch
 
 JSON = "application/json"
 
@@ -46,7 +46,7 @@ class ImageRecord:
     content: bytes = b""
     error: ImageError | None = None
     source: Source | None = None
-    framed: "Framed | None" = None
+    framed: "FramedImage | None" = None
     prediction: dict[str, Any] = field(default_factory=dict)
     decode_seconds: float | None = None
     framing_seconds: float | None = None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from handler.decoding import ImageError
-from handler.protocol import MAX_INSTANCES, read_marks
+from handler.protocol import MAX_INSTANCES, parse_headers
 from handler.records import ImageRecord, InternalError, Request, RequestError
 
 MAX_BRACKETS = 1_000  # of a JSON body, in strings too: neither deep nor wide bodies cost more than their bytes
@@ -26,7 +26,7 @@ def parse_request(row: Row, headers: Headers) -> Request:
         request = Request("digit", [ImageRecord(error=error.without_frames())])
     except Exception as error:
         request = Request("digit", [ImageRecord(error=InternalError.from_exception(error))])
-    request.correlation_id, request.is_probe = read_marks(headers)
+    request.correlation_id, request.is_probe = parse_headers(headers)
     return request
 
 

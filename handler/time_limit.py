@@ -12,7 +12,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class TooLongError(BaseException):
+class CpuLimitError(BaseException):
     """The time is up. No Exception: decoders of damaged files catch those, and would go on."""
 
 
@@ -22,11 +22,11 @@ class _Alarm:
 
 def _ring(_: int, frame: FrameType | None) -> None:
     """Raises within the call alone: not in the midst of `limited`, which must come to its end."""
-    if _Alarm.is_set and frame is not None and frame.f_code is not limited.__code__:
-        raise TooLongError
+    if _Alarm.is_set and frame is not None and frame.f_code is not run_with_cpu_limit.__code__:
+        raise CpuLimitError
 
 
-def limited(seconds: float, call: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> R:
+def run_with_cpu_limit(seconds: float, call: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> R:
     """What the call returns; TooLongError once the process has spent that much CPU time in it.
 
     Raised between two steps of Python's, and in the main thread, where signals arrive and TorchServe calls handlers.

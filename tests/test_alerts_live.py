@@ -26,7 +26,7 @@ import requests
 from digits_client.exceptions import DigitsError
 from digits_client.status import StatusClient
 from digits_client.transport import read_token
-from evaluation.sets import png
+from evaluation.sets import encode_png
 from serving.config import Config, read_config
 from tests.handler_calls import JSON, make_batch_body
 from tests.pictures import large_picture
@@ -42,7 +42,7 @@ from tests.servers import (
     workers,
 )
 from tests.test_monitoring_rules import ALERTS, seconds
-from training.data import raw_pictures
+from training.data import load_raw_images
 
 HEALTHY, SICK, STUCK = "healthy", "sick", "stuck"
 FLOOD = 700  # connections; 512 may wait
@@ -98,7 +98,7 @@ def fires(found: Prometheus, server: str, causes: dict[Rule, float], within: flo
 
 def _healthy_server(found: Prometheus, config: Config, duration: float) -> None:
     """Predict different digits for several callers while a second version is rolled out: no alert fires."""
-    images = [png(gray) for gray in raw_pictures("mnist5k")[0]]
+    images = [encode_png(gray) for gray in load_raw_images("mnist5k")[0]]
     random.Random(0).shuffle(images)
     following = itertools.cycle(images)
     with serving_client(config) as (_, client), ExitStack() as callers:
@@ -125,7 +125,7 @@ def _sick_server(found: Prometheus, config: Config) -> None:
 
 def _make_sick(found: Prometheus, config: Config, process: "subprocess.Popen[str]") -> None:
     """Drifting and slow, with workers that die: all at once, as what is sick is."""
-    inverted = [png(255 - grey) for grey in raw_pictures("mnist5k")[0][::250]]
+    inverted = [encode_png(255 - grey) for grey in load_raw_images("mnist5k")[0][::250]]
     slow = make_batch_body(*[large_picture()] * 8, *inverted)  # over 0.2 s of a worker's
     url = config.url("inference") + "/predictions/digits"
     headers = JSON | {"Authorization": f"Bearer {read_token(config.key_file, 'inference')}"}
@@ -162,7 +162,7 @@ def _signal_others(process: "subprocess.Popen[str]", survivor: psutil.Process, n
 
 def _flood(found: Prometheus, config: Config, process: "subprocess.Popen[str]") -> None:
     """No worker takes what comes, and more comes than may wait."""
-    picture = png(raw_pictures("mnist5k")[0][0])
+    picture = encode_png(load_raw_images("mnist5k")[0][0])
     token = read_token(config.key_file, "inference")
     head = f"POST /predictions/digits HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
     request = f"{head}Content-Length: {len(picture)}\r\n\r\n".encode() + picture

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from handler.paper import sheet
+from handler.background import crop_page
 from handler.preprocessing import to_input
 from serving.config import ROOT
 from tests.datasets import mnist5k
 from tests.pictures import digits
 from training.augment import augment
+from training.augmented_data import AugmentedData
 from training.model import load_model
-from training.rounds import Rounds
-from training.styles import SHARE, STYLES, drawn, in_other_styles
-from training.synthetic_outliers import KINDS, outliers
+from training.synthetic_digits import SHARE, STYLES, draw_digit, replace_some_digits
+from training.synthetic_outliers import KINDS, make_outliers
 from training.teacher import Teacher
 
 PICTURES = mnist5k().all_training
@@ -28,8 +28,8 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def rounds(count: int = 3, seed: int = 0) -> Rounds:
-    return Rounds(PICTURES.at(np.arange(0, 5000, 100)), count, 20, seed)
+def rounds(count: int = 3, seed: int = 0) -> AugmentedData:
+    return AugmentedData(PICTURES.at(np.arange(0, 5000, 100)), count, 20, seed)
 
 
 def test_pictures_stay_pictures_and_each_is_changed() -> None:
@@ -53,7 +53,7 @@ def test_a_round_is_the_same_whenever_it_is_made() -> None:
 @pytest.mark.slow
 def test_a_round_is_the_same_whichever_number_of_processes_makes_it() -> None:
     """Of several batches, the last of them shorter; augmentation may round otherwise with other threads."""
-    one, two = (Rounds(PICTURES.at(np.arange(0, 5000, 25)), 1, 160, 0, processes) for processes in (1, 2))
+    one, two = (AugmentedData(PICTURES.at(np.arange(0, 5000, 25)), 1, 160, 0, processes) for processes in (1, 2))
     for made, expected in ((two.digits(0), one.digits(0)), (two.outliers(0), one.outliers(0))):
         assert made.shape == expected.shape
         differ = (made.short() - expected.short()).abs() > 1
@@ -86,7 +86,7 @@ def test_a_teachers_logits_belong_to_their_round() -> None:
 def test_every_kind_of_outlier_can_be_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in KINDS:
         monkeypatch.setattr("training.synthetic_outliers.KINDS", {kind: 1.0})
-        images = outliers(FRAMES, 20, np.random.default_rng(0))
+        images = make_outliers(FRAMES, 20, np.random.default_rng(0))
         assert images.shape == (20, 64, 64)
         assert len(np.unique(images, axis=0)) == 20, kind
 
@@ -95,15 +95,15 @@ def test_a_patch_of_texture_is_framed_whole_not_as_a_sheet(monkeypatch: pytest.M
     patch = np.full((60, 60), 255, np.uint8)
     patch[8:-8:10, 8:-8:10] = 0
     canvas = np.pad(patch, 34)
-    assert sheet(canvas).shape != canvas.shape
+    assert crop_page(canvas).shape != canvas.shape
     monkeypatch.setattr("training.synthetic_outliers.KINDS", {lambda _frames, _random: canvas: 1.0})
-    for frame in outliers(FRAMES, 8, np.random.default_rng(0)):
+    for frame in make_outliers(FRAMES, 8, np.random.default_rng(0)):
         assert np.count_nonzero(frame > 128) > 0.9 * 46 * 46
 
 
 def test_the_released_model_still_reads_what_is_augmented() -> None:
     labels = torch.from_numpy(digits()[1][::10])
-    changed = Rounds(PICTURES.at(np.arange(0, 5000, 10)), 1, 0, 0).digits(0)
+    changed = AugmentedData(PICTURES.at(np.arange(0, 5000, 10)), 1, 0, 0).digits(0)
     with torch.inference_mode():
         logits = load_model(ROOT / "scripted_model.pt")(to_input(changed))
     assert float((logits.argmax(1) == labels).float().mean()) >= 0.97
@@ -111,7 +111,7 @@ def test_the_released_model_still_reads_what_is_augmented() -> None:
 
 def test_a_share_of_the_digits_that_have_another_style_is_drawn_in_it() -> None:
     before = FRAMES.copy()
-    changed = in_other_styles(FRAMES, PICTURES.labels, np.random.default_rng(0))
+    changed = replace_some_digits(FRAMES, PICTURES.labels, np.random.default_rng(0))
     drawn_anew = (changed != FRAMES).any((1, 2))
     assert set(PICTURES.labels[drawn_anew]) == set(STYLES) == {1, 7, 9}
     assert drawn_anew[np.isin(PICTURES.labels, list(STYLES))].mean() == pytest.approx(SHARE, abs=0.03)
@@ -121,7 +121,7 @@ def test_a_share_of_the_digits_that_have_another_style_is_drawn_in_it() -> None:
 @pytest.mark.parametrize("digit", STYLES)
 def test_every_drawing_of_a_style_is_another_and_read_as_its_digit(digit: int) -> None:
     random = np.random.default_rng(5)
-    frames = np.stack([drawn(digit, random) for _ in range(100)])
+    frames = np.stack([draw_digit(digit, random) for _ in range(100)])
     assert len(np.unique(frames, axis=0)) == 100
     with torch.inference_mode():
         read = load_model(ROOT / "scripted_model.pt")(to_input(frames)).argmax(1)

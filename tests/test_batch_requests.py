@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from handler.classifier import CALL
-from handler.decoding import Grey, Source
+from handler.classifier import MODEL_BATCH_SIZE
+from handler.decoding import GrayImage, Source
 from handler.digit_handler import DigitHandler
-from handler.preprocessing import read_plain_png
+from handler.preprocessing import load_plain_png
 from handler.protocol import MAX_INSTANCES
 from tests.handler_calls import JSON, call_handler, make_batch_body
 from tests.pictures import SMOKE
@@ -32,7 +32,7 @@ def test_many_large_bulk_requests_in_one_batch_take_no_more_than_a_models_call(
         handler, model_dir, [{"body": make_batch_body(*[SMOKE[digit] for digit in order])}] * 4, [JSON] * 4
     )
     assert all([each["digit"] for each in answer["predictions"]] == order for _, answer in answers)
-    assert sizes == [CALL] * (4 * MAX_INSTANCES // CALL)
+    assert sizes == [MODEL_BATCH_SIZE] * (4 * MAX_INSTANCES // MODEL_BATCH_SIZE)
 
 
 def test_bulk_pictures_that_come_too_late_are_refused_and_their_neighbours_are_not(
@@ -50,9 +50,9 @@ def test_bulk_pictures_that_come_too_late_are_refused_and_their_neighbours_are_n
 def test_of_photos_that_take_long_to_read_those_within_the_time_are_answered(
     handler: DigitHandler, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slow(picture: bytes) -> tuple[Grey, Source] | None:
+    def slow(picture: bytes) -> tuple[GrayImage, Source] | None:
         time.sleep(0.06)
-        return read_plain_png(picture)
+        return load_plain_png(picture)
 
     monkeypatch.setattr("handler.digit_handler.read_plain_png", slow)
     monkeypatch.setattr("handler.digit_handler.BULK_SECONDS", 0.5)
@@ -68,9 +68,9 @@ def test_few_pictures_do_not_wait_for_many(
     """A call of two comes before the third picture of a call of many that shares its batch."""
     looked_at: list[bytes] = []
 
-    def noted(picture: bytes) -> tuple[Grey, Source] | None:
+    def noted(picture: bytes) -> tuple[GrayImage, Source] | None:
         looked_at.append(picture)
-        return read_plain_png(picture)
+        return load_plain_png(picture)
 
     monkeypatch.setattr("handler.digit_handler.read_plain_png", noted)
     rows = [make_batch_body(*[SMOKE[1]] * 4), make_batch_body(SMOKE[2], SMOKE[2]), SMOKE[3]]

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from handler.classifier import CALL, Classifier, load_gray_network
-from handler.preprocessing import Framed, examine, to_input
+from handler.classifier import MODEL_BATCH_SIZE, Classifier, load_gray_network
+from handler.preprocessing import FramedImage, frame_with_warnings, to_input
 from serving.config import ROOT
 from tests.pictures import SMOKE, digits, encode
 from training.model import load_model
@@ -19,15 +19,15 @@ def classifier() -> Classifier:
     return Classifier(SCRIPTED, ROOT / "model" / "model.json", "2.5")
 
 
-def frame_smoke_images(count: int) -> list[Framed]:
-    return [examine(SMOKE[index % 10]) for index in range(count)]
+def frame_smoke_images(count: int) -> list[FramedImage]:
+    return [frame_with_warnings(SMOKE[index % 10]) for index in range(count)]
 
 
 @pytest.mark.parametrize("count", [1, 7, 64])
 def test_folded_channels_give_the_scripted_models_logits(count: int) -> None:
     """Whatever is on the image: digits, and noise of every level."""
     noise = np.random.default_rng(0).integers(0, 256, (count, 64, 64), np.uint8)
-    drawn = [examine(encode(Image.fromarray(gray))).frame for gray in digits()[0][:count]]
+    drawn = [frame_with_warnings(encode(Image.fromarray(gray))).frame for gray in digits()[0][:count]]
     images = to_input([*noise, *drawn])
     with torch.inference_mode():
         expected = load_model(SCRIPTED)(images)
@@ -47,4 +47,4 @@ def test_warm_up_makes_a_call_of_every_size_of_a_batch(classifier: Classifier, m
 
     monkeypatch.setattr(classifier, "network", count_images)
     classifier.warm_up(frame_smoke_images(10), 16)
-    assert {*range(1, 17), CALL} == set(sizes)
+    assert {*range(1, 17), MODEL_BATCH_SIZE} == set(sizes)

@@ -9,7 +9,7 @@ from PIL import Image
 from digits_client.client import DigitsClient
 from digits_client.encoding import ImageLike
 from digits_client.exceptions import ImageFileError
-from handler.preprocessing import examine
+from handler.preprocessing import frame_with_warnings
 from tests.pictures import SMOKE
 
 SEVEN = Path(__file__).parents[1] / "handler" / "smoke" / "7.png"
@@ -54,6 +54,6 @@ def test_what_is_no_image_is_named(image: ImageLike, message: str, client: Digit
 def test_an_explanation_is_of_the_frame_that_the_model_saw(client: DigitsClient) -> None:
     why, why_not = client.explain(SMOKE[7]), client.explain(SMOKE[7], target=3)
     assert (why.digit, why.target, why_not.digit, why_not.target) == (7, 7, 7, 3)
-    assert why.framed == examine(SMOKE[7]).frame.tolist()
+    assert why.framed == frame_with_warnings(SMOKE[7]).frame.tolist()
     assert np.shape(why.attribution) == (64, 64)
     assert np.sum(why.attribution) > 0 > np.sum(why_not.attribution)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from handler.decoding import LARGE, MAX_BYTES, ImageError, decode
+from handler.decoding import MAX_BYTES, WORKING_SIDE, ImageError, decode_image
 from handler.preprocessing import frame
 from tests.pictures import SEVEN, SEVENS, SMOKE, Bad, bad_pictures, encode, png_header
 
@@ -34,7 +34,7 @@ def test_what_is_no_picture_is_refused_with_its_status(name: str) -> None:
 
 def test_more_bytes_than_the_limit_are_refused_unread() -> None:
     with pytest.raises(ImageError) as refusal:
-        decode(SMOKE[7] + bytes(MAX_BYTES))
+        decode_image(SMOKE[7] + bytes(MAX_BYTES))
     assert refusal.value.status == 413
 
 
@@ -46,8 +46,8 @@ def test_only_the_formats_of_the_contract_are_opened() -> None:
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_a_large_picture_is_read_reduced_with_its_aspect(kind: str, mode: str) -> None:
-    grey = decode(encode(SEVEN.convert(mode).resize((4000, 3000)), kind))
-    assert LARGE <= max(grey.shape) < 2 * LARGE
+    grey = decode_image(encode(SEVEN.convert(mode).resize((4000, 3000)), kind))
+    assert WORKING_SIDE <= max(grey.shape) < 2 * WORKING_SIDE
     assert grey.shape[1] / grey.shape[0] == pytest.approx(4 / 3, rel=0.01)
 
 
@@ -97,14 +97,14 @@ def _parts(start: bytes, part: bytes) -> bytes:
 def test_a_file_of_a_million_parts_is_refused_soon(picture: bytes) -> None:
     started = time.perf_counter()
     with pytest.raises(ImageError, match="too many parts") as error:
-        decode(picture)
+        decode_image(picture)
     assert error.value.status == 400
     assert time.perf_counter() - started < 3
 
 
 @pytest.mark.parametrize("size", [(1100, 1), (2000, 2), (60000, 100)])
 def test_a_strip_is_decoded_with_no_side_reduced_to_nothing(size: tuple[int, int]) -> None:
-    assert min(decode(encode(Image.new("L", size), "JPEG")).shape) >= 1
+    assert min(decode_image(encode(Image.new("L", size), "JPEG")).shape) >= 1
 
 
 @pytest.mark.parametrize("paper", [255, 0])

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from handler.decoding import Grey, Source
+from handler.decoding import GrayImage, Source
 from handler.digit_handler import DigitHandler, _decode_and_frame
-from handler.preprocessing import examine, read_any, to_input
+from handler.preprocessing import frame_with_warnings, load_with_pillow, to_input
 from handler.records import ImageRecord
 from serving.config import ROOT
 from tests.handler_calls import EXPLAIN, JSON, call_handler, make_batch_body, make_context
@@ -46,7 +46,7 @@ def test_what_is_no_digit_is_not_accepted(handler: DigitHandler, model_dir: Path
 def test_confidence_is_the_released_calibrations(handler: DigitHandler, model_dir: Path) -> None:
     released = json.loads((ROOT / "model" / "model.json").read_text())["calibration"]
     with torch.inference_mode():
-        logits = load_model(ROOT / "scripted_model.pt")(to_input([examine(SMOKE[5]).frame])).double()
+        logits = load_model(ROOT / "scripted_model.pt")(to_input([frame_with_warnings(SMOKE[5]).frame])).double()
     [(_, answer)] = call_handler(handler, model_dir, [{"body": SMOKE[5]}])
     expected = (logits / released["temperature"]).softmax(1)[0].tolist()
     assert answer["probabilities"] == pytest.approx(expected, abs=1e-6)
@@ -72,10 +72,10 @@ def test_bad_rows_fail_alone_beside_good_ones(handler: DigitHandler, model_dir: 
 def test_an_unforeseen_failure_stays_in_its_row(
     handler: DigitHandler, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def out_of_memory(picture: bytes) -> tuple[Grey, Source]:
+    def out_of_memory(picture: bytes) -> tuple[GrayImage, Source]:
         if picture == b"huge":
             raise MemoryError
-        return read_any(picture)
+        return load_with_pillow(picture)
 
     monkeypatch.setattr("handler.digit_handler.read_any", out_of_memory)
     answers = call_handler(handler, model_dir, [{"body": SMOKE[1]}, {"body": b"huge"}, {"body": SMOKE[2]}])

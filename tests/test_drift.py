@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from evaluation.asked import Asked, asked
-from evaluation.changed import CHANGES
+from evaluation.corruptions import CHANGES
+from evaluation.handler_runner import HandlerRunner, start_handler
 from evaluation.outlier_sets import texture
-from evaluation.photo import photo
-from evaluation.sets import png
+from evaluation.sets import encode_png
+from evaluation.synthetic_photos import make_photo
 from handler.drift import FEATURES, FLOOR, WINDOW, Counts, DriftWindow, compute_psi, count_features
 from handler.metrics import Metrics
 from serving.config import ROOT
-from training.data import raw_pictures
+from training.data import load_raw_images
 
 REFERENCE = json.loads((ROOT / "model" / "model.json").read_text())["reference"]
 
@@ -73,12 +73,12 @@ def test_the_released_reference_has_the_bins_that_workers_count_in() -> None:
 
 
 @pytest.fixture(scope="module")
-def asking() -> Iterator[Asked]:
-    with asked() as handler:
+def asking() -> Iterator[HandlerRunner]:
+    with start_handler() as handler:
         yield handler
 
 
-def drift(handler: Asked, pictures: list[bytes]) -> float:
+def drift(handler: HandlerRunner, pictures: list[bytes]) -> float:
     """The largest index of a window of WINDOW images, counted by the handler as in a worker."""
     handler.handler.metrics = metrics = Metrics("0")
     window = DriftWindow()
@@ -95,26 +95,26 @@ def drift(handler: Asked, pictures: list[bytes]) -> float:
 @pytest.fixture(scope="module")
 def digits() -> NDArray[np.uint8]:
     """Of mnist5k; the validation split's own would be no proof."""
-    greys, _ = raw_pictures("mnist5k")
+    greys, _ = load_raw_images("mnist5k")
     return greys[np.random.default_rng(7).permutation(len(greys))[:WINDOW]]
 
 
-def test_digits_like_those_it_was_measured_on_do_not_drift(asking: Asked, digits: NDArray[np.uint8]) -> None:
-    assert drift(asking, [png(grey) for grey in digits]) < 0.1
+def test_digits_like_those_it_was_measured_on_do_not_drift(asking: HandlerRunner, digits: NDArray[np.uint8]) -> None:
+    assert drift(asking, [encode_png(grey) for grey in digits]) < 0.1
 
 
 @pytest.mark.parametrize("change", ["inverted", "blurred"])
-def test_changed_digits_drift(change: str, asking: Asked, digits: NDArray[np.uint8]) -> None:
+def test_changed_digits_drift(change: str, asking: HandlerRunner, digits: NDArray[np.uint8]) -> None:
     changed = CHANGES[change](digits, np.random.default_rng(0))
-    assert drift(asking, [png(grey) for grey in changed]) > 0.25
+    assert drift(asking, [encode_png(grey) for grey in changed]) > 0.25
 
 
 @pytest.mark.slow
-def test_photos_drift(asking: Asked, digits: NDArray[np.uint8]) -> None:
+def test_photos_drift(asking: HandlerRunner, digits: NDArray[np.uint8]) -> None:
     random = np.random.default_rng(0)
-    assert drift(asking, [photo(grey, random) for grey in digits]) > 0.25
+    assert drift(asking, [make_photo(grey, random) for grey in digits]) > 0.25
 
 
-def test_what_is_no_digit_drifts(asking: Asked) -> None:
+def test_what_is_no_digit_drifts(asking: HandlerRunner) -> None:
     pictures = texture(np.random.default_rng(0), 2 * WINDOW)  # some are refused as blank
-    assert drift(asking, [png(grey) for grey in pictures]) > 0.25
+    assert drift(asking, [encode_png(grey) for grey in pictures]) > 0.25

@@ -11,40 +11,40 @@ from sklearn.metrics import roc_auc_score
 from common.command_line import run_command
 from evaluation import outlier_sets as outliers
 from evaluation.__main__ import parser
-from evaluation.asked import Asked, asked
-from evaluation.ood_scores import auroc, calibration_error
-from evaluation.sets import png
-from handler.confidence import read_calibration
+from evaluation.handler_runner import HandlerRunner, start_handler
+from evaluation.ood_scores import compute_auroc, compute_calibration_error
+from evaluation.sets import encode_png
+from handler.calibration import read_calibration
 from handler.preprocessing import frame, to_input
 from serving.config import ROOT
 from tests.pictures import digits
 from training.export import RECORD
 from training.model import load_model
 
-BLANK = png(np.full((28, 28), 200, np.uint8))
+BLANK = encode_png(np.full((28, 28), 200, np.uint8))
 
 
 @pytest.fixture(scope="module")
-def handler() -> Asked:
-    with asked() as handler:
+def handler() -> HandlerRunner:
+    with start_handler() as handler:
         return handler
 
 
-def test_answers_are_the_models_own_and_blank_pictures_are_counted_as_refused(handler: Asked) -> None:
-    pictures = [png(grey) for grey in digits()[0][::250]]
+def test_answers_are_the_models_own_and_blank_pictures_are_counted_as_refused(handler: HandlerRunner) -> None:
+    pictures = [encode_png(grey) for grey in digits()[0][::250]]
     answers = handler.answers([*pictures, BLANK], "some")
     with torch.inference_mode():
         logits = load_model(ROOT / "scripted_model.pt")(to_input([frame(picture) for picture in pictures]))
     calibration = read_calibration(ROOT / RECORD)
-    expected = calibration.probabilities(logits)
-    np.testing.assert_allclose(answers.scores[:-1], calibration.score(logits).numpy(), atol=1e-4)
+    expected = calibration.compute_probabilities(logits)
+    np.testing.assert_allclose(answers.scores[:-1], calibration.compute_scores(logits).numpy(), atol=1e-4)
     np.testing.assert_allclose(answers.probabilities[:-1], expected.numpy(), atol=1e-4)
     np.testing.assert_array_equal(answers.digits[:-1], expected.argmax(1).numpy())
     assert answers.refused.tolist() == [False] * 20 + [True]
     assert (answers.digits[-1], answers.confidence[-1], answers.accepted[-1]) == (-1, 0, False)
 
 
-def test_any_other_refusal_stops_the_report(handler: Asked) -> None:
+def test_any_other_refusal_stops_the_report(handler: HandlerRunner) -> None:
     with pytest.raises(ValueError, match="answered 400"):
         handler.answers([b"no picture"], "bad")
 
@@ -53,13 +53,15 @@ def test_auroc_is_scikit_learns() -> None:
     random = np.random.default_rng(0)
     first, second = random.normal(1, 1, 300), random.normal(0, 1, 200)
     truth = np.repeat((1, 0), (300, 200))
-    assert auroc(first, second) == pytest.approx(roc_auc_score(truth, np.concatenate((first, second))), abs=1e-6)
+    assert compute_auroc(first, second) == pytest.approx(
+        roc_auc_score(truth, np.concatenate((first, second))), abs=1e-6
+    )
 
 
 def test_calibration_error_is_zero_for_what_is_always_right_and_sure_and_large_for_what_is_wrong() -> None:
     labels = np.arange(10)
-    assert calibration_error(np.eye(10), labels) == pytest.approx(0)
-    assert calibration_error(np.eye(10), (labels + 1) % 10) == pytest.approx(1)
+    assert compute_calibration_error(np.eye(10), labels) == pytest.approx(0)
+    assert compute_calibration_error(np.eye(10), (labels + 1) % 10) == pytest.approx(1)
 
 
 @pytest.fixture

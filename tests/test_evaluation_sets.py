@@ -9,11 +9,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from evaluation import changed, sets
+from evaluation import corruptions, sets
 from evaluation import outlier_sets as outliers
-from evaluation.changed import CHANGES
+from evaluation.corruptions import CHANGES
 from evaluation.outlier_sets import MissingData
-from evaluation.photo import ASPECTS, DIGIT_SIZES, SHORTER_SIDES, photo
+from evaluation.synthetic_photos import ASPECTS, DIGIT_SIZES, SHORTER_SIDES, make_photo
 from tests.pictures import digits
 from training.synthetic_outliers import LETTERS
 
@@ -44,7 +44,7 @@ def ink_box(grey: Picture) -> Picture:
 
 def test_off_centre_keeps_the_exact_pixels_and_uses_the_whole_frame() -> None:
     greys, _ = some(100)
-    moved = changed.off_centre(greys, generator())
+    moved = corruptions.off_centre(greys, generator())
     assert all(np.array_equal(ink_box(grey), ink_box(frame)) for grey, frame in zip(greys, moved, strict=True))
     centres = [np.mean(np.nonzero(frame), 1) / len(frame) for frame in moved]
     assert np.min(centres) < 0.25
@@ -54,9 +54,9 @@ def test_off_centre_keeps_the_exact_pixels_and_uses_the_whole_frame() -> None:
 def test_thin_has_less_ink_thick_more_and_the_others_as_much() -> None:
     greys, _ = some(50)
     ink = greys.mean((1, 2))
-    assert (np.mean(changed.thin(greys, generator()), (1, 2)) < 0.9 * ink).all()
-    assert (np.mean(changed.thick(greys, generator()), (1, 2)) > 1.1 * ink).all()
-    for change in (changed.rotated, changed.blurred):
+    assert (np.mean(corruptions.thin(greys, generator()), (1, 2)) < 0.9 * ink).all()
+    assert (np.mean(corruptions.thick(greys, generator()), (1, 2)) > 1.1 * ink).all()
+    for change in (corruptions.rotated, corruptions.blurred):
         images = change(greys, generator())
         assert not any(np.array_equal(*pair) for pair in zip(images, greys, strict=True))
         assert np.allclose([image.mean() for image in images], ink, rtol=0.1)
@@ -65,7 +65,7 @@ def test_thin_has_less_ink_thick_more_and_the_others_as_much() -> None:
 def test_a_photo_is_of_the_promised_size_and_shows_the_digit_it_was_given_darker_than_its_paper() -> None:
     """A photo's brightness is taken as a share of the same sheet's with nothing written on it."""
     for grey, seed in zip(some(PHOTOS)[0], range(PHOTOS), strict=True):
-        written, unwritten = (photo(each, generator(seed)) for each in (grey, NOTHING))
+        written, unwritten = (make_photo(each, generator(seed)) for each in (grey, NOTHING))
         image = Image.open(BytesIO(written))
         assert (image.format, image.mode) == ("JPEG", "RGB")
         assert SHORTER_SIDES[0] <= min(image.size) <= SHORTER_SIDES[1]
@@ -126,7 +126,7 @@ def test_the_seed_fixes_every_byte_and_no_set_depends_on_another(monkeypatch: py
     assert whole == again
     assert whole["photo-like"][0] != whole["photo-like"][1]
     assert np.array_equal(greys, before)
-    monkeypatch.setattr(sets, "CHANGES", {"noisy": changed.noisy})
+    monkeypatch.setattr(sets, "CHANGES", {"noisy": corruptions.noisy})
     alone = {sample.name: sample.pictures for sample in sets.digit_sets(greys, labels, 7, 1)}
     assert alone["noisy"] == whole["noisy"]
     assert alone["photo-like"] == whole["photo-like"][:1]

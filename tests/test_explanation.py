@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from handler.confidence import read_calibration
+from handler.calibration import read_calibration
 from handler.digit_handler import DigitHandler
-from handler.explanation import attribution
-from handler.preprocessing import Framed, examine, to_input
+from handler.explanation import compute_attribution
+from handler.preprocessing import FramedImage, frame_with_warnings, to_input
 from serving.config import ROOT
 from tests.handler_calls import EXPLAIN, call_handler
 from tests.pictures import SMOKE, digits, encode
@@ -25,7 +25,7 @@ def test_an_explanation_adds_up_to_the_log_probability(handler: DigitHandler, mo
     [(_, told)] = call_handler(handler, model_dir, [{"body": SMOKE[5], "target": b"3"}], [EXPLAIN])
     assert list(told) == ["digit", "target", "attribution", "framed"]
     framed = np.array(told["framed"], np.uint8)
-    assert (framed == examine(SMOKE[5]).frame).all()
+    assert (framed == frame_with_warnings(SMOKE[5]).frame).all()
     values = np.array(told["attribution"])
     assert values.shape == (64, 64)
     temperature = read_calibration(model_dir / "model.json").temperature
@@ -47,12 +47,15 @@ def test_attributed_ink_is_what_the_digit_is_read_by(handler: DigitHandler) -> N
     A measure that brightness alone does not meet: 73 of 100 for the brightest tenth, tried.
     """
     random = np.random.default_rng(0)
-    pictures = [examine(encode(Image.fromarray(digits()[0][index]))).frame for index in random.permutation(5000)[:100]]
+    pictures = [
+        frame_with_warnings(encode(Image.fromarray(digits()[0][index]))).frame
+        for index in random.permutation(5000)[:100]
+    ]
     mass, beaten = [], 0
     for frame in pictures:
         [answer] = _answers(handler, [frame])
         digit, confidence = answer["digit"], answer["confidence"]
-        values = attribution(handler.scripted, handler.classifier.calibration, frame, digit)
+        values = compute_attribution(handler.scripted, handler.classifier.calibration, frame, digit)
         mass.append(np.abs(values)[frame >= INK].sum() / np.abs(values).sum())
         ink = np.flatnonzero(frame >= INK)
         tenth = len(ink) // 10
@@ -76,7 +79,7 @@ def _confidences(handler: DigitHandler, frames: list[Any], digit: int) -> list[f
 
 
 def _answers(handler: DigitHandler, frames: list[Any]) -> list[dict[str, Any]]:
-    return handler.classifier.predict([Framed(frame, ()) for frame in frames])
+    return handler.classifier.predict([FramedImage(frame, ()) for frame in frames])
 
 
 def test_an_explanation_that_fails_stays_in_its_row(

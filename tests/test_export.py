@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from handler.confidence import Calibration
+from handler.calibration import Calibration
 from serving.config import ROOT
 from tests.datasets import mnist5k
 from training.export import LIBRARIES, MODEL, PARAMETERS, RECORD, SCRIPTED, export, record

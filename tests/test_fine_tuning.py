@@ -17,8 +17,8 @@ from training.__main__ import parser
 from training.data import DataSet, load_data
 from training.export import MODEL, PARAMETERS, RECORD, SCRIPTED
 from training.fine_tuning import load_start, mix_in_mnist
-from training.measures import evaluate
 from training.model import DigitCNN, load_model
+from training.model_metrics import evaluate
 from training.recipe import FINE_TUNING
 from training.runs import RELEASED_RUN, RunError
 from training.train import Trainer, fit, make_run_id

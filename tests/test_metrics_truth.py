@@ -18,7 +18,7 @@ import requests
 from digits_client.status import StatusClient
 from digits_client.transport import read_token
 from evaluation.outlier_sets import texture
-from evaluation.sets import png
+from evaluation.sets import encode_png
 from serving.archive import archive_path, sha256
 from serving.config import ROOT, Config
 from serving.local_management import LocalManagementClient
@@ -63,7 +63,7 @@ def plan() -> list[tuple[str, str, bytes]]:
 
 def rejected() -> bytes:
     """A picture that is read but not accepted."""
-    return png(texture(np.random.default_rng(1), 2)[1])
+    return encode_png(texture(np.random.default_rng(1), 2)[1])
 
 
 class Callers:

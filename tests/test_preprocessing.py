@@ -10,25 +10,25 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import affine_transform, center_of_mass
 
-from handler.decoding import Grey
+from handler.decoding import GrayImage
 from handler.marks import CENTRE, EXTENT
-from handler.preprocessing import ImageError, examine_grey, frame, frame_grey, to_input
+from handler.preprocessing import ImageError, frame, frame_gray, frame_gray_with_warnings, to_input
 from tests.pictures import SEVEN, SMOKE, digits
 
 SEVEN_GREY = np.asarray(SEVEN)
 
 
-def large(grey: Grey, side: int = 300) -> Grey:
+def large(grey: GrayImage, side: int = 300) -> GrayImage:
     return np.asarray(Image.fromarray(grey).resize((side, side), Image.Resampling.BICUBIC))
 
 
-def on_paper(grey: Grey, paper: NDArray[np.float64] | float, noise: float = 3) -> Grey:
+def on_paper(grey: GrayImage, paper: NDArray[np.float64] | float, noise: float = 3) -> GrayImage:
     """Written with a pen that reflects a fifth of the light, on lit paper."""
     seen = paper * (1 - 0.8 * grey / 255) + np.random.default_rng(0).normal(0, noise, grey.shape)
     return seen.clip(0, 255).astype(np.uint8)
 
 
-def difference(first: Grey, second: Grey) -> float:
+def difference(first: GrayImage, second: GrayImage) -> float:
     """Mean difference in grey levels where either shows ink."""
     ink = (first > 0) | (second > 0)
     return float(np.abs(first.astype(int) - second.astype(int))[ink].mean())
@@ -36,7 +36,7 @@ def difference(first: Grey, second: Grey) -> float:
 
 def test_the_longer_side_fills_20_of_28_and_the_centre_of_mass_is_in_the_middle() -> None:
     for grey in digits()[0][::50]:
-        framed = frame_grey(grey)
+        framed = frame_gray(grey)
         rows, columns = (np.flatnonzero(framed.max(axis)) for axis in (1, 0))
         sides = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
         assert EXTENT - 2 <= max(sides) <= EXTENT == 46
@@ -50,7 +50,7 @@ def test_mnists_own_digits_stay_nearly_as_they_are_but_for_their_slant() -> None
     alike = []
     for grey in digits()[0][::50]:
         plain = np.asarray(Image.fromarray(grey).resize((64, 64), Image.Resampling.BILINEAR)).astype(float)
-        alike.append(np.corrcoef(deslanted(plain).ravel(), frame_grey(grey).astype(float).ravel())[0, 1])
+        alike.append(np.corrcoef(deslanted(plain).ravel(), frame_gray(grey).astype(float).ravel())[0, 1])
     assert np.median(alike) >= 0.95
 
 
@@ -61,7 +61,7 @@ def deslanted(plain: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(affine_transform(plain, shear, middle - shear @ middle, order=1))
 
 
-SAME: dict[str, Callable[[Grey], Grey]] = {
+SAME: dict[str, Callable[[GrayImage], GrayImage]] = {
     "inverted": lambda grey: 255 - grey,
     "faint": lambda grey: (120 + grey * 0.2).astype(np.uint8),
     "in a corner of a large frame": lambda grey: np.pad(grey, ((100, 3), (5, 120))),
@@ -78,7 +78,7 @@ SAME: dict[str, Callable[[Grey], Grey]] = {
 }
 
 
-def _specks(shape: tuple[int, int]) -> Grey:
+def _specks(shape: tuple[int, int]) -> GrayImage:
     specks = np.zeros(shape, np.uint8)
     specks[[2, 40, 65], [60, 3, 64]] = 255
     return specks
@@ -89,7 +89,7 @@ def _slope() -> NDArray[np.int64]:
     return np.asarray(rows - columns)
 
 
-def _on_table(paper: Grey) -> Grey:
+def _on_table(paper: GrayImage) -> GrayImage:
     table = on_paper(np.zeros((420, 500), np.uint8), 60)
     table[60:360, 90:390] = paper
     return table
@@ -98,7 +98,7 @@ def _on_table(paper: Grey) -> Grey:
 @pytest.mark.parametrize("way", SAME)
 def test_the_same_digit_gives_nearly_the_same_frame_however_it_comes(way: str) -> None:
     for grey in digits()[0][7::500]:
-        assert difference(frame_grey(SAME[way](grey)), frame_grey(grey)) <= 45
+        assert difference(frame_gray(SAME[way](grey)), frame_gray(grey)) <= 45
 
 
 @pytest.mark.parametrize("inverted", [False, True])
@@ -109,12 +109,12 @@ def test_a_digit_that_fills_a_tiny_picture_is_framed_like_any_other(side: int, a
         cut = grey[grey.max(1) > 60][:, grey.max(0) > 60]
         width, height = (max(1, round(length * side / max(cut.shape))) for length in cut.shape[::-1])
         tiny = np.asarray(Image.fromarray(cut).resize((width, height), Image.Resampling.BOX))
-        framed = frame_grey(255 - tiny if inverted else tiny)
-        found.append(np.corrcoef(framed.ravel(), frame_grey(grey).ravel())[0, 1])
+        framed = frame_gray(255 - tiny if inverted else tiny)
+        found.append(np.corrcoef(framed.ravel(), frame_gray(grey).ravel())[0, 1])
     assert np.median(found) >= alike
 
 
-WARNED: dict[str, tuple[Grey, set[str]]] = {
+WARNED: dict[str, tuple[GrayImage, set[str]]] = {
     "as MNIST": (SEVEN_GREY, set()),
     "dark on light": (255 - SEVEN_GREY, {"inverted"}),
     "two digits": (np.hstack((SEVEN_GREY, SEVEN_GREY)), {"several_marks"}),
@@ -131,11 +131,11 @@ WARNED: dict[str, tuple[Grey, set[str]]] = {
 @pytest.mark.parametrize("case", WARNED)
 def test_what_is_odd_is_warned_of(case: str) -> None:
     grey, expected = WARNED[case]
-    assert set(examine_grey(grey).warnings) == expected
+    assert set(frame_gray_with_warnings(grey).warnings) == expected
 
 
 def test_hardly_any_clean_digit_is_warned_of() -> None:
-    warned = [grey for grey in digits()[0][::10] if set(examine_grey(grey).warnings) - {"touches_border"}]
+    warned = [grey for grey in digits()[0][::10] if set(frame_gray_with_warnings(grey).warnings) - {"touches_border"}]
     assert len(warned) <= 5
 
 
@@ -145,14 +145,14 @@ def test_hardly_any_clean_digit_is_warned_of() -> None:
 def test_a_blank_sheet_of_any_level_is_refused(level: int, side: int, noise: float) -> None:
     sheet = level + np.random.default_rng(side).normal(0, noise, (side, side)).round()
     with pytest.raises(ImageError) as refusal:
-        frame_grey(sheet.clip(0, 255).astype(np.uint8))
+        frame_gray(sheet.clip(0, 255).astype(np.uint8))
     assert refusal.value.status == 422
 
 
 def test_a_blank_sheet_under_uneven_light_is_refused() -> None:
     paper = on_paper(np.zeros((300, 300), np.uint8), np.linspace(120, 240, 300) * np.ones((300, 1)))
     with pytest.raises(ImageError, match="nothing is drawn"):
-        frame_grey(paper)
+        frame_gray(paper)
 
 
 def test_odd_shapes_and_contents_give_a_frame_or_a_refusal() -> None:
@@ -164,7 +164,7 @@ def test_odd_shapes_and_contents_give_a_frame_or_a_refusal() -> None:
                 np.eye(height, width, dtype=np.uint8) * 200,
             ):
                 with suppress(ImageError):
-                    framed = frame_grey(grey)
+                    framed = frame_gray(grey)
                     assert framed.shape == (64, 64)
                     assert framed.dtype == np.uint8
                     assert framed.max() == 255

@@ -58,12 +58,12 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(hint_if_stopped="stopped; --resume with the same options goes on from the last finished epoch")
 
     text = "Make a kept run the current one: copy it to model/ and scripted_model.pt."
-    command = add_command(commands, "release", "training.runs:run", text)
+    command = add_command(commands, "release", "training.runs:run_release", text)
     command.add_argument("run", metavar="RUN", help="its id, or released for the one that git has")
     command.add_argument("--out", type=Path, default=Path(), help=_OUT)
 
     text = "Search for a better recipe on the validation split; write recipe.json, which train takes, and study.png."
-    command = add_command(commands, "tune", "training.tune:run", text, [data, recipe])
+    command = add_command(commands, "tune", "training.tune:run_tune", text, [data, recipe])
     command.add_argument("--trials", type=positive_int, default=30, help=f"in the study, earlier ones too {_DEFAULT}")
     command.add_argument("--out", type=Path, default=Path("study"), help=f"folder of the study {_DEFAULT}")
     command.set_defaults(hint_if_stopped="stopped; the same command goes on with the trial that was stopped")
@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, default=Path(), help="folder that has model/model.json")
 
     text = "Print path, digit, confidence, accepted or rejected, and warnings of each picture, separated by tabs."
-    command = add_command(commands, "predict", "training.predict:run", text, [model])
+    command = add_command(commands, "predict", "training.predict:run_predict", text, [model])
     command.add_argument("images", nargs="+", metavar="IMAGE")
     return top
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - as all of torch writes it
 from torch import Generator, Tensor
 
-from handler.marks import SIZE
+from handler.marks import FRAME_SIZE
 
 ROTATION = math.radians(15)
 ASPECT = 0.2  # natural logarithm of width over height
@@ -56,14 +56,14 @@ def _bent(grey: Tensor, strength: Tensor, generator: Generator) -> Tensor:
     turn, aspect, shear, right, below = (_uniform(grey, generator, -1, 1) * strength for _ in range(5))
     cos, sin = torch.cos(ROTATION * turn), torch.sin(ROTATION * turn)
     wide = torch.exp(ASPECT / 2 * aspect)
-    x = (torch.arange(SIZE, device=grey.device) + 0.5) * 2 / SIZE - 1  # [64]
+    x = (torch.arange(FRAME_SIZE, device=grey.device) + 0.5) * 2 / FRAME_SIZE - 1  # [64]
     y = x[:, None]  # [64,1]
-    columns = MARGIN * wide * (cos * x + (sin + SHEAR * shear) * y) + 2 / SIZE * SHIFT * right  # [n,64,64]
-    rows = MARGIN / wide * (cos * y - sin * x) + 2 / SIZE * SHIFT * below
-    smooth = _interpolation(SIZE, KNOTS, grey.device)  # [64,knots]
-    knots = _normal(generator, len(grey), 2, KNOTS, KNOTS) * (strength * 2 / SIZE * ELASTIC)[:, None] / 2
+    columns = MARGIN * wide * (cos * x + (sin + SHEAR * shear) * y) + 2 / FRAME_SIZE * SHIFT * right  # [n,64,64]
+    rows = MARGIN / wide * (cos * y - sin * x) + 2 / FRAME_SIZE * SHIFT * below
+    smooth = _interpolation(FRAME_SIZE, KNOTS, grey.device)  # [64,knots]
+    knots = _normal(generator, len(grey), 2, KNOTS, KNOTS) * (strength * 2 / FRAME_SIZE * ELASTIC)[:, None] / 2
     bend = smooth @ knots @ smooth.T  # [n,2,64,64]
-    grid = grey.new_empty(len(grey), SIZE, SIZE, 2)
+    grid = grey.new_empty(len(grey), FRAME_SIZE, FRAME_SIZE, 2)
     torch.add(columns, bend[:, 0], out=grid[..., 0])
     torch.add(rows, bend[:, 1], out=grid[..., 1])
     return F.grid_sample(grey.contiguous(), grid, align_corners=False)
@@ -115,7 +115,7 @@ def _crisp(grey: Tensor, generator: Generator) -> Tensor:
 def _blurred(grey: Tensor, generator: Generator) -> Tensor:
     """Under a Gaussian of up to BLUR pixels, each picture its own."""
     sigma = _uniform(grey, generator, 0.4, BLUR)
-    offset = torch.arange(SIZE, device=grey.device)
+    offset = torch.arange(FRAME_SIZE, device=grey.device)
     kernel = torch.exp(-((offset - offset[:, None]) ** 2) / (2 * sigma**2))  # [n,64,64]: as a matrix
     kernel = F.threshold(kernel, NOTHING, 0)
     kernel = (kernel / kernel.sum(2, keepdim=True))[:, None]
@@ -126,11 +126,13 @@ def _coarse(grey: Tensor, generator: Generator) -> Tensor:
     """Reduced to few pixels and enlarged again; one size for all."""
     side = int(torch.randint(*LOW_SIDES, (), generator=generator, device=grey.device))
     small = F.interpolate(grey, (side, side), mode="area")
-    return F.interpolate(small, (SIZE, SIZE), mode="bicubic").clamp(0, 1)
+    return F.interpolate(small, (FRAME_SIZE, FRAME_SIZE), mode="bicubic").clamp(0, 1)
 
 
 def _noisy(grey: Tensor, generator: Generator) -> Tensor:
     """Under Gaussian noise of up to NOISE, with the grain of a small picture."""
     grain = _normal(generator, len(grey), 1, NOISE_SIDE, NOISE_SIDE)
-    smooth = F.interpolate(grain, (SIZE, SIZE), mode="bilinear") * 1.5  # interpolation takes a third of its deviation
+    smooth = (
+        F.interpolate(grain, (FRAME_SIZE, FRAME_SIZE), mode="bilinear") * 1.5
+    )  # interpolation takes a third of its deviation
     return grey + smooth * _uniform(grey, generator, 0, NOISE)[..., None]

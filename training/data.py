@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from common.command_line import show_progress
 from common.errors import UserError
-from handler.marks import SIZE
-from handler.preprocessing import Framed, ImageError, examine_grey, read_picture
+from handler.marks import FRAME_SIZE
+from handler.preprocessing import FramedImage, ImageError, frame_gray_with_warnings, load_gray
 from training.model import CLASSES
 from training.torchvision_import import torchvision
 
@@ -28,7 +28,7 @@ class DataError(UserError):
 
 
 @dataclass(frozen=True)
-class Pictures:
+class LabeledImages:
     """Frames uint8 [N,64,64], ink bright on 0, their labels int64 [N], and what they were before they were framed."""
 
     frames: NDArray[np.uint8]
@@ -39,8 +39,8 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def at(self, rows: NDArray[np.int64]) -> "Pictures":
-        return Pictures(self.frames[rows], self.labels[rows], self.inverted[rows], self.sides[rows])
+    def at(self, rows: NDArray[np.int64]) -> "LabeledImages":
+        return LabeledImages(self.frames[rows], self.labels[rows], self.inverted[rows], self.sides[rows])
 
 
 @dataclass(frozen=True)
@@ -51,18 +51,18 @@ class DataSet:
     """
 
     name: str
-    all_training: Pictures
-    test: Pictures | None
+    all_training: LabeledImages
+    test: LabeledImages | None
     sha256: dict[str, str]
     skipped: list[str] = field(default_factory=list)
-    validation_parts: dict[str, Pictures] = field(default_factory=dict)
+    validation_parts: dict[str, LabeledImages] = field(default_factory=dict)
 
     @property
-    def train(self) -> Pictures:
+    def train(self) -> LabeledImages:
         return self.all_training.at(self.split()[0])
 
     @property
-    def validation(self) -> Pictures:
+    def validation(self) -> LabeledImages:
         return self.all_training.at(self.split()[1])
 
     def split(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -88,7 +88,7 @@ def load_data(source: str, skip_unreadable: bool = False) -> DataSet:
     return _folder(root, skip_unreadable)
 
 
-def raw_pictures(source: str, part: str = "test") -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def load_raw_images(source: str, part: str = "test") -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """MNIST's unframed `training`, `validation` or `test` pictures uint8 [N,28,28] with labels [N]; raises DataError.
 
     `training` are all but the test ones, the validation ones included; mnist5k's stand for its test ones as well.
@@ -166,15 +166,15 @@ def _mnist5k_arrays() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return rows.reshape(-1, 28, 28).astype(np.uint8), labels.astype(np.int64)
 
 
-def _framed(greys: NDArray[np.uint8], labels: NDArray[np.int64]) -> Pictures:
-    frames, inverted = np.empty((len(labels), SIZE, SIZE), np.uint8), np.empty(len(labels), np.bool_)
+def _framed(greys: NDArray[np.uint8], labels: NDArray[np.int64]) -> LabeledImages:
+    frames, inverted = np.empty((len(labels), FRAME_SIZE, FRAME_SIZE), np.uint8), np.empty(len(labels), np.bool_)
     for row, grey in enumerate(show_progress(greys, "framing")):
         try:
-            framed = examine_grey(grey)
+            framed = frame_gray_with_warnings(grey)
         except ImageError as error:
             raise DataError(f"MNIST picture {row}: {error.message}") from error
         frames[row], inverted[row] = framed.frame, "inverted" in framed.warnings
-    return Pictures(frames, labels, inverted, np.full(len(labels), max(greys.shape[1:])))
+    return LabeledImages(frames, labels, inverted, np.full(len(labels), max(greys.shape[1:])))
 
 
 def _folder(root: Path, skip_unreadable: bool) -> DataSet:
@@ -194,28 +194,28 @@ def _folder(root: Path, skip_unreadable: bool) -> DataSet:
     return DataSet(root.name, parts[0], test, {"folder": digest.hexdigest()}, skipped)
 
 
-def _read_classes(root: Path, skipped: list[str], digest: "hashlib._Hash") -> Pictures:
+def _read_classes(root: Path, skipped: list[str], digest: "hashlib._Hash") -> LabeledImages:
     """The pictures of the subfolders 0 ... 9; what cannot be read is noted in `skipped`, what is read in `digest`."""
-    framed: list[Framed] = []
+    framed: list[FramedImage] = []
     sides: list[int] = []
     labels: list[int] = []
     for path, label in show_progress(_listing(root), "reading"):
         try:
             content = path.read_bytes()
-            grey, source = read_picture(content)
-            framed.append(examine_grey(grey))
+            grey, source = load_gray(content)
+            framed.append(frame_gray_with_warnings(grey))
         except (ImageError, OSError) as error:
             skipped.append(f"{path}: {error.message if isinstance(error, ImageError) else error.strerror}")
             continue
         labels.append(label)
         sides.append(max(source.width, source.height))
         digest.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode() + content)
-    frames = np.asarray([each.frame for each in framed], np.uint8).reshape(-1, SIZE, SIZE)
+    frames = np.asarray([each.frame for each in framed], np.uint8).reshape(-1, FRAME_SIZE, FRAME_SIZE)
     inverted = np.asarray(["inverted" in each.warnings for each in framed], np.bool_)
-    return Pictures(frames, np.asarray(labels, np.int64), inverted, np.asarray(sides, np.int64))
+    return LabeledImages(frames, np.asarray(labels, np.int64), inverted, np.asarray(sides, np.int64))
 
 
-def _check_classes(root: Path, pictures: Pictures, least: int) -> None:
+def _check_classes(root: Path, pictures: LabeledImages, least: int) -> None:
     for digit, count in enumerate(np.bincount(pictures.labels, minlength=CLASSES)):
         if count < least:
             raise DataError(f"{root / str(digit)}: {count} pictures; expected at least {least}")

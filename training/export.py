@@ -17,14 +17,14 @@ from torch import nn
 from common.atomic import ReservedFile, write_atomic
 from common.errors import UserError
 from handler import __version__
-from handler.confidence import Calibration
+from handler.calibration import Calibration
 from handler.preprocessing import ImageError, frame, to_input
 from training.model import ARCHITECTURE, CLASSES
 
 if TYPE_CHECKING:
     from training.data import DataSet
     from training.fine_tuning import Start
-    from training.measures import Measures
+    from training.model_metrics import Evaluation
     from training.train import Trainer
 
 MODEL = Path("model/DigitRecognitionModel.pt")  # whole model
@@ -93,7 +93,7 @@ def write_record(record: dict[str, Any], folder: Path) -> None:
 def record(
     trainer: "Trainer",
     data: "DataSet",
-    measures: dict[str, "Measures"],
+    measures: dict[str, "Evaluation"],
     calibration: Calibration | None,
     seen: dict[str, Any] | None = None,
     start: "Start | None" = None,
@@ -134,4 +134,4 @@ def smoke(model: nn.Module, calibration: Calibration) -> dict[str, list[float]]:
     pictures = read_smoke_images()
     with torch.inference_mode():
         logits = model.cpu().eval()(to_input(list(pictures.values())))
-    return dict(zip(pictures, calibration.probabilities(logits).tolist(), strict=True))
+    return dict(zip(pictures, calibration.compute_probabilities(logits).tolist(), strict=True))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from training.data import DataSet, Pictures, load_data
+from training.data import DataSet, LabeledImages, load_data
 from training.export import PARAMETERS
 from training.model import load_model
 from training.runs import find_run, read_record
@@ -46,6 +46,6 @@ def mix_in_mnist(own: DataSet) -> DataSet:
     size = max(map(len, trains))
     parts = [train.at(np.resize(np.arange(len(train)), size)) for train in trains] + list(validations.values())
     columns = zip(*((part.frames, part.labels, part.inverted, part.sides) for part in parts), strict=True)
-    images = Pictures(*map(np.concatenate, columns))
+    images = LabeledImages(*map(np.concatenate, columns))
     sha256 = own.sha256 | mnist.sha256
     return DataSet(f"{own.name}+{MIXED_IN}", images, own.test, sha256, own.skipped, validations)

@@ -13,7 +13,7 @@ from training.model import CLASSES
 from training.torchvision_import import torchmetrics
 
 if TYPE_CHECKING:
-    from training.measures import Epoch, Measures
+    from training.model_metrics import Epoch, Evaluation
 
 
 def write_figure(path: Path, figure: Figure) -> None:
@@ -35,7 +35,7 @@ def curves(history: Sequence["Epoch"], held_out: str, path: Path) -> None:
     write_figure(path, figure)
 
 
-def confusion_matrix(measures: "Measures", title: str, path: Path) -> None:
+def confusion_matrix(measures: "Evaluation", title: str, path: Path) -> None:
     """Rows are the true digits, columns the model's."""
     matrix = torchmetrics.classification.MulticlassConfusionMatrix(CLASSES)
     matrix.update(measures.logits, measures.labels)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from handler.confidence import Calibration, read_calibration
-from handler.preprocessing import ImageError, examine, to_input
+from handler.calibration import Calibration, read_calibration
+from handler.preprocessing import ImageError, frame_with_warnings, to_input
 from training.export import PARAMETERS, RECORD
 from training.model import load_model
 
@@ -30,12 +30,12 @@ class MakePrediction:
 
     def __init__(self, path: str | Path, model: str | Path = RELEASED) -> None:
         self.path = Path(path)
-        self.frame, self.warnings = examine(self.path.read_bytes())
+        self.frame, self.warnings = frame_with_warnings(self.path.read_bytes())
         network, calibration = _model(Path(model)), _calibration(Path(model))
         with torch.inference_mode():
             logits = network(to_input([self.frame]))
-        self.probabilities: Tensor = calibration.probabilities(logits)[0]  # float64 [10], index = digit
-        self.accepted = bool(calibration.accepted(logits)[0])
+        self.probabilities: Tensor = calibration.compute_probabilities(logits)[0]  # float64 [10], index = digit
+        self.accepted = bool(calibration.accept(logits)[0])
 
     def show_prediction(self) -> Tensor:
         """The digit, int64 []."""
@@ -62,7 +62,7 @@ class MakePrediction:
         return figure
 
 
-def run(given: Namespace) -> int:
+def run_predict(given: Namespace) -> int:
     """Run the command `predict`; return 1 if any picture cannot be read."""
     failed = 0
     for image in given.images:

@@ -22,7 +22,7 @@ class RunError(UserError):
     """A run that does not exist; the message names it, and those that do."""
 
 
-def run(given: Namespace) -> int:
+def run_release(given: Namespace) -> int:
     """Run the command `release`."""
     release_run(given.run, given.out)
     return 0

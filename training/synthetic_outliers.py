@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from handler.decoding import Grey
-from handler.marks import SIZE
-from handler.preprocessing import ImageError, examine_paper
+from handler.decoding import GrayImage
+from handler.marks import FRAME_SIZE
+from handler.preprocessing import ImageError, frame_page
 
 Random = np.random.Generator
 
-CANVAS = 2 * SIZE  # pixels a side of what is drawn before it is framed
+CANVAS = 2 * FRAME_SIZE  # pixels a side of what is drawn before it is framed
 AS_MNIST = 0.6  # share that goes through MNIST's resolution, lest soft edges be what tells digits from the rest
 MNIST_SIDE = 28  # pixels
 LOOKALIKES = "BbDgIilOoqSsZz"  # letters that may well be meant as digits
@@ -33,30 +33,30 @@ STROKE_FONTS = (
 )
 
 
-def outliers(frames: NDArray[np.uint8], count: int, random: Random) -> NDArray[np.uint8]:
+def make_outliers(frames: NDArray[np.uint8], count: int, random: Random) -> NDArray[np.uint8]:
     """Frames uint8 [count,64,64] of no digits; `frames` [N,64,64] are digits, of which pairs are made."""
     kinds = list(KINDS)
-    drawn = np.empty((count, SIZE, SIZE), np.uint8)
+    drawn = np.empty((count, FRAME_SIZE, FRAME_SIZE), np.uint8)
     for row, kind in enumerate(random.choice(len(kinds), count, p=list(KINDS.values()))):
         drawn[row] = _framed(kinds[kind], frames, random)
     return drawn
 
 
-def _framed(draw: "Draw", frames: NDArray[np.uint8], random: Random) -> Grey:
+def _framed(draw: "Draw", frames: NDArray[np.uint8], random: Random) -> GrayImage:
     while True:
         try:
-            drawn = examine_paper(draw(frames, random)).frame  # a patch of texture is no sheet of paper
-            return examine_paper(_reduced(drawn)).frame if random.random() < AS_MNIST else drawn
+            drawn = frame_page(draw(frames, random)).frame  # a patch of texture is no sheet of paper
+            return frame_page(_reduced(drawn)).frame if random.random() < AS_MNIST else drawn
         except ImageError:  # nothing to see of it: another one
             continue
 
 
-def _reduced(frame: Grey) -> Grey:
-    small: Grey = cv2.resize(frame, (MNIST_SIDE, MNIST_SIDE), interpolation=cv2.INTER_AREA)
+def _reduced(frame: GrayImage) -> GrayImage:
+    small: GrayImage = cv2.resize(frame, (MNIST_SIDE, MNIST_SIDE), interpolation=cv2.INTER_AREA)
     return small
 
 
-def letter(_frames: NDArray[np.uint8], random: Random) -> Grey:
+def letter(_frames: NDArray[np.uint8], random: Random) -> GrayImage:
     """A letter in a stroke font, turned, sheared and stretched a little."""
     canvas = np.zeros((CANVAS, CANVAS), np.uint8)
     font, sign = int(random.choice(STROKE_FONTS)), str(random.choice(LETTERS))
@@ -67,16 +67,16 @@ def letter(_frames: NDArray[np.uint8], random: Random) -> Grey:
     return _skewed(canvas, random)
 
 
-def _skewed(canvas: Grey, random: Random) -> Grey:
+def _skewed(canvas: GrayImage, random: Random) -> GrayImage:
     angle = random.uniform(-0.3, 0.3)
     turn = np.array(((np.cos(angle), -np.sin(angle)), (np.sin(angle), np.cos(angle))))
     skew = turn @ np.array(((random.uniform(0.6, 1), random.uniform(-0.3, 0.3)), (0, random.uniform(0.6, 1))))
     centre = np.full(2, CANVAS / 2)
-    skewed: Grey = cv2.warpAffine(canvas, np.column_stack((skew, centre - skew @ centre)), (CANVAS, CANVAS))
+    skewed: GrayImage = cv2.warpAffine(canvas, np.column_stack((skew, centre - skew @ centre)), (CANVAS, CANVAS))
     return skewed
 
 
-def shape(_frames: NDArray[np.uint8], random: Random) -> Grey:
+def shape(_frames: NDArray[np.uint8], random: Random) -> GrayImage:
     """One to four filled polygons and ellipses, shaded."""
     canvas = np.zeros((CANVAS, CANVAS), np.uint8)
     for _ in range(random.integers(1, 5)):
@@ -99,14 +99,14 @@ def _corners(random: Random, count: int) -> NDArray[np.int32]:
     return corners.astype(np.int32)
 
 
-def _smooth(random: Random, knots: int) -> Grey:
+def _smooth(random: Random, knots: int) -> GrayImage:
     """Smooth noise of all levels."""
     levels = random.integers(0, 256, (knots, knots), dtype=np.uint8)
-    field: Grey = cv2.resize(levels, (CANVAS, CANVAS), interpolation=cv2.INTER_CUBIC)
+    field: GrayImage = cv2.resize(levels, (CANVAS, CANVAS), interpolation=cv2.INTER_CUBIC)
     return field
 
 
-def texture(_frames: NDArray[np.uint8], random: Random) -> Grey:
+def texture(_frames: NDArray[np.uint8], random: Random) -> GrayImage:
     """Smooth noise, blots, stripes or checks, on the whole picture or on a part of it."""
     field = _smooth(random, int(random.integers(3, 40)))
     kind = random.integers(4)
@@ -125,7 +125,7 @@ def texture(_frames: NDArray[np.uint8], random: Random) -> Grey:
     return field
 
 
-def scribble(_frames: NDArray[np.uint8], random: Random) -> Grey:
+def scribble(_frames: NDArray[np.uint8], random: Random) -> GrayImage:
     """Two to six strokes that lead nowhere."""
     canvas = np.zeros((CANVAS, CANVAS), np.uint8)
     thickness = int(random.integers(2, 10))
@@ -136,13 +136,13 @@ def scribble(_frames: NDArray[np.uint8], random: Random) -> Grey:
     return canvas
 
 
-def pair(frames: NDArray[np.uint8], random: Random) -> Grey:
+def pair(frames: NDArray[np.uint8], random: Random) -> GrayImage:
     """Two digits, side by side or one above the other."""
     first, second = frames[random.integers(len(frames), size=2)]
     return np.concatenate((first, second), int(random.random() < 0.7))
 
 
-def lying(frames: NDArray[np.uint8], random: Random) -> Grey:
+def lying(frames: NDArray[np.uint8], random: Random) -> GrayImage:
     """A digit on its side that is not round enough to be read all the same."""
     while True:
         turned = np.rot90(frames[random.integers(len(frames))], int(random.choice((1, 3))))
@@ -151,6 +151,6 @@ def lying(frames: NDArray[np.uint8], random: Random) -> Grey:
             return np.ascontiguousarray(turned)
 
 
-Draw = Callable[[NDArray[np.uint8], Random], Grey]
+Draw = Callable[[NDArray[np.uint8], Random], GrayImage]
 
 KINDS: Final[dict[Draw, float]] = {letter: 0.35, shape: 0.25, texture: 0.15, scribble: 0.1, pair: 0.1, lying: 0.05}

@@ -23,12 +23,12 @@ from common.atomic import write_atomic
 from common.command_line import show_progress
 from common.errors import UserError
 from handler.preprocessing import to_input
-from training.data import DataSet, Pictures
+from training.augmented_data import AugmentedData
+from training.data import DataSet, LabeledImages
 from training.export import to_bytes
-from training.measures import Epoch, accuracy, evaluate
 from training.model import DigitCNN, fold_batch_norms
+from training.model_metrics import Epoch, accuracy, evaluate
 from training.recipe import TEACHER, Config
-from training.rounds import Rounds
 from training.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class EpochData:
     teacher_logits: Tensor | None = None
 
 
-def choose_pictures(config: Config, data: DataSet) -> tuple[Pictures, Pictures, str]:
+def choose_pictures(config: Config, data: DataSet) -> tuple[LabeledImages, LabeledImages, str]:
     """Return the training pictures, the held-out pictures and the name of the held-out part."""
     if config.held_out == "test" and data.test is not None:
         return data.all_training, data.test, "test"
@@ -66,11 +66,11 @@ def make_run_id(config: Config, data: DataSet, start: "Start | None" = None) -> 
     return hashlib.sha256(json.dumps(determinants, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def make_rounds(config: Config, pictures: Pictures) -> Rounds:
+def make_rounds(config: Config, pictures: LabeledImages) -> AugmentedData:
     """Create the augmented data of a recipe, which teacher and digit model share."""
     count = config.rounds if config.augment else 0
     outliers = max(1, round(len(pictures) * config.outliers)) if config.outliers else 0
-    return Rounds(pictures, count, outliers, config.seed, config.threads)
+    return AugmentedData(pictures, count, outliers, config.seed, config.threads)
 
 
 class Trainer:
@@ -83,7 +83,7 @@ class Trainer:
         self,
         config: Config,
         data: DataSet,
-        rounds: Rounds | None = None,
+        rounds: AugmentedData | None = None,
         teacher: nn.Module | None = None,
         network: Callable[[], nn.Module] | None = None,
         start: "Start | None" = None,

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from handler.confidence import read_calibration
-from training import export, measures, plots
-from training.calibration import calibrate
-from training.data import DataError, DataSet, Pictures, load_data
+from handler.calibration import read_calibration
+from training import export, model_metrics, plots
+from training.calibrate import calibrate
+from training.data import DataError, DataSet, LabeledImages, load_data
+from training.drift_baseline import compute_drift_baseline as make_reference
 from training.fine_tuning import load_start, mix_in_mnist
 from training.model import CLASSES, load_model
 from training.predict import RELEASED
 from training.recipe import FINE_TUNING, Config, ConfigError, configure
-from training.reference import reference as make_reference
 from training.runs import RUNS, release_run
 from training.torchvision_import import torchmetrics
 from training.train import ResumeError, fit, make_run_id, teacher_checkpoint
@@ -44,7 +44,7 @@ def train(given: Namespace) -> int:
     model, validated = trainer.best, trainer.held_out == "validation"
     parts = {trainer.held_out: trainer.held} | ({"test": data.test} if data.test else {})
     parts |= {f"validation_{name}": images for name, images in data.validation_parts.items() if validated}
-    measured = {part: measures.evaluate(model, pictures) for part, pictures in parts.items()}
+    measured = {part: model_metrics.evaluate(model, pictures) for part, pictures in parts.items()}
     calibration = calibrate(measured["validation"]) if validated else None
     baseline = make_reference(trainer.held, measured["validation"], calibration) if calibration else None
     plots.curves(trainer.history, trainer.held_out, folder / export.CURVES)
@@ -90,7 +90,7 @@ def evaluate(given: Namespace) -> int:
     model = load_model(path)
     data = load_pictures(given)
     part, pictures = _choose_part(data, given.part)
-    result = measures.evaluate(model, pictures)
+    result = model_metrics.evaluate(model, pictures)
     print(f"{path} on {data.name}, {part}: {len(pictures)} pictures")
     _print_measures(result)
     plots.confusion_matrix(result, f"{data.name}, {part}: accuracy {result.accuracy:.2%}", given.plot)
@@ -103,7 +103,7 @@ def reference(given: Namespace) -> int:
     record = json.loads(record_path.read_text())
     model, calibration = load_model(given.out / export.PARAMETERS), read_calibration(record_path)
     part, pictures = _choose_part(load_pictures(given), given.part)
-    record["reference"] = make_reference(pictures, measures.evaluate(model, pictures), calibration)
+    record["reference"] = make_reference(pictures, model_metrics.evaluate(model, pictures), calibration)
     export.write_record(record, given.out)
     print(f"{record_path}: {len(pictures)} pictures, {part}")
     return 0
@@ -132,7 +132,7 @@ def load_pictures(given: Namespace) -> DataSet:
     return data
 
 
-def _choose_part(data: DataSet, part: str | None) -> tuple[str, Pictures]:
+def _choose_part(data: DataSet, part: str | None) -> tuple[str, LabeledImages]:
     if part == "test" and data.test is None:
         raise DataError(f"{data.name} has no test pictures; leave out --part test")
     if part == "validation":
@@ -142,7 +142,7 @@ def _choose_part(data: DataSet, part: str | None) -> tuple[str, Pictures]:
     return "test", data.test
 
 
-def _print_measures(result: measures.Measures) -> None:
+def _print_measures(result: model_metrics.Evaluation) -> None:
     print(f"accuracy {result.accuracy:.2%}, loss {result.loss:.4f}")
     metrics = torchmetrics.functional.classification
     recall = metrics.multiclass_recall(result.logits, result.labels, CLASSES, average="none")

@@ -16,10 +16,10 @@ import optuna
 from optuna.trial import TrialState
 
 from common.atomic import write_atomic
+from training.augmented_data import AugmentedData
 from training.data import DataSet
 from training.plots import write_figure
 from training.recipe import Config, ConfigError
-from training.rounds import Rounds
 from training.train import ResumeError, Trainer, choose_pictures, make_rounds, make_run_id
 from training.training_commands import configure_recipe, load_pictures
 
@@ -28,7 +28,7 @@ MOST_OUTLIERS = 0.2  # share of a batch's digits
 UNPRUNED = 5  # trials that run to their end before others are compared with them
 
 
-def run(given: Namespace) -> int:
+def run_tune(given: Namespace) -> int:
     """Run the command `tune`."""
     config = configure_recipe(given)
     if config.held_out != "validation":
@@ -112,7 +112,9 @@ def _done(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
 
 
-def _loss(trial: optuna.Trial, config: Config, data: DataSet, rounds: Rounds, report: Callable[[str], None]) -> float:
+def _loss(
+    trial: optuna.Trial, config: Config, data: DataSet, rounds: AugmentedData, report: Callable[[str], None]
+) -> float:
     """The validation pictures' cross-entropy at the trial's end."""
     trainer = Trainer(propose(trial, config), data, rounds)
     while len(trainer.history) < config.epochs:

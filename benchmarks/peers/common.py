@@ -7,8 +7,8 @@ from typing import Any
 import cv2
 import torch
 
-from handler.classifier import CALL, Classifier
-from handler.preprocessing import examine
+from handler.classifier import MODEL_BATCH_SIZE, Classifier
+from handler.preprocessing import frame_with_warnings
 from serving.config import ROOT
 
 BATCH = 16  # most images that a server may put into one model call
@@ -22,12 +22,12 @@ class DigitModel:
         cv2.setNumThreads(1)
         self.classifier = Classifier(ROOT / "scripted_model.pt", ROOT / "model" / "model.json", "1.0")
         smoke = sorted((ROOT / "handler" / "smoke").glob("*.png"))
-        self.classifier.warm_up([examine(path.read_bytes()) for path in smoke], BATCH)
+        self.classifier.warm_up([frame_with_warnings(path.read_bytes()) for path in smoke], BATCH)
 
     def predict_images(self, images: list[bytes]) -> list[dict[str, Any]]:
         """Return one prediction an image, as the project's handler does."""
-        frames = [examine(image) for image in images]
-        calls = (frames[start : start + CALL] for start in range(0, len(frames), CALL))
+        frames = [frame_with_warnings(image) for image in images]
+        calls = (frames[start : start + MODEL_BATCH_SIZE] for start in range(0, len(frames), MODEL_BATCH_SIZE))
         return [prediction for call in calls for prediction in self.classifier.predict(call)]
 
 

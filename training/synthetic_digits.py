@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from handler.decoding import Grey
-from handler.preprocessing import frame_grey
+from handler.decoding import GrayImage
+from handler.preprocessing import frame_gray
 from training.synthetic_outliers import CANVAS, MNIST_SIDE
 
 Random = np.random.Generator
@@ -23,16 +23,16 @@ THICKNESS = (5, 14)  # pixels
 TREMBLE = 0.015  # standard deviation of a point
 
 
-def in_other_styles(frames: NDArray[np.uint8], labels: NDArray[np.int64], random: Random) -> NDArray[np.uint8]:
+def replace_some_digits(frames: NDArray[np.uint8], labels: NDArray[np.int64], random: Random) -> NDArray[np.uint8]:
     """Frames uint8 [N,64,64] of the labels [N], SHARE of those in STYLES drawn anew in that style."""
     frames = frames.copy()
     chosen = np.isin(labels, list(STYLES)) & (random.random(len(labels)) < SHARE)
     for row in np.flatnonzero(chosen):
-        frames[row] = drawn(int(labels[row]), random)
+        frames[row] = draw_digit(int(labels[row]), random)
     return frames
 
 
-def drawn(digit: int, random: Random) -> Grey:
+def draw_digit(digit: int, random: Random) -> GrayImage:
     """The digit, one of STYLES, as a frame uint8 [64,64]."""
     canvas = np.zeros((CANVAS, CANVAS), np.uint8)
     thickness = int(random.integers(*THICKNESS, endpoint=True))
@@ -40,7 +40,7 @@ def drawn(digit: int, random: Random) -> Grey:
         points = np.array(stroke) + random.normal(0, TREMBLE, (len(stroke), 2)) + (0.5, 0.1)
         place = points * HEIGHT + (CANVAS - HEIGHT) / 2
         cv2.polylines(canvas, [place.round().astype(np.int32)], False, 255, thickness, cv2.LINE_AA)
-    return frame_grey(cv2.resize(frame_grey(canvas), (MNIST_SIDE, MNIST_SIDE), interpolation=cv2.INTER_AREA))
+    return frame_gray(cv2.resize(frame_gray(canvas), (MNIST_SIDE, MNIST_SIDE), interpolation=cv2.INTER_AREA))
 
 
 def one(random: Random) -> list[Stroke]:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
-from handler.decoding import Grey, decode
-from handler.plain_png import plain_png
-from handler.preprocessing import ImageError, read_picture
+from handler.decoding import GrayImage, decode_image
+from handler.fast_png import decode_plain_png
+from handler.preprocessing import ImageError, load_gray
 from tests.pictures import SMOKE, digits, encode
 
 HEADER = struct.pack(">IIBBBBB", 28, 28, 8, 0, 0, 0, 0)
@@ -29,10 +29,10 @@ def png(data: bytes, header: bytes = HEADER) -> bytes:
 def test_digits_are_read_as_pillow_reads_them() -> None:
     for grey in digits()[0][:500]:
         picture = encode(Image.fromarray(grey))
-        read = plain_png(picture)
+        read = decode_plain_png(picture)
         assert read is not None
-        assert (read == decode(picture)).all()
-    assert all(plain_png(picture) is not None for picture in SMOKE.values())
+        assert (read == decode_image(picture)).all()
+    assert all(decode_plain_png(picture) is not None for picture in SMOKE.values())
 
 
 def test_other_pictures_are_left_to_pillow() -> None:
@@ -46,7 +46,7 @@ def test_other_pictures_are_left_to_pillow() -> None:
         b"",
         b"\x89PNG",
     ]
-    assert [plain_png(picture) for picture in others] == [None] * len(others)
+    assert [decode_plain_png(picture) for picture in others] == [None] * len(others)
 
 
 DAMAGED = {
@@ -66,8 +66,8 @@ DAMAGED = {
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_damaged_picture_is_read_as_pillow_reads_it_or_left_to_it(name: str) -> None:
     picture = png(DAMAGED[name])
-    read = plain_png(picture)
-    assert read is None or (read == decode(picture)).all()
+    read = decode_plain_png(picture)
+    assert read is None or (read == decode_image(picture)).all()
 
 
 def test_mutated_pictures_end_as_with_pillow_alone(capfd: pytest.CaptureFixture[str]) -> None:
@@ -78,11 +78,11 @@ def test_mutated_pictures_end_as_with_pillow_alone(capfd: pytest.CaptureFixture[
         for _ in range(draw.randint(1, 3)):
             changed[draw.randrange(len(changed))] ^= 1 << draw.randrange(8)
         mutated = bytes(changed[: draw.randint(20, 2 * len(changed))])
-        assert _outcome(mutated, lambda picture: read_picture(picture)[0]) == _outcome(mutated, decode)
+        assert _outcome(mutated, lambda picture: load_gray(picture)[0]) == _outcome(mutated, decode_image)
     assert capfd.readouterr().err == ""
 
 
-def _outcome(picture: bytes, read: Callable[[bytes], Grey]) -> object:
+def _outcome(picture: bytes, read: Callable[[bytes], GrayImage]) -> object:
     try:
         return read(picture).tolist()
     except ImageError as error:

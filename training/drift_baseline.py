@@ -2,17 +2,17 @@
 
 from typing import Any
 
-from handler.confidence import Calibration
+from handler.calibration import Calibration
 from handler.drift import compute_baseline
-from handler.marks import ink_and_widths
-from training.data import Pictures
-from training.measures import Measures
+from handler.marks import measure_foreground
+from training.data import LabeledImages
+from training.model_metrics import Evaluation
 
 
-def reference(pictures: Pictures, measures: Measures, calibration: Calibration) -> dict[str, Any]:
+def compute_drift_baseline(pictures: LabeledImages, measures: Evaluation, calibration: Calibration) -> dict[str, Any]:
     """Compute the baseline of the images and what the model gives on them, as model.json keeps it."""
-    probabilities = calibration.probabilities(measures.logits)
-    ratios, widths = ink_and_widths(pictures.frames)
+    probabilities = calibration.compute_probabilities(measures.logits)
+    ratios, widths = measure_foreground(pictures.frames)
     return compute_baseline(
         confidence=probabilities.amax(1).tolist(),
         ink=ratios,

@@ -4,7 +4,7 @@ from base64 import b64encode
 from typing import Any
 
 
-def description(version: str, record: dict[str, Any], smoke_images: dict[str, bytes]) -> dict[str, Any]:
+def describe_model(version: str, record: dict[str, Any], smoke_images: dict[str, bytes]) -> dict[str, Any]:
     """Describe the archive's version by its model.json and its smoke images, digit -> PNG."""
     expected = record.get("smoke", {})
     return {

@@ -6,18 +6,19 @@ import torch.nn.functional as F  # noqa: N812 - as all of torch writes it
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from handler.confidence import Calibration
-from training.measures import Measures
+from handler.calibration import Calibration
+from training.model_metrics import Evaluation
 
-REFUSED = 0.013  # share of the validation digits that the threshold refuses
+REJECTED_SHARE = 0.013  # share of the validation digits that the threshold refuses
 TEMPERATURES = (0.05, 20.0)
 
 
-def calibrate(measures: Measures) -> Calibration:
+def calibrate(measures: Evaluation) -> Calibration:
     """Of validation pictures: the likeliest temperature, and the threshold that refuses REFUSED of them."""
     temperature = _temperature(measures.logits, measures.labels)
     return Calibration(
-        temperature, float(np.quantile(Calibration(temperature).score(measures.logits).numpy(), REFUSED))
+        temperature,
+        float(np.quantile(Calibration(temperature).compute_scores(measures.logits).numpy(), REJECTED_SHARE)),
     )
 
 

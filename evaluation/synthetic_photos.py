@@ -68,7 +68,7 @@ class _Sheet:
         return _Sheet(-(-self.height // step), -(-self.width // step))
 
 
-def photo(grey: NDArray[np.uint8], random: Random) -> bytes:
+def make_photo(grey: NDArray[np.uint8], random: Random) -> bytes:
     """A JPEG of the light-on-dark digit uint8 [28,28], written dark on light paper."""
     sheet = _sheet(random)
     picture = _lit_paper(sheet, random)

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from common.command_line import show_progress
-from handler.preprocessing import ImageError, frame_grey, to_input
+from handler.preprocessing import ImageError, frame_gray, to_input
 from training.augment import augment
-from training.data import Pictures
-from training.styles import in_other_styles
-from training.synthetic_outliers import outliers
+from training.data import LabeledImages
+from training.synthetic_digits import replace_some_digits
+from training.synthetic_outliers import make_outliers
 
 BATCH = 250  # frames that a model classifies at a time
 TASK = 75  # frames that one process augments at a time: few enough for its caches
@@ -29,13 +29,13 @@ DIGITS, OUTLIERS, ROWS = 0, 1, 2  # first number of a seed: what it is for
 Frames = NDArray[np.uint8]  # [n,64,64]
 
 
-class Rounds:
+class AugmentedData:
     """Rounds of the pictures and of `outlier_count` outliers, each made when it is first needed.
 
     A round depends on its number and the seed alone, so a resumed training sees the same ones. `processes` make it.
     """
 
-    def __init__(self, pictures: Pictures, count: int, outlier_count: int, seed: int, processes: int = 1) -> None:
+    def __init__(self, pictures: LabeledImages, count: int, outlier_count: int, seed: int, processes: int = 1) -> None:
         self.frames, self.labels = pictures.frames, pictures.labels
         self.count, self.outlier_count = count, outlier_count
         self.seed, self.processes = seed, processes
@@ -53,7 +53,7 @@ class Rounds:
 
     def logits(self, epoch: int, teacher: nn.Module) -> Tensor:
         """Return the teacher's logits float32 [N,10] for the epoch's digits."""
-        return self._get_round("logits", epoch, lambda _: logits_of(teacher, self.digits(epoch)))
+        return self._get_round("logits", epoch, lambda _: compute_logits(teacher, self.digits(epoch)))
 
     def _get_round(self, kind: str, epoch: int, make: Callable[[int], Tensor]) -> Tensor:
         number = epoch % max(1, self.count)
@@ -77,7 +77,7 @@ class Rounds:
         return torch.from_numpy(np.concatenate(list(show_progress(results, "augmenting", len(tasks)))))
 
 
-def logits_of(model: nn.Module, frames: Tensor) -> Tensor:
+def compute_logits(model: nn.Module, frames: Tensor) -> Tensor:
     """Return the model's logits float32 [N,10] for frames uint8 [N,64,64], in evaluation mode; restore its mode."""
     training, device = model.training, next(model.parameters()).device
     model.eval()
@@ -89,13 +89,13 @@ def logits_of(model: nn.Module, frames: Tensor) -> Tensor:
 
 def _augment_digits(frames: Frames, labels: NDArray[np.int64], seed: tuple[int, ...]) -> Frames:
     random = np.random.default_rng(seed)
-    return _augment(in_other_styles(frames, labels, random), random)
+    return _augment(replace_some_digits(frames, labels, random), random)
 
 
 def _augment_outliers(frames: Frames, seed: tuple[int, ...]) -> Frames:
     """Return as many outliers as there are frames of digits, of which some outliers are made."""
     random = np.random.default_rng(seed)
-    return _augment(outliers(frames, len(frames), random), random)
+    return _augment(make_outliers(frames, len(frames), random), random)
 
 
 def _augment(frames: Frames, random: np.random.Generator) -> Frames:
@@ -105,5 +105,5 @@ def _augment(frames: Frames, random: np.random.Generator) -> Frames:
     framed = frames.copy()
     for row, picture in enumerate(pictures):
         with suppress(ImageError):
-            framed[row] = frame_grey(picture)
+            framed[row] = frame_gray(picture)
     return framed

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from handler.decoding import LARGE, Grey
+from handler.decoding import WORKING_SIDE, GrayImage
 
 SMALL = 64  # pixels of the longer side; a picture of no more may be filled by its digit and is no photo
 NARROW = 24  # pixels of a side; less is too few to tell strokes from paper by their width
@@ -29,19 +29,19 @@ STROKE = 0.25  # of the shorter side; under uneven light what is wider is no str
 LEAST_RANGE = 64  # grey levels from paper to black or white; less is taken for as much, else its noise would grow
 
 
-class Ink(NamedTuple):
+class Foreground(NamedTuple):
     """What stands out from the paper: `levels` uint8 [height,width], and the standard deviation of their noise."""
 
-    levels: Grey
+    levels: GrayImage
     noise: float
     inverted: bool  # dark on light, other than MNIST's
     even: bool  # seen under even light
 
 
-class Paper(NamedTuple):
+class Background(NamedTuple):
     """The background: its grey level, one for all or uint8 [height,width], and its noise's standard deviation."""
 
-    level: int | Grey
+    level: int | GrayImage
     noise: float
 
     @property
@@ -49,17 +49,17 @@ class Paper(NamedTuple):
         return isinstance(self.level, int)
 
 
-def reduced(grey: Grey) -> Grey:
+def reduce_image(grey: GrayImage) -> GrayImage:
     """The picture with at most LARGE pixels a side, averaged, aspect kept."""
-    factor = LARGE / max(grey.shape)
+    factor = WORKING_SIDE / max(grey.shape)
     if factor >= 1:
         return grey
     height, width = (max(1, round(side * factor)) for side in grey.shape)
-    smaller: Grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
+    smaller: GrayImage = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
     return smaller
 
 
-def sheet(grey: Grey) -> Grey:
+def crop_page(grey: GrayImage) -> GrayImage:
     """The sheet of paper on a darker table, or the dark card on a lighter one, cut out; any other picture as it is."""
     area = _area_of_sheet(grey) if max(grey.shape) > SMALL else None
     if area is None:
@@ -72,7 +72,7 @@ def sheet(grey: Grey) -> Grey:
     return filled[top : top + height, left : left + width]
 
 
-def _area_of_sheet(grey: Grey) -> Grey | None:
+def _area_of_sheet(grey: GrayImage) -> GrayImage | None:
     """255 on the sheet or card and what is drawn on it, 0 around it; None if there is none."""
     split, bright = cv2.threshold(grey, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     light = np.count_nonzero(_border(grey) > split) / len(_border(grey))
@@ -84,7 +84,7 @@ def _area_of_sheet(grey: Grey) -> Grey | None:
     return card
 
 
-def _large_rectangle(mask: Grey) -> Grey | None:
+def _large_rectangle(mask: GrayImage) -> GrayImage | None:
     """The mask's largest area with its holes filled, if that is a large rectangle, askew perhaps, of few holes."""
     outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     outline = max(outlines, key=cv2.contourArea, default=None)  # none where the mask is empty
@@ -97,43 +97,43 @@ def _large_rectangle(mask: Grey) -> Grey | None:
     return area if cv2.countNonZero(cv2.bitwise_and(area, mask)) >= SHEET_PLAIN * size else None
 
 
-def background(grey: Grey) -> Paper:
+def estimate_background(grey: GrayImage) -> Background:
     """The paper: the border's median, or under uneven light what is left of the picture without its strokes."""
     border = _border(grey)
     level = int(np.sort(border)[len(border) // 2])
     noise = _noise(border)
     if max(grey.shape) < NARROW and noise > TINY_NOISE:
-        return Paper(_nearest_extreme(grey, level), 0.0)
+        return Background(_nearest_extreme(grey, level), 0.0)
     if max(grey.shape) <= SMALL:
         even = min(grey.shape) < NARROW or _share(border, level, UNEVEN + 2 * noise) >= LEAST_BORDER
     else:
         even = _share(border, level, 1) >= LEAST_BORDER or _share(border, level, UNEVEN + 2 * noise) >= EVEN_BORDER
-    return Paper(level, noise) if even else Paper(*_under_uneven_light(grey))
+    return Background(level, noise) if even else Background(*_under_uneven_light(grey))
 
 
-def _nearest_extreme(grey: Grey, level: int) -> int:
+def _nearest_extreme(grey: GrayImage, level: int) -> int:
     """The darkest or brightest level: where a digit fills its picture, the border's median may be a stroke's edge."""
     darkest, brightest = int(grey.min()), int(grey.max())
     return darkest if level - darkest <= brightest - level else brightest
 
 
-def _border(grey: Grey) -> Grey:
+def _border(grey: GrayImage) -> GrayImage:
     return np.concatenate((grey[0], grey[:, -1], grey[-1], grey[:, 0]))
 
 
-def _noise(border: Grey) -> float:
+def _noise(border: GrayImage) -> float:
     """Standard deviation of normal noise, from the median step between neighbours: ink is rarer."""
     steps = np.sort(cv2.absdiff(border[1:], border[:-1]).ravel())
     return float(steps[len(steps) // 2]) * 1.05
 
 
-def _share(pixels: Grey, level: int, near: float) -> float:
+def _share(pixels: GrayImage, level: int, near: float) -> float:
     """Share of the pixels that differ from the level by no more than `near`."""
     within = cv2.inRange(pixels, math.ceil(level - near), math.floor(level + near))  # which itself rounds its limits
     return cv2.countNonZero(within) / max(1, pixels.size)
 
 
-def _under_uneven_light(grey: Grey) -> tuple[Grey, float]:
+def _under_uneven_light(grey: GrayImage) -> tuple[GrayImage, float]:
     side = min(grey.shape)
     middle = cv2.medianBlur(grey, min(int(side * SURROUNDINGS) | 1, 255))
     inverted = cv2.norm(cv2.subtract(middle, grey)) > cv2.norm(cv2.subtract(grey, middle))
@@ -143,11 +143,11 @@ def _under_uneven_light(grey: Grey) -> tuple[Grey, float]:
     return level, float(np.median(cv2.absdiff(smooth, level)[::4, ::4])) * 1.48
 
 
-def separate(grey: Grey, paper: Paper) -> Ink:
+def extract_foreground(grey: GrayImage, paper: Background) -> Foreground:
     """What differs from the paper: 0 for paper, 255 for black on white or white on black."""
     level = np.full(grey.shape, paper.level, np.uint8)  # twice as fast as full_like
     dark, light = cv2.subtract(level, grey), cv2.subtract(grey, level)
     inverted = cv2.norm(dark) > cv2.norm(light)
     most = np.full(grey.shape, np.maximum(paper.level if inverted else 255 - paper.level, LEAST_RANGE), np.uint8)
     ink = cv2.divide(dark if inverted else light, most, scale=255)
-    return Ink(ink, paper.noise * 255 / cv2.mean(most)[0], inverted, paper.even)
+    return Foreground(ink, paper.noise * 255 / cv2.mean(most)[0], inverted, paper.even)

@@ -8,9 +8,9 @@ import torch.nn.functional as F  # noqa: N812 - as all of torch writes it
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.data import Pictures
+from training.augmented_data import compute_logits
+from training.data import LabeledImages
 from training.model import CLASSES
-from training.rounds import logits_of
 from training.torchvision_import import torchmetrics
 
 
@@ -33,14 +33,14 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class Measures:
+class Evaluation:
     """What a model gives on N pictures: logits [N,10] and labels [N], on the CPU."""
 
     logits: Tensor
     labels: Tensor
 
     @classmethod
-    def of_probabilities(cls, probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> "Measures":
+    def of_probabilities(cls, probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> "Evaluation":
         """Of probabilities [N,10] and labels [N]; their logarithms are logits."""
         return cls(torch.from_numpy(probabilities).log(), torch.from_numpy(labels))
 
@@ -59,6 +59,6 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
     return float(multiclass_accuracy(logits, labels, CLASSES, average="micro"))
 
 
-def evaluate(model: nn.Module, pictures: Pictures) -> Measures:
+def evaluate(model: nn.Module, pictures: LabeledImages) -> Evaluation:
     """The model's logits on the pictures, in evaluation mode; the mode it came in is put back."""
-    return Measures(logits_of(model, torch.from_numpy(pictures.frames)), torch.from_numpy(pictures.labels))
+    return Evaluation(compute_logits(model, torch.from_numpy(pictures.frames)), torch.from_numpy(pictures.labels))

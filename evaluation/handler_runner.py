@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ts.context import Context, RequestProcessor
 
 from common.command_line import show_progress
-from handler.confidence import SOFTER, negative_entropy
+from handler.calibration import SCORE_TEMPERATURE_SCALE, compute_negative_entropy
 from handler.digit_handler import DigitHandler
 from serving.archive import build_archive
 from training.model import CLASSES
@@ -25,7 +25,7 @@ LOWEST = -1e6  # score of a blank picture, below any other
 
 
 @dataclass(frozen=True)
-class Answers:
+class Responses:
     """What the handler said of N pictures; one it refused as blank has digit -1, confidence 0 and the lowest score."""
 
     digits: NDArray[np.int64]
@@ -40,7 +40,7 @@ class Answers:
         return np.asarray(self.probabilities.max(1))
 
 
-class Asked:
+class HandlerRunner:
     """A handler with the released archive; `answers` asks it."""
 
     def __init__(self, folder: Path) -> None:
@@ -52,7 +52,7 @@ class Asked:
         self.handler = DigitHandler()
         self.handler.initialize(self._context(0))
 
-    def answers(self, pictures: list[bytes], name: str) -> Answers:
+    def answers(self, pictures: list[bytes], name: str) -> Responses:
         """Asks for all pictures in batches of the shipped size; any other refusal than 422 is an error."""
         starts = show_progress(range(0, len(pictures), self.batch), name)
         rows = [row for start in starts for row in self._batch(pictures[start : start + self.batch])]
@@ -60,8 +60,10 @@ class Asked:
         unknown: dict[str, Any] = {"digit": -1, "probabilities": [0.0] * CLASSES, "accepted": False}
         known = [unknown if status == 422 else answer for status, answer in rows]
         probabilities = np.array([row["probabilities"] for row in known])
-        scores = negative_entropy(torch.from_numpy(probabilities).log(), SOFTER).numpy()  # nan of a blank image
-        return Answers(
+        scores = compute_negative_entropy(
+            torch.from_numpy(probabilities).log(), SCORE_TEMPERATURE_SCALE
+        ).numpy()  # nan of a blank image
+        return Responses(
             np.array([row["digit"] for row in known]),
             probabilities,
             np.where(blank, LOWEST, scores),
@@ -85,9 +87,9 @@ class Asked:
 
 
 @contextmanager
-def asked() -> Iterator[Asked]:
+def start_handler() -> Iterator[HandlerRunner]:
     """The handler with the released model; torch's number of threads is put back, which the handler sets to one."""
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
-        yield Asked(Path(folder))
+        yield HandlerRunner(Path(folder))
     torch.set_num_threads(threads)

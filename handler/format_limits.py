@@ -29,7 +29,7 @@ _NUMBERS = {3: "H", 4: "I", 16: "Q"}  # SHORT, LONG, LONG8
 Fields = dict[int, tuple[int, int | None]]  # tag -> how many values, and the value if it is one number, in its place
 
 
-def problem(picture: bytes, pixels: int) -> str | None:
+def find_format_problem(picture: bytes, pixels: int) -> str | None:
     """Why a JPEG or TIFF file is not to be decoded; None if it may be, and for any other file.
 
     All tiles of a TIFF may have so many `pixels`, as a picture may: they may be far larger than it.

@@ -10,8 +10,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from handler.claims import MAX_FAX_LINES, MAX_PARTS, MAX_SCANS
-from handler.decoding import MAX_BYTES, ImageError, decode
+from handler.decoding import MAX_BYTES, ImageError, decode_image
+from handler.format_limits import MAX_FAX_LINES, MAX_PARTS, MAX_SCANS
 from tests.pictures import SEVEN, encode
 
 SHORT, LONG, DOUBLE = 3, 4, 12
@@ -23,7 +23,7 @@ def refusal(picture: bytes) -> str:
     """Why it is refused, within a moment and a few megabytes."""
     before, started = psutil.Process().memory_info().rss, time.process_time()
     with pytest.raises(ImageError) as caught:
-        decode(picture)
+        decode_image(picture)
     assert time.process_time() - started < 1
     assert psutil.Process().memory_info().rss - before < 2**26
     assert caught.value.status == 400
@@ -77,14 +77,14 @@ def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded() -> None:
 
 
 def test_as_many_scans_as_allowed_are_read() -> None:
-    assert decode(jpeg_of_scans(MAX_SCANS, SEVEN)).shape == (28, 28)
+    assert decode_image(jpeg_of_scans(MAX_SCANS, SEVEN)).shape == (28, 28)
 
 
 def test_scans_of_thumbnails_and_of_what_follows_a_picture_do_not_count() -> None:
     """Phones put a thumbnail into the head and a film behind the end."""
     jpeg, scans = encode(SEVEN, "JPEG"), b"\xff\xda" * 2 * MAX_SCANS
     thumbnail = b"\xff\xe2" + struct.pack(">H", len(scans) + 2) + scans
-    assert (decode(jpeg[:2] + thumbnail + jpeg[2:] + scans) == decode(jpeg)).all()
+    assert (decode_image(jpeg[:2] + thumbnail + jpeg[2:] + scans) == decode_image(jpeg)).all()
 
 
 @pytest.mark.parametrize("marker", [0xC9, 0xCA])
@@ -100,9 +100,9 @@ def test_a_jpeg_of_a_million_blocks_between_its_scans_is_refused() -> None:
 
 def test_the_plain_tiff_of_these_tests_is_read() -> None:
     data = bytes(range(64)) * SIDE
-    assert (decode(tiff([], data)) == np.frombuffer(data, np.uint8).reshape(SIDE, SIDE)).all()
-    assert (decode(tiff([], data, ">")) == np.frombuffer(data, np.uint8).reshape(SIDE, SIDE)).all()
-    tiled = decode(tiff(tiles(SIDE, SIDE), data))
+    assert (decode_image(tiff([], data)) == np.frombuffer(data, np.uint8).reshape(SIDE, SIDE)).all()
+    assert (decode_image(tiff([], data, ">")) == np.frombuffer(data, np.uint8).reshape(SIDE, SIDE)).all()
+    tiled = decode_image(tiff(tiles(SIDE, SIDE), data))
     assert (tiled == np.frombuffer(data, np.uint8).reshape(SIDE, SIDE)).all()
 
 
@@ -112,7 +112,7 @@ def test_numbers_of_either_byte_order_are_read_alike(order: str, kind: str, bits
     """A dark square on light paper: microscopes and scanners write all of these."""
     values = np.full((SIDE, SIDE), 230, f"{order}{kind}{bits // 8}")
     values[20:40, 20:40] = 20
-    grey = decode(tiff([(258, SHORT, 1, bits), (339, SHORT, 1, format_)], values.tobytes(), order))
+    grey = decode_image(tiff([(258, SHORT, 1, bits), (339, SHORT, 1, format_)], values.tobytes(), order))
     assert grey[30, 30] < grey[0, 0] or bits == 16
     assert (grey == grey[0, 0]).sum() == SIDE**2 - 400
 
@@ -148,14 +148,14 @@ def test_a_fax_of_too_many_lines_is_refused_and_a_broken_one_writes_nothing(capf
     fax = [(258, SHORT, 1, 1), (259, SHORT, 1, 3)]
     assert "a fax of 65536 lines" in refusal(tiff([*fax, (257, LONG, 1, MAX_FAX_LINES + 1)], random))
     with suppress(ImageError):
-        decode(tiff([*fax, (257, LONG, 1, 10_000), (278, LONG, 1, 10_000)], random))
+        decode_image(tiff([*fax, (257, LONG, 1, 10_000), (278, LONG, 1, 10_000)], random))
     os.write(2, b"still open")
     assert capfd.readouterr().err == "still open"
 
 
 def test_a_jpeg_inside_a_tiff_has_the_limit_of_scans() -> None:
     picture = SEVEN.resize((SIDE, SIDE))
-    assert decode(tiff([(259, SHORT, 1, 7)], jpeg_of_scans(10, picture))).shape == (SIDE, SIDE)
+    assert decode_image(tiff([(259, SHORT, 1, 7)], jpeg_of_scans(10, picture))).shape == (SIDE, SIDE)
     refusal(tiff([(259, SHORT, 1, 7)], jpeg_of_scans(MAX_SCANS + 1, picture)))
 
 

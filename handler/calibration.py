@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-SOFTER = 1.5  # times the temperature in the score: what is no digit shows in the lesser logits as well
+SCORE_TEMPERATURE_SCALE = 1.5  # times the temperature in the score: what is no digit shows in the lesser logits as well
 
 
 @dataclass(frozen=True)
@@ -18,20 +18,20 @@ class Calibration:
     temperature: float = 1.0
     threshold: float = -math.inf  # of the score; a picture below it is not accepted as a digit
 
-    def probabilities(self, logits: Tensor) -> Tensor:
+    def compute_probabilities(self, logits: Tensor) -> Tensor:
         """Logits [N,10] -> probabilities float64 [N,10] (temperature scaling: Guo et al., ICML 2017)."""
         return (logits.double() / self.temperature).softmax(1)
 
-    def score(self, logits: Tensor) -> Tensor:
+    def compute_scores(self, logits: Tensor) -> Tensor:
         """Logits [N,10] -> float64 [N], at most 0, higher for digits: negative entropy of softer probabilities."""
-        return negative_entropy(logits, SOFTER * self.temperature)
+        return compute_negative_entropy(logits, SCORE_TEMPERATURE_SCALE * self.temperature)
 
-    def accepted(self, logits: Tensor) -> Tensor:
+    def accept(self, logits: Tensor) -> Tensor:
         """Logits [N,10] -> bool [N]: whether the score is enough."""
-        return self.score(logits) >= self.threshold
+        return self.compute_scores(logits) >= self.threshold
 
 
-def negative_entropy(logits: Tensor, temperature: float) -> Tensor:
+def compute_negative_entropy(logits: Tensor, temperature: float) -> Tensor:
     """Of the probabilities of logits [N,10] at the temperature, in nats: float64 [N]."""
     probabilities = (logits.double() / temperature).softmax(1)
     return torch.xlogy(probabilities, probabilities).sum(1)
