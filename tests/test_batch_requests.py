@@ -54,7 +54,7 @@ def test_of_photos_that_take_long_to_read_those_within_the_time_are_answered(
         time.sleep(0.06)
         return load_plain_png(picture)
 
-    monkeypatch.setattr("handler.digit_handler.read_plain_png", slow)
+    monkeypatch.setattr("handler.digit_handler.load_plain_png", slow)
     monkeypatch.setattr("handler.digit_handler.BULK_SECONDS", 0.5)
     [(_, answer)] = call_handler(handler, model_dir, [{"body": make_batch_body(*[SMOKE[1]] * 20)}], [JSON])
     answered = ["digit" in each for each in answer["predictions"]]
@@ -72,7 +72,7 @@ def test_few_pictures_do_not_wait_for_many(
         looked_at.append(picture)
         return load_plain_png(picture)
 
-    monkeypatch.setattr("handler.digit_handler.read_plain_png", noted)
+    monkeypatch.setattr("handler.digit_handler.load_plain_png", noted)
     rows = [make_batch_body(*[SMOKE[1]] * 4), make_batch_body(SMOKE[2], SMOKE[2]), SMOKE[3]]
     answers = call_handler(handler, model_dir, [{"body": row} for row in rows], [JSON, JSON, {}])
     assert [SMOKE[digit] for digit in (1, 2, 3, 1, 2, 1, 1)] == looked_at

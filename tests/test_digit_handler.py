@@ -77,7 +77,7 @@ def test_an_unforeseen_failure_stays_in_its_row(
             raise MemoryError
         return load_with_pillow(picture)
 
-    monkeypatch.setattr("handler.digit_handler.read_any", out_of_memory)
+    monkeypatch.setattr("handler.digit_handler.load_with_pillow", out_of_memory)
     answers = call_handler(handler, model_dir, [{"body": SMOKE[1]}, {"body": b"huge"}, {"body": SMOKE[2]}])
     assert [status for status, _ in answers] == [200, 500, 200]
     assert answers[1][1] == {
