@@ -31,6 +31,7 @@ PY := .venv/bin/python
 INSTALLED := .venv/installed
 INSTALLED_DEV := .venv/installed-dev
 INSTALLED_BENCH := .venv/installed-bench
+INSTALLED_DOCS := .venv/installed-docs
 BUNDLED := scripted_model.pt model/model.json handler/model-config.yaml $(wildcard handler/*.py handler/smoke/*.png)
 
 # DIGITS_HOME, from the environment or the command line, is the folder of state, logs and archives; one of its own, for `make clean`.
@@ -48,7 +49,7 @@ needed = $(if $($(1)),$(quote),$(error no $(1); make $@ $(1)=$(2)))
 
 .DEFAULT_GOAL := help
 .PHONY: help serve demo stop status token certs archive register compare promote rollback scale unregister models metrics monitor \
-  train release tune evaluate evaluate-served report predict explain bench bench-quick test test-slow soak lint audit licences wheel clean
+  train release tune evaluate evaluate-served report predict explain bench bench-quick test test-slow soak lint docs audit licences wheel clean
 
 help: ## these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -159,6 +160,11 @@ lint: $(INSTALLED_DEV) ## ruff, mypy and import-linter
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-logo
 
+# -E: pages that have not changed are checked, too.
+docs: $(INSTALLED_DOCS) ## build the documentation site in docs/_build, after writing its page of commands; a dead link is an error
+	@$(PY) -m tools.write_commands_page
+	@$(PY) -m sphinx -E -W --keep-going -n -q docs docs/_build && echo docs/_build/index.html
+
 audit: $(INSTALLED_DEV) ## known vulnerabilities of all that is in .venv, by pip-audit; needs PyPI's own address
 	@$(PY) -m pip list --format freeze | sed 's/+.*//' | .venv/bin/pip-audit --strict --no-deps --disable-pip -r /dev/stdin $(ARGS)
 
@@ -173,7 +179,7 @@ wheel: $(INSTALLED) ## dist/: the client's wheel, digits-client, for callers els
 	@rm -rf build && $(PY) -m pip wheel --quiet --no-deps --wheel-dir dist . && rm -rf build digits_client.egg-info && ls dist/*.whl
 
 clean: ## remove .venv, archives, logs and caches; models stay
-	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache $(call quote,FOLDER)logs $(if $(DIGITS_HOME),$(call quote,FOLDER)tmp) $(call quote,STATE) $(call quote,STORE)/digits-*.mar*
+	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache docs/_build $(call quote,FOLDER)logs $(if $(DIGITS_HOME),$(call quote,FOLDER)tmp) $(call quote,STATE) $(call quote,STORE)/digits-*.mar*
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A .venv that works is kept, unless PYTHON names another Python.
@@ -206,6 +212,10 @@ $(INSTALLED): requirements.txt
 
 $(INSTALLED_DEV): requirements-dev.txt $(INSTALLED)
 	$(PY) -m pip install $(PIP_ARGS) -r requirements-dev.txt
+	@touch $@
+
+$(INSTALLED_DOCS): requirements-docs.txt $(INSTALLED)
+	$(PY) -m pip install $(PIP_ARGS) -r requirements-docs.txt
 	@touch $@
 
 $(INSTALLED_BENCH): requirements-bench.txt $(INSTALLED)

@@ -1,7 +1,5 @@
-"""README and docs name every make target and every option, and none that does not exist; their commands run."""
+"""Docs name what there is: make targets, commands, metrics, warnings, links; their shell and Python blocks run."""
 
-import argparse
-import dataclasses
 import os
 import re
 import shutil
@@ -11,109 +9,80 @@ from pathlib import Path
 
 import pytest
 
-from digits_client import __main__ as digits_cli
 from digits_client.client import DigitsClient
-from evaluation import __main__ as evaluation_cli
 from handler.protocol import WARNINGS
-from monitoring import __main__ as monitoring_cli
-from serving import __main__ as serving_cli
+from monitoring.__main__ import ADDRESS as PROMETHEUS_ADDRESS
 from serving.config import ROOT, read_config
 from serving.config import Config as ServingConfig
 from serving.local_management import LocalManagementClient
 from serving.lock import stop
 from tests.pictures import SMOKE
 from tests.servers import configure_free_ports, wait_for
-from training import __main__ as training_cli
-from training.recipe import RECIPES, Config
+from tools.write_commands_page import PAGE, make_page
 
-README = (ROOT / "README.md").read_text()
-REFERENCE = "".join((ROOT / "docs" / name).read_text() for name in ("reference.md", "client.md"))
-PARSERS = [training_cli.parser(), serving_cli.parser(), evaluation_cli.parser(), monitoring_cli.parser()]
-PARSERS += [digits_cli.make_parser()]
+DOCS = ROOT / "docs"
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)]
 
 
-def commands() -> list[argparse.ArgumentParser]:
-    actions = [action for parser in PARSERS for action in parser._actions]
-    choices = [action.choices for action in actions if isinstance(action, argparse._SubParsersAction)]
-    return [command for each in choices for command in each.values()]
-
-
-def options() -> set[str]:
-    return {word for parser in PARSERS + commands() for action in parser._actions for word in action.option_strings}
-
-
-def test_every_make_target_is_in_the_readmes_table_and_no_other() -> None:
+def test_make_help_prints_every_target() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    targets = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
-    assert set(re.findall(r"^\| `make ([a-z-]+)", README, re.MULTILINE)) == targets
+    targets = set(re.findall(r"^([a-z-]+):(?!=)", makefile, re.MULTILINE))
+    printed = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert set(re.findall(r"^make ([a-z-]+) +\S", printed, re.MULTILINE)) == targets
     phony = re.search(r"^\.PHONY: (.*)$", makefile.replace("\\\n", ""), re.MULTILINE)
     assert phony is not None
     assert set(phony.group(1).split()) == targets
 
 
-def test_every_command_and_option_is_in_the_reference_and_none_that_does_not_exist() -> None:
-    known = options() - {"-h"}
-    short = {option for option in known if not option.startswith("--")}
-    assert known - short - set(re.findall(r"--[a-z][a-z-]+", REFERENCE)) == set()
-    assert {option for option in short if f"`{option}`" not in REFERENCE} == set()
-    assert set(re.findall(r"`(--[a-z][a-z-]+)`", REFERENCE + README)) <= known
-    for command in commands():
-        name = command.prog.split()[-1]
-        assert re.search(rf"(`|training ){name}\b", REFERENCE), name
+def test_docs_name_only_make_targets_that_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        if page.name != "CHANGELOG.md":
+            assert set(re.findall(r"(?:`|^|\()make (?:-s )?([a-z-]+)", page.read_text(), re.MULTILINE)) <= targets, page
 
 
-def test_the_references_defaults_are_the_recipes() -> None:
-    rows = [line.split("|")[1:-1] for line in REFERENCE.splitlines() if line.startswith("| `-")]
-    cells = {re.findall(r"[a-z-]+", row[0])[0]: [cell.strip(" `") for cell in row[2:]] for row in rows if len(row) == 4}
-    for field in dataclasses.fields(Config):
-        if field.name != "recipe":
-            values = [getattr(recipe, field.name) for recipe in RECIPES.values()]
-            assert cells["--" + field.name.replace("_", "-")] == [shown(value) for value in values]
+def test_commands_page_is_what_the_programs_print() -> None:
+    assert PAGE.read_text() == make_page(), "run `make docs`"
 
 
-def shown(value: object) -> str:
-    """A default as the reference writes it."""
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def test_every_address_in_the_readme_is_the_configurations() -> None:
-    config = read_config()
-    ports = {str(port) for _, port in config.ports().values()} | {monitoring_cli.ADDRESS.partition(":")[2]}
-    assert set(re.findall(r"127\.0\.0\.1:(\d+)", README + REFERENCE)) <= ports
+def test_every_address_in_the_docs_is_configured() -> None:
+    nginx, forwarded = {"8088"}, {"9000"}
+    ports = {str(port) for _, port in read_config().ports().values()} | {PROMETHEUS_ADDRESS.partition(":")[2]}
+    for page in PAGES:
+        assert set(re.findall(r"(?:127\.0\.0\.1|localhost):(\d+)", page.read_text())) <= ports | nginx | forwarded, page
 
 
 def test_every_link_in_the_docs_leads_somewhere() -> None:
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
             assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def test_every_warning_is_explained() -> None:
-    explained = re.findall(r"^\| `([a-z_]+)` \| (?!`)", (ROOT / "docs" / "framing.md").read_text(), re.MULTILINE)
+    explained = re.findall(r"^\| `([a-z_]+)` \| (?!`)", (DOCS / "explanation" / "framing.md").read_text(), re.MULTILINE)
     assert tuple(explained) == WARNINGS
 
 
-def test_every_metric_is_in_the_reference_with_its_labels_and_no_other(
+def test_metrics_page_has_every_metric_with_its_labels_and_no_other(
     client: DigitsClient, management: LocalManagementClient
 ) -> None:
-    for picture in (SMOKE[7], SMOKE[3]):
-        client.predict(picture)
-    wait_for(lambda: any(each.name == "digits_workers_ready" for each in management.status.read_metrics(False)))
-    served = {
-        re.sub("_(bucket|sum|count)$", "", each.name): frozenset(each.labels) - {"le"}
-        for each in management.status.read_metrics(False)
+    for image in (SMOKE[7], SMOKE[3]):
+        client.predict(image)
+    wait_for(lambda: any(sample.name == "digits_workers_ready" for sample in management.status.read_metrics(False)))
+    exported = {
+        re.sub("_(bucket|sum|count)$", "", sample.name): frozenset(sample.labels) - {"le"}
+        for sample in management.status.read_metrics(False)
     }
-    listed = re.findall(r"^\| (`digits_.*?) \| (?:counter|gauge|histogram) \| (.*?) \|", REFERENCE, re.MULTILINE)
+    page = (DOCS / "reference" / "metrics.md").read_text()
+    listed = re.findall(r"^\| (`digits_.*?) \| (?:counter|gauge|histogram) \| (.*?) ?\|", page, re.MULTILINE)
     documented = {
         name: frozenset(re.findall(r"`([a-z0-9_]+)`", labels))
         for names, labels in listed
         for name in re.findall(r"`(digits_[a-z_]+)`", names)
     }
-    assert documented.pop("digits_drift_psi") == {"version", "feature"}  # not served until 500 pictures are read
-    served.pop("digits_drift_psi", None)
-    assert documented == served
+    assert documented.pop("digits_drift_psi") == {"version", "feature"}  # absent before 500 images
+    exported.pop("digits_drift_psi", None)
+    assert documented == exported
 
 
 @pytest.fixture
@@ -139,8 +108,11 @@ def with_ports(text: str, config: ServingConfig) -> str:
     return re.sub(rf"\b({'|'.join(ports)})\b", lambda found: ports[found[0]], text)
 
 
-def script(page: str) -> str:
-    """The page's blocks for a shell and for Python, in order, as one script that ends with its first error."""
+def make_script(page: str) -> str:
+    """Return the page's blocks `sh` and `python`, in order, as one script that ends with its first error.
+
+    Blocks that a test cannot run, such as `apt install`, are `bash`.
+    """
     fail = 'curl() { case "$*" in -sf*) command curl "$@" ;; *) command curl --fail-with-body "$@" ;; esac }'
     lines = ["set -euo pipefail", fail]
     for language, block in re.findall(r"```(sh|python)\n(.*?)```", page, re.DOTALL):
@@ -153,7 +125,13 @@ nohup make serve > serve.log 2>&1 &
 until curl -sf http://127.0.0.1:8083/ready; do sleep 1; done
 ```
 """
-PAGES = {"README.md": START + README, "docs/operations.md": (ROOT / "docs" / "operations.md").read_text()}
+ARCHIVE = "```sh\nmake archive VERSION=1.1\n```\n"
+BEFORE = {"README.md": START, "docs/how-to/deploy.md": "", "docs/how-to/client.md": START + ARCHIVE}
+PRINTED = {
+    "README.md": ('"digit": 7', '"model_version": "1.1"'),
+    "docs/how-to/deploy.md": ('"digit": 7', '"model_version": "1.1"', "digits-1.1.mar: OK"),
+    "docs/how-to/client.md": ("7\nPrediction(digit=1, ", "Prediction(digit=2, "),
+}
 
 
 @pytest.mark.skipif(not (ROOT / ".venv" / "installed").exists(), reason="needs the .venv that `make test` prepares")
@@ -163,8 +141,8 @@ def test_make_serve_archives_only_what_has_never_been_served(checkout: tuple[Pat
 
     def archives(*words: str) -> bool:
         run = ["make", "--dry-run", "serve", *words]
-        told = subprocess.run(run, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout
-        return "serving archive" in told
+        output = subprocess.run(run, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout
+        return "serving archive" in output
 
     assert archives()
     (folder / "model_store" / "digits-1.0.mar.sha256").touch()  # left behind by whoever removed the archive
@@ -178,32 +156,40 @@ def test_make_serve_archives_only_what_has_never_been_served(checkout: tuple[Pat
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 @pytest.mark.skipif(not (ROOT / ".venv" / "installed").exists(), reason="needs the .venv that `make test` prepares")
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", BEFORE)
 def test_every_shell_block_runs_as_written(page: str, checkout: tuple[Path, ServingConfig]) -> None:
-    """In order, in a fresh checkout; only the ports are others."""
+    """Run the blocks in order in a fresh checkout; only the ports are others."""
     folder, config = checkout
-    (folder / "blocks.sh").write_text(with_ports(script(PAGES[page]), config))
+    (folder / "blocks.sh").write_text(with_ports(make_script(BEFORE[page] + (ROOT / page).read_text()), config))
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "ARGS"))
     }  # `make test`'s
     run = subprocess.run(["bash", "blocks.sh"], cwd=folder, env=environment, capture_output=True, text=True)
-    said = run.stdout + run.stderr + (folder / "serve.log").read_text()
-    assert run.returncode == 0, said
-    assert '"digit": 7' in run.stdout
-    assert '"model_version": "1.1"' in run.stdout
-    assert "Traceback" not in said
-    if page == "docs/operations.md":
-        assert "digits-1.1.mar: OK" in run.stdout
+    output = run.stdout + run.stderr + (folder / "serve.log").read_text()
+    assert run.returncode == 0, output
+    assert not [text for text in PRINTED[page] if text not in run.stdout], output
+    assert "Traceback" not in output
+    if page == "docs/how-to/deploy.md":
         assert len((folder / "digits.csv").read_text().splitlines()) == 11
         assert run.stdout.endswith("stopped\n")
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
-def test_every_dependency_is_pinned_exactly_none_is_cudas_and_its_licence_is_listed(name: str) -> None:
-    listed = (ROOT / "docs" / "licences.md").read_text().lower().replace("_", "-")
-    lines = (ROOT / name).read_text().splitlines()
-    for pin in (line for line in lines if line and not line.startswith("#")):
+def read_pins(name: str) -> list[str]:
+    return [line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt", "requirements-docs.txt"])
+def test_every_dependency_is_pinned_exactly_and_none_is_cudas(name: str) -> None:
+    for pin in read_pins(name):
         assert re.fullmatch(r"[a-z][a-z0-9-]*==[0-9.]+", pin)
         assert not pin.startswith(("nvidia", "cuda", "triton"))
+
+
+@pytest.mark.parametrize(
+    "name", ["requirements.txt", "requirements-dev.txt"]
+)  # `make licences` lists what these install
+def test_licence_of_every_dependency_is_listed(name: str) -> None:
+    listed = (DOCS / "licences.md").read_text().lower().replace("_", "-")
+    for pin in read_pins(name):
         package, version = pin.split("==")
         assert re.search(rf"^\| {package} +\| {re.escape(version)}[ +]", listed, re.MULTILINE), pin

@@ -21,8 +21,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    for name in ("pyproject.toml", "LICENSE", "docs/client.md", "handler/__init__.py"):
-        (folder / name).parent.mkdir(exist_ok=True)
+    for name in ("pyproject.toml", "LICENSE", "docs/how-to/client.md", "handler/__init__.py"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, folder / name)
     shutil.copytree(ROOT / "digits_client", folder / "digits_client")
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(folder / "dist"), str(folder)]
