@@ -129,7 +129,7 @@ NOT_PASSED_ON = [
     *(("GET", path, 404) for path in ("/", "/ping", "/models", "/models/digits", "/metrics", "/api-description")),
     *(("POST", path, 404) for path in ("/v1/models/digits:predict", "/v2/models/digits/infer", "/invocations")),
     *(("POST", path, 404) for path in ("/models?url=x.mar", "/workflows?url=x.war", "/wfpredict/x", "/token")),
-    *(("POST", path, 404) for path in ("/predictions", "/predictions/other", "/predictions/digits2", "/refused")),
+    *(("POST", path, 404) for path in ("/predictions", "/predictions/other", "/predictions/digits2", "/error")),
     *(("POST", PREDICT + tail, 404) for tail in ("/", "/1.0/extra", "/1.0%0a", "%0a", "/1.0%0d%0aX:%20y", "/%2e%2e")),
     *(("POST", PREDICT + tail, 404) for tail in ("/../../ping", "/%2e%2e/%2e%2e/models", "/..%2f..%2fping", "/-1")),
     ("OPTIONS", "/", 404),

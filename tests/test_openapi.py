@@ -60,7 +60,7 @@ def test_document_is_valid_openapi_3_1() -> None:
 
 def test_warnings_and_the_limit_of_a_batch_request_are_the_handlers() -> None:
     properties = {name: each.get("properties") for name, each in DOCUMENT["components"]["schemas"].items()}
-    assert properties["Answer"]["warnings"]["items"]["enum"] == list(WARNINGS)
+    assert properties["Prediction"]["warnings"]["items"]["enum"] == list(WARNINGS)
     assert properties["Instances"]["instances"]["maxItems"] == MAX_INSTANCES
     assert properties["Predictions"]["predictions"]["maxItems"] == MAX_INSTANCES
 
