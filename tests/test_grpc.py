@@ -1,4 +1,4 @@
-"""TorchServe's gRPC API: its calls are answered or refused, and none ends a worker. docs/reference/http-api.md describes it."""
+"""TorchServe's gRPC API, as docs/reference/http-api.md describes it: no call ends a worker."""
 
 import json
 import socket
