@@ -1,4 +1,4 @@
-"""The phases of a server, and which may follow which; docs/how-to/deploy.md draws them."""
+"""The phases of a server, and which may follow which; docs/operations.md draws them."""
 
 from enum import StrEnum
 

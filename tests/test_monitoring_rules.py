@@ -16,7 +16,7 @@ from tests.dashboard import read_panels
 MONITORING = ROOT / "monitoring"
 RULES = MONITORING / "rules"
 CONFIG = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
-REFERENCE = (ROOT / "docs" / "reference.md").read_text()
+REFERENCE = (ROOT / "docs" / "reference" / "metrics.md").read_text()
 ANNOTATIONS = {"summary", "description", "runbook", "fires_within"}
 RECORDED = r"\b(?:server|server_version):[a-z0-9_]+:[a-z0-9_]+"
 METRIC = r"(?<![:\w])(?:digits_|ts_|Requests[2-5])\w+"

@@ -9,7 +9,7 @@ from serving.phases import TRANSITIONS, Phase, advance
 
 
 def test_the_docs_draw_every_transition_and_no_other() -> None:
-    text = (ROOT / "docs/how-to/deploy.md").read_text()
+    text = (ROOT / "docs/operations.md").read_text()
     drawn = set(re.findall(r"^    (\w+) --> (\w+):", text, re.MULTILINE))
     assert drawn == {(phase.value, following.value) for phase, allowed in TRANSITIONS.items() for following in allowed}
 
