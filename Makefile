@@ -160,13 +160,13 @@ lint: $(INSTALLED_DEV) ## ruff, mypy and import-linter
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-logo
 
-# -E: pages that have not changed are checked, too.
-docs: $(INSTALLED_DOCS) ## build the documentation site in docs/_build, after writing its page of commands; a dead link is an error
-	@$(PY) -m tools.write_commands_page
-	@$(PY) -m sphinx -E -W --keep-going -n -q docs docs/_build && echo docs/_build/index.html
-
 audit: $(INSTALLED_DEV) ## known vulnerabilities of all that is in .venv, by pip-audit; needs PyPI's own address
 	@$(PY) -m pip list --format freeze | sed 's/+.*//' | .venv/bin/pip-audit --strict --no-deps --disable-pip -r /dev/stdin $(ARGS)
+
+# Sphinx: -E reads all pages again, -W makes a dead link an error.
+docs: $(INSTALLED_DOCS) ## build the documentation site in docs/_build, its page of commands first
+	@$(PY) -m tools.write_commands_page
+	@$(PY) -m sphinx -E -W --keep-going -n -q docs docs/_build && echo docs/_build/index.html
 
 licences: $(INSTALLED_DEV) ## docs/licences.md: what all that is in .venv is licensed under
 	@{ echo "# Licences of the dependencies"; echo; \
@@ -179,8 +179,9 @@ wheel: $(INSTALLED) ## dist/: the client's wheel, digits-client, for callers els
 	@rm -rf build && $(PY) -m pip wheel --quiet --no-deps --wheel-dir dist . && rm -rf build digits_client.egg-info && ls dist/*.whl
 
 clean: ## remove .venv, archives, logs and caches; models stay
-	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache docs/_build $(call quote,FOLDER)logs $(if $(DIGITS_HOME),$(call quote,FOLDER)tmp) $(call quote,STATE) $(call quote,STORE)/digits-*.mar*
+	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache $(call quote,FOLDER)logs $(if $(DIGITS_HOME),$(call quote,FOLDER)tmp) $(call quote,STATE) $(call quote,STORE)/digits-*.mar*
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@rm -rf docs/_build
 
 # A .venv that works is kept, unless PYTHON names another Python.
 PYTHONS := $(if $(PYTHON),$(call quote,PYTHON),python3.11 python3.12 python3.13 python3)
