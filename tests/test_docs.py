@@ -145,7 +145,7 @@ def test_make_serve_archives_only_what_has_never_been_served(checkout: tuple[Pat
         return "serving archive" in output
 
     assert archives()
-    (folder / "model_store" / "digits-1.0.mar.sha256").touch()  # left behind by whoever removed the archive
+    (folder / "model_store" / "digits-1.0.mar.sha256").touch()  # its archive was removed
     assert archives()
     (folder / "served.json").touch()
     assert not archives()

@@ -51,7 +51,7 @@ def describe(parser: argparse.ArgumentParser, level: str = "##", common: list[st
 
 
 def make_rows(parser: argparse.ArgumentParser) -> list[str]:
-    """Return a row for each option that --help lists: names, description, default."""
+    """Return one row per option that --help lists: names, description, default."""
     formatter, rows = parser._get_formatter(), []
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction | argparse._HelpAction) or action.help == argparse.SUPPRESS:
