@@ -26,6 +26,7 @@ MIN_PAGE_CONTRAST = 64  # gray levels between an opaque page and what is drawn o
 WORKING_SIZE = 512  # pixels of the longer side; larger images are reduced to this or up to twice as much when decoded
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
 
+_FORMAT_LIST = ", ".join(FORMATS[:-1]) + " or " + FORMATS[-1]
 _HEIF_BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"msf1": "HEIC", b"avif": "AVIF", b"avis": "AVIF"}
 # Base64 of the signatures of PNG, JPEG, GIF, WebP and TIFF; those of BMP are too short to be recognized.
 _BASE64_SIGNATURES = (b"iVBORw0KGgo", b"/9j/", b"R0lGODlh", b"R0lGODdh", b"UklGR", b"SUkqA", b"TU0AK")
@@ -92,7 +93,7 @@ def decode_image(content: bytes) -> GrayImage:
 def decode_with_info(content: bytes) -> tuple[GrayImage, ImageInfo]:
     """Decode as `decode_image` does; return the format and size of the original as well."""
     if not content:
-        raise ImageError(400, f"the image is 0 bytes; expected {_list_formats()}")
+        raise ImageError(400, f"the image is 0 bytes; expected {_FORMAT_LIST}")
     if len(content) > MAX_BYTES:
         raise ImageError(413, f"the image is {len(content)} bytes; at most {MAX_BYTES} are accepted")
     if problem := find_format_problem(content, MAX_PIXELS):
@@ -106,7 +107,8 @@ def decode_with_info(content: bytes) -> tuple[GrayImage, ImageInfo]:
     except MemoryError:
         raise  # not the image's fault
     except Exception as error:  # decoders raise exceptions of any type for damaged files
-        raise ImageError(400, f"the {info.format} image cannot be read: {_describe_error(error)}", info) from error
+        reason = str(error) or type(error).__name__
+        raise ImageError(400, f"the {info.format} image cannot be read: {reason}", info) from error
 
 
 def _open_image(content: bytes) -> Image.Image:
@@ -117,11 +119,10 @@ def _open_image(content: bytes) -> Image.Image:
         raise _make_size_error("far more pixels than allowed") from error
     except UnidentifiedImageError as error:
         found = identify_content(content) or f"{len(content)} bytes that are not an image"
-        raise ImageError(400, f"{found}; expected {_list_formats()}") from error
+        raise ImageError(400, f"{found}; expected {_FORMAT_LIST}") from error
     except Exception as error:  # parsers raise exceptions of any type for damaged headers
-        raise ImageError(
-            400, f"the image cannot be read: {_describe_error(error)}; expected {_list_formats()}"
-        ) from error
+        reason = str(error) or type(error).__name__
+        raise ImageError(400, f"the image cannot be read: {reason}; expected {_FORMAT_LIST}") from error
 
 
 def identify_content(content: bytes) -> str | None:
@@ -136,21 +137,15 @@ def identify_content(content: bytes) -> str | None:
     return None
 
 
-def _list_formats() -> str:
-    return ", ".join(FORMATS[:-1]) + " or " + FORMATS[-1]
-
-
 def _make_size_error(size: str, info: ImageInfo | None = None) -> ImageError:
     return ImageError(413, f"the image has {size}; at most {MAX_PIXELS} pixels are accepted", info)
 
 
-def _describe_error(error: Exception) -> str:
-    return str(error) or type(error).__name__
-
-
 def _load_upright(image: Image.Image) -> Image.Image:
     """Load the pixels, rotated by the EXIF orientation; a damaged EXIF block is ignored."""
-    image.draft("L" if image.mode == "RGB" else None, _compute_reduced_size(image.size))  # reduces a JPEG
+    factor = max(1, max(image.size) // WORKING_SIZE)
+    size = max(1, image.width // factor), max(1, image.height // factor)
+    image.draft("L" if image.mode == "RGB" else None, size)  # decodes a JPEG reduced
     with _silence_stderr() if image.format == "TIFF" else nullcontext():
         image.load()
     if image.info or image.format == "TIFF":  # all others keep their EXIF block in `info`; looking for it costs time
@@ -189,11 +184,6 @@ def _convert_to_gray(image: Image.Image) -> GrayImage:
 def _reduce_pixels(image: Image.Image) -> Image.Image:
     factor = max(image.size) // WORKING_SIZE
     return image.reduce(factor) if factor > 1 else image
-
-
-def _compute_reduced_size(size: tuple[int, int]) -> tuple[int, int]:
-    factor = max(1, max(size) // WORKING_SIZE)
-    return max(1, size[0] // factor), max(1, size[1] // factor)
 
 
 def _scale_to_8_bits(image: Image.Image) -> GrayImage:

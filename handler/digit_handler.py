@@ -57,7 +57,7 @@ class DigitHandler:
         self.metrics, self.log = (
             Metrics(self.classifier.version),
             RequestLog.from_environment(),
-        )  # last: loading has succeeded
+        )  # last, once it is loaded
         logging.getLogger().setLevel(logging.WARNING)  # TorchServe's worker logs a line for every batch
 
     def handle(self, rows: Sequence[Row], context: Any) -> list[bytes]:

@@ -17,14 +17,7 @@ os.environ.setdefault("LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER", str(MAX_SCANS))
 # A JPEG marker that has a length, unlike those within the data (00, RST, TEM, FF as padding).
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 _SCAN, _END = 0xDA, 0xD9
-_ARITHMETIC = (
-    0xC9,
-    0xCA,
-    0xCB,
-    0xCD,
-    0xCE,
-    0xCF,
-)  # starts of frames with that coding; a scan of 12 bytes may cost 0.2 s
+_ARITHMETIC = (0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)  # starts of frames; a scan of 12 bytes may cost 0.2 s
 
 _WIDTH, _LENGTH, _COMPRESSION = 256, 257, 259
 _TILE_WIDTH, _TILE_LENGTH = 322, 323

@@ -73,9 +73,7 @@ class Metrics:
             self.requests(kind, 200)
         low_confidence = counter("low_confidence", "predictions below the acceptance threshold")
         self.low_confidence = low_confidence.labels(version)
-        self.probes = counter("probes", "requests with the header X-Digits-Probe, which no other metric counts").labels(
-            version
-        )
+        self.probes = counter("probes", "requests with the header X-Digits-Probe; in no other metric").labels(version)
         self.busy = counter("busy_seconds", "seconds that workers spent on batches").labels(version)
         self.confidence = histogram("confidence", "calibrated confidence of predictions", CONFIDENCE_BINS)
         self.foreground = histogram("foreground_ratio", "mean of the frame, 1 if all is foreground", FOREGROUND_BINS)
@@ -83,7 +81,7 @@ class Metrics:
         self.size = histogram("image_size_pixels", "longer side of the image as sent", IMAGE_SIZE_BINS)
         self.decoding = histogram("decode_duration_seconds", "from an image's bytes to grayscale")
         self.framing = histogram("framing_duration_seconds", "from a grayscale image to its frame")
-        self.inference = histogram("inference_duration_seconds", "model call that predicted the image, with others")
+        self.inference = histogram("inference_duration_seconds", "model call that the image shared with others")
         self.handling = histogram("handler_duration_seconds", "the batch that the request was part of")
         self.batch = histogram("batch_requests", "requests in a batch", BATCH_SIZE_BUCKETS)
 

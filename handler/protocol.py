@@ -9,11 +9,8 @@ from typing import Any, NamedTuple
 
 CORRELATION_HEADER = "X-Correlation-ID"  # echoed, so that a client can match response and request
 PROBE_HEADER = "X-Digits-Probe"  # with any value: the request only checks the service and is counted separately
-REQUEST_LOG_PATH, REQUEST_LOG_LEVEL = (
-    "DIGITS_REQUEST_LOG",
-    "DIGITS_REQUEST_LOG_LEVEL",
-)  # environment variables of workers
-METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # environment variable of workers, defined by prometheus_client
+REQUEST_LOG_PATH, REQUEST_LOG_LEVEL = "DIGITS_REQUEST_LOG", "DIGITS_REQUEST_LOG_LEVEL"  # environment of workers
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # environment of workers, defined by prometheus_client
 WARNINGS = ("inverted", "several_marks", "faint", "touches_border", "low_resolution")  # of predictions
 MAX_INSTANCES = 256  # images in a batch request
 

@@ -35,7 +35,7 @@ class InternalError(ImageError):
 
     @classmethod
     def from_exception(cls, error: Exception) -> "InternalError":
-        """Log an unexpected exception and turn it into an error of one image; the others in its batch are unaffected."""
+        """Log an unexpected exception and make it the error of one image; others in its batch are unaffected."""
         logging.exception("an image failed unexpectedly")
         return cls(500, f"the image could not be processed: {type(error).__name__}")
 

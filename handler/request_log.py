@@ -17,7 +17,7 @@ from handler.records import ImageRecord, Request
 
 
 class RequestLog:
-    """Logs requests of at least `level`: predictions are info, invalid requests warning, errors of the service error."""
+    """Logs requests of `level` and above: predictions are info, invalid requests warning, internal errors error."""
 
     def __init__(self, path: str | None, level: str) -> None:
         self.path = None if level == "off" else path

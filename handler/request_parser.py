@@ -42,18 +42,18 @@ def _parse_row(row: Row, headers: Headers) -> Request:
     if explain:
         target = _parse_target(row.get("target", named.get("x-target")))
         return Request("explain", [ImageRecord(_find_image(row))], target=target)
-    plain = _media_type(named.get("accept", "")) == "text/plain"
+    plain = _get_media_type(named.get("accept", "")) == "text/plain"
     return Request("predict", [ImageRecord(_find_image(row))], plain)
 
 
-def _media_type(header: str) -> str:
+def _get_media_type(header: str) -> str:
     """Return the first media type of a header, without parameters."""
     return header.partition(",")[0].partition(";")[0].strip().lower()
 
 
 def _is_json(body: Any, content_type: str) -> bool:
-    """Return whether the body is JSON by its Content-Type; an image is not, a dict is JSON that TorchServe has parsed."""
-    if _media_type(content_type) != "application/json":
+    """Return whether the body is JSON by its Content-Type and no image; a dict is JSON that TorchServe has parsed."""
+    if _get_media_type(content_type) != "application/json":
         return False
     return isinstance(body, dict) or (isinstance(body, bytes | bytearray) and not body.startswith(SIGNATURES))
 
