@@ -27,7 +27,7 @@ WORKING_SIZE = 512  # pixels of the longer side; larger images are reduced to th
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
 
 _FORMAT_LIST = ", ".join(FORMATS[:-1]) + " or " + FORMATS[-1]
-_HEIF_BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"msf1": "HEIC", b"avif": "AVIF", b"avis": "AVIF"}
+_HEIF_BRANDS = dict.fromkeys((b"heic", b"heix", b"mif1", b"msf1"), "a HEIC image") | {b"avif": "an AVIF image"}
 # Base64 of the signatures of PNG, JPEG, GIF, WebP and TIFF; those of BMP are too short to be recognized.
 _BASE64_SIGNATURES = (b"iVBORw0KGgo", b"/9j/", b"R0lGODlh", b"R0lGODdh", b"UklGR", b"SUkqA", b"TU0AK")
 
@@ -129,7 +129,7 @@ def identify_content(content: bytes) -> str | None:
     """Name what is often sent in place of an image, and say what to do; None for anything else."""
     head = content[:64].lstrip()
     if head[4:8] == b"ftyp" and (name := _HEIF_BRANDS.get(head[8:12])):
-        return f"a {name} image; convert it to JPEG or PNG"
+        return f"{name}; convert it to JPEG or PNG"
     if head.startswith(b"data:"):
         return "a data URL; send the image's bytes, or a batch request with the URL's base64 text as b64"
     if head.startswith(_BASE64_SIGNATURES):

@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.pictures import SEVEN, SEVENS, bad_pictures, encode
+from tests.images import SEVEN, SEVENS, bad_images, encode
 
 LARGE = 20_000  # bytes; what is longer is mutated too slowly to be of use
 _RGB = Image.merge("RGB", [SEVEN.resize((60, 40))] * 3)
@@ -19,7 +19,7 @@ _GRADIENT = Image.fromarray(np.add.outer(np.arange(50), np.arange(70)).astype(np
 
 BASES: list[bytes] = [
     *(picture for picture in (form() for form in SEVENS.values()) if len(picture) < LARGE),
-    *(bad.body for bad in bad_pictures().values() if 0 < len(bad.body) < LARGE),
+    *(bad.body for bad in bad_images().values() if 0 < len(bad.body) < LARGE),
     encode(_RGB, "JPEG", progressive=True, quality=60),
     encode(_RGB, "JPEG", subsampling=2, restart_marker_rows=1),
     encode(_GRADIENT, "PNG", interlace=1),
@@ -43,39 +43,39 @@ _BYTES = st.one_of(_EXTREME, st.binary(min_size=1, max_size=6))
 Change = Callable[[bytes], bytes]
 
 
-def _at(content: bytes, place: int) -> int:
+def _find_offset(content: bytes, place: int) -> int:
     return len(content) * place**2 // 2**32  # squared: earlier bytes more often
 
 
-def _piece(content: bytes, place: int, length: int) -> bytes:
-    return content[_at(content, place) :][:length]
+def _cut_piece(content: bytes, place: int, length: int) -> bytes:
+    return content[_find_offset(content, place) :][:length]
 
 
-def _replaced(place: int, length: int, by: bytes, times: int) -> Change:
+def _make_change(place: int, length: int, by: bytes, times: int) -> Change:
     """Overwrites, inserts, removes, doubles, splices or cuts off, by what replaces how much."""
 
     def change(content: bytes) -> bytes:
-        at = _at(content, place)
+        at = _find_offset(content, place)
         return content[:at] + by * times + content[at + length :]
 
     return change
 
 
-_PIECE = st.builds(_piece, st.sampled_from(BASES), _PLACE, st.integers(1, 200))
+_PIECE = st.builds(_cut_piece, st.sampled_from(BASES), _PLACE, st.integers(1, 200))
 _LENGTH = st.one_of(st.integers(0, 40), st.just(LARGE))
 CHANGES = st.one_of(
-    st.builds(_replaced, _PLACE, _LENGTH, _BYTES, st.sampled_from([0, 1, 1, 300])),
-    st.builds(_replaced, _PLACE, _LENGTH, _PIECE, st.just(1)),
+    st.builds(_make_change, _PLACE, _LENGTH, _BYTES, st.sampled_from([0, 1, 1, 300])),
+    st.builds(_make_change, _PLACE, _LENGTH, _PIECE, st.just(1)),
 )
 
 
-def _changed(content: bytes, changes: list[Change], is_mended: bool) -> bytes:
+def _apply_changes(content: bytes, changes: list[Change], is_mended: bool) -> bytes:
     for change in changes:
         content = change(content)
-    return mended(content) if is_mended else content
+    return fix_checksums(content) if is_mended else content
 
 
-def mended(png: bytes) -> bytes:
+def fix_checksums(png: bytes) -> bytes:
     """A PNG with right checksums, so that what was changed in its parts is looked at; anything else as it is."""
     if not png.startswith(b"\x89PNG\r\n\x1a\n"):
         return png
@@ -88,7 +88,7 @@ def mended(png: bytes) -> bytes:
     return whole + rest
 
 
-PICTURES = st.builds(_changed, st.sampled_from(BASES), st.lists(CHANGES, min_size=1, max_size=5), st.booleans())
+IMAGES = st.builds(_apply_changes, st.sampled_from(BASES), st.lists(CHANGES, min_size=1, max_size=5), st.booleans())
 
 _JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20)),
@@ -104,16 +104,16 @@ _INSTANCE = st.one_of(
 )
 
 
-def _body(instances: list[Any]) -> bytes:
-    return _encoded({"instances": instances})
+def _make_body(instances: list[Any]) -> bytes:
+    return _encode_json({"instances": instances})
 
 
-def _encoded(value: Any) -> bytes:
+def _encode_json(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
 # Bodies that say what they are, bodies of any JSON, and both after something has happened to their bytes.
 _WHOLE = st.one_of(
-    st.builds(_body, st.lists(_INSTANCE, max_size=6)), st.builds(lambda any_: json.dumps(any_).encode(), _JSON)
+    st.builds(_make_body, st.lists(_INSTANCE, max_size=6)), st.builds(lambda any_: json.dumps(any_).encode(), _JSON)
 )
-BODIES = st.one_of(_WHOLE, st.builds(_changed, _WHOLE, st.lists(CHANGES, min_size=1, max_size=4), st.just(False)))
+BODIES = st.one_of(_WHOLE, st.builds(_apply_changes, _WHOLE, st.lists(CHANGES, min_size=1, max_size=4), st.just(False)))

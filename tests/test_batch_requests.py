@@ -12,7 +12,7 @@ from handler.digit_handler import DigitHandler
 from handler.preprocessing import load_plain_png
 from handler.protocol import MAX_INSTANCES
 from tests.handler_calls import JSON, call_handler, make_batch_body
-from tests.pictures import SMOKE
+from tests.images import SMOKE
 
 
 def test_many_large_bulk_requests_in_one_batch_take_no_more_than_a_models_call(

@@ -8,7 +8,7 @@ from PIL import Image
 from handler.classifier import MODEL_BATCH_SIZE, Classifier, load_gray_network
 from handler.preprocessing import FramedImage, frame_with_warnings, to_input
 from serving.config import ROOT
-from tests.pictures import SMOKE, digits, encode
+from tests.images import SMOKE, digits, encode
 from training.model import load_model
 
 SCRIPTED = ROOT / "scripted_model.pt"

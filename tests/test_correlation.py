@@ -18,7 +18,7 @@ from handler.digit_handler import DigitHandler
 from handler.protocol import CORRELATION_HEADER
 from serving.config import Config
 from tests.handler_calls import EXPLAIN, JSON, make_batch_body, make_context
-from tests.pictures import SMOKE
+from tests.images import SMOKE
 
 PREDICT = "/predictions/digits"
 

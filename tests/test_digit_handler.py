@@ -15,7 +15,7 @@ from handler.preprocessing import frame_with_warnings, load_with_pillow, to_inpu
 from handler.records import ImageRecord
 from serving.config import ROOT
 from tests.handler_calls import EXPLAIN, JSON, call_handler, make_batch_body, make_context
-from tests.pictures import SEVENS, SMOKE, bad_pictures, encode
+from tests.images import SEVENS, SMOKE, bad_images, encode
 from training.model import load_model
 
 
@@ -59,7 +59,7 @@ def test_the_field_data_is_read_before_the_body(handler: DigitHandler, model_dir
 
 
 def test_bad_rows_fail_alone_beside_good_ones(handler: DigitHandler, model_dir: Path) -> None:
-    bad = [case for case in bad_pictures().values() if case.request is None]
+    bad = [case for case in bad_images().values() if case.request is None]
     rows = [row for case in bad for row in ({"body": case.body}, {"body": SMOKE[4]})]
     answers = call_handler(handler, model_dir, rows)
     assert [status for status, _ in answers] == [status for case in bad for status in (case.status, 200)]
@@ -90,7 +90,7 @@ def test_an_unforeseen_failure_stays_in_its_row(
 @pytest.mark.parametrize("name", ["truncated png", "blank white", "header bomb"])
 def test_a_refused_picture_is_not_kept_until_its_batch_is_done(name: str) -> None:
     """An error's frames would hold its pixels: 16 large ones would be gigabytes."""
-    image = ImageRecord(bad_pictures()[name].body)
+    image = ImageRecord(bad_images()[name].body)
     _decode_and_frame(image, math.inf)
     error = image.error
     assert error is not None

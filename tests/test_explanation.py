@@ -16,7 +16,7 @@ from handler.explanation import compute_attribution
 from handler.preprocessing import FramedImage, frame_with_warnings, to_input
 from serving.config import ROOT
 from tests.handler_calls import EXPLAIN, call_handler
-from tests.pictures import SMOKE, digits, encode
+from tests.images import SMOKE, digits, encode
 from training.model import load_model
 
 

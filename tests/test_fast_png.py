@@ -11,7 +11,7 @@ from PIL import Image
 from handler.decoding import GrayImage, decode_image
 from handler.fast_png import decode_plain_png
 from handler.preprocessing import ImageError, load_gray
-from tests.pictures import SMOKE, digits, encode
+from tests.images import SMOKE, digits, encode
 
 HEADER = struct.pack(">IIBBBBB", 28, 28, 8, 0, 0, 0, 0)
 LINES = b"".join(b"\0" + bytes(line) for line in digits()[0][0])

@@ -12,7 +12,7 @@ from PIL import Image
 
 from handler.decoding import MAX_BYTES, ImageError, decode_image
 from handler.format_limits import MAX_FAX_LINES, MAX_PARTS, MAX_SCANS
-from tests.pictures import SEVEN, encode
+from tests.images import SEVEN, encode
 
 SHORT, LONG, DOUBLE = 3, 4, 12
 SIDE = 64

@@ -22,8 +22,8 @@ from handler.digit_handler import DigitHandler
 from serving.config import Config
 from serving.local_management import LocalManagementClient
 from tests.handler_calls import EXPLAIN, JSON, make_context
-from tests.mutations import BODIES, PICTURES
-from tests.pictures import SMOKE
+from tests.images import SMOKE
+from tests.mutations import BODIES, IMAGES
 from tests.servers import flat, run_supervised, with_archives
 
 EXAMPLES = 100  # of a round; what Hypothesis remembers of its examples is forgotten with each
@@ -104,7 +104,7 @@ def test_nothing_mutated_leaves_handle_with_an_exception(
     kind: str, number: int, handler: DigitHandler, model_dir: Path
 ) -> None:
     watched = Watched(handler, model_dir)
-    strategy, size = (PICTURES, BATCH) if kind == "pictures" else (BODIES, BODIES_AT_ONCE)
+    strategy, size = (IMAGES, BATCH) if kind == "pictures" else (BODIES, BODIES_AT_ONCE)
     check = watched.pictures if kind == "pictures" else watched.bodies
     memory = [psutil.Process().memory_info().rss for _ in rounds(number, _lists(strategy, size), check)]
     mebibytes = ", ".join(f"{each / 2**20:.0f}" for each in memory[:: max(1, len(memory) // 10)])
@@ -175,7 +175,7 @@ def _told(response: requests.Response) -> tuple[int, dict[str, Any]]:
 def test_mutated_requests_harm_neither_server_nor_neighbours(pictures: int, bodies: int, fuzzed: Config) -> None:
     with ThreadPoolExecutor(2 * BATCH) as pool:
         server = Fuzzed(fuzzed, pool)
-        for _ in rounds(pictures, _lists(PICTURES, BATCH), server.pictures):
+        for _ in rounds(pictures, _lists(IMAGES, BATCH), server.pictures):
             server.measure()
         for _ in rounds(bodies, _lists(BODIES, BODIES_AT_ONCE), server.bodies):
             server.measure()

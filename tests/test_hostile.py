@@ -18,7 +18,7 @@ from handler.time_limit import CpuLimitError, run_with_cpu_limit
 from serving.config import ROOT, Config
 from serving.local_management import LocalManagementClient
 from tests.handler_calls import make_context
-from tests.pictures import SEVEN, SMOKE, encode
+from tests.images import SEVEN, SMOKE, encode
 from tests.servers import run_supervised
 
 

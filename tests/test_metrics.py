@@ -17,7 +17,7 @@ from handler.protocol import PROBE_HEADER
 from handler.records import InternalError, LateError, RequestError
 from handler.request_log import RequestLog
 from tests.handler_calls import EXPLAIN, JSON, make_batch_body, make_context
-from tests.pictures import SMOKE, bad_pictures, encode
+from tests.images import SMOKE, bad_images, encode
 
 VERSION = "2.5"
 DARK_ON_LIGHT = encode(ImageOps.invert(Image.open(BytesIO(SMOKE[7]))))
@@ -50,7 +50,7 @@ def ask(handler: DigitHandler, model_dir: Path, rows: list[Any], headers: list[d
 
 
 def test_a_batch_of_all_kinds_is_counted_to_the_last_picture(counting: DigitHandler, model_dir: Path) -> None:
-    blank = bad_pictures()["blank white"].body
+    blank = bad_images()["blank white"].body
     rows = [SMOKE[7], DARK_ON_LIGHT, b"none", blank, make_batch_body(SMOKE[1], blank, b"none"), b"{", SMOKE[3], b""]
     headers: list[dict[str, str]] = [{}, {}, {}, {}, JSON, JSON, EXPLAIN, {"explain": "True", "X-Target": "x"}]
     ask(counting, model_dir, rows, headers)

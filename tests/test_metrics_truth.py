@@ -23,7 +23,7 @@ from serving.archive import archive_path, sha256
 from serving.config import ROOT, Config
 from serving.local_management import LocalManagementClient
 from tests.handler_calls import JSON, make_batch_body
-from tests.pictures import SMOKE, bad_pictures
+from tests.images import SMOKE, bad_images
 from tests.servers import Load, serving_client, under_load, wait_for, with_archives
 from tests.test_metrics import DARK_ON_LIGHT
 
@@ -33,7 +33,7 @@ VERSIONS = ("1.0", "1.1")
 REQUESTS = 5000
 CALLERS = 8
 BATCH = 16  # handler/model-config.yaml's
-BLANK = bad_pictures()["blank white"].body
+BLANK = bad_images()["blank white"].body
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from handler.decoding import MAX_BYTES, ImageError
 from handler.protocol import MAX_INSTANCES
 from handler.request_parser import MAX_BRACKETS, MAX_COMMAS, parse_request
 from tests.handler_calls import EXPLAIN, JSON, make_batch_body
-from tests.pictures import SEVENS
+from tests.images import SEVENS
 
 
 def parse(row: dict[str, Any], headers: dict[str, Any]) -> tuple[str, list[Any]]:

@@ -13,7 +13,7 @@ from digits_client.exceptions import ApiError
 from digits_client.types import Prediction
 from handler.decoding import MAX_BYTES
 from serving.config import Config
-from tests.pictures import SEVENS, SMOKE, bad_pictures, digits, encode
+from tests.images import SEVENS, SMOKE, bad_images, digits, encode
 
 PREDICT, EXPLAIN = "/predictions/digits", "/explanations/digits"
 
@@ -37,10 +37,10 @@ def test_served_probabilities_equal_trainings_own_on_500_images(server: Config) 
     assert np.abs(predict_served(server, images) - predict_trained(images)).max() <= 1e-4
 
 
-@pytest.mark.parametrize("name", bad_pictures())
+@pytest.mark.parametrize("name", bad_images())
 def test_bad_input_gets_the_contracts_error(name: str, client: DigitsClient) -> None:
-    bad = bad_pictures()[name]
-    response = client.api.request("POST", PREDICT, **bad.send())
+    bad = bad_images()[name]
+    response = client.api.request("POST", PREDICT, **bad.make_arguments())
     error = response.json()
     assert (response.status_code, error["code"], error["type"]) == (bad.status, bad.status, bad.type)
     assert error["message"]
@@ -88,7 +88,7 @@ def test_batch_predictions_are_the_single_ones_in_order_and_bad_images_fail_alon
     count: int, client: DigitsClient
 ) -> None:
     grays, _ = digits()
-    bad = [case.body for case in bad_pictures().values() if case.request is None]
+    bad = [case.body for case in bad_images().values() if case.request is None]
     images = [
         bad[index // BAD_SHARE % len(bad)] if index % BAD_SHARE == 7 else encode(Image.fromarray(grays[index % 5000]))
         for index in range(count)
