@@ -72,11 +72,9 @@ def make_tile_fields(width: int, lines: int, count: int = 1) -> list[Field]:
 
 
 def test_jpeg_of_many_scans_is_rejected_before_it_is_decoded() -> None:
-    for content in (
-        make_jpeg_of_scans(200_000, Image.new("L", (7000, 7000))),
-        make_jpeg_of_scans(MAX_SCANS + 1, SEVEN),
-    ):
-        assert "it has over 50 scans; progressive ones have about ten" in get_error(make_jpeg_of_scans(scans, image))
+    for scans, image in ((200_000, Image.new("L", (7000, 7000))), (MAX_SCANS + 1, SEVEN)):
+        error = get_error(make_jpeg_of_scans(scans, image))
+        assert "it has over 50 scans; progressive ones have about ten" in error
 
 
 def test_jpeg_with_the_maximum_of_scans_is_decoded() -> None:
