@@ -64,9 +64,7 @@ def test_attributed_pixels_matter_to_the_prediction(handler: DigitHandler) -> No
         confidences = _compute_confidences(handler, [_occlude(frame, pixels) for pixels in chosen], digit)
         drop, *random_drops = [confidence - after for after in confidences]
         successes += bool(drop > np.mean(random_drops))
-    print(
-        f"share on foreground: minimum {min(shares):.3f}, median {np.median(shares):.3f}; {successes} of 100 above chance"
-    )
+    print(f"on foreground: minimum {min(shares):.3f}, median {np.median(shares):.3f}; {successes} of 100 beat chance")
     assert min(shares) >= 0.8
     assert successes >= 90
 
