@@ -3,6 +3,7 @@
 import json
 import struct
 import zlib
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -153,6 +154,7 @@ class BadImage:
     body: bytes = b""
     request: dict[str, Any] | None = None
     type: str = "InvalidImage"
+    hint: str = ""  # start of the message
 
     def make_arguments(self) -> dict[str, Any]:
         return self.request if self.request is not None else {"data": self.body}
@@ -166,6 +168,7 @@ def bad_images() -> dict[str, BadImage]:
     wrong = bytearray(png)
     wrong[len(png) // 2] ^= 0xFF
     text = {"headers": {"Content-Type": "text/plain"}}
+    form = {"headers": {"Content-Type": "application/x-www-form-urlencoded"}}
     as_json = {"headers": {"Content-Type": "application/json"}}
     return truncated | {
         "empty": BadImage(400),
@@ -180,6 +183,9 @@ def bad_images() -> dict[str, BadImage]:
         "multipart without data": BadImage(400, request={"files": {"image": ("7.png", SMOKE[7], "image/png")}}),
         "multipart with empty data": BadImage(400, request={"files": {"data": ("7.png", b"", "image/png")}}),
         "multipart with text as data": BadImage(400, request={"files": {"data": ("7.png", b"seven", "image/png")}}),
+        "base64": BadImage(400, b64encode(SMOKE[7])),
+        "base64 as text": BadImage(400, request=text | {"data": b64encode(SMOKE[7])}, hint="base64 text; "),
+        "base64 as form": BadImage(400, request=form | {"data": b64encode(SMOKE[7])}, hint="base64 text; "),
         "svg": BadImage(400, b'<svg xmlns="http://www.w3.org/2000/svg"><text>7</text></svg>'),
         "html": BadImage(400, b"<!doctype html><title>404</title>"),
         "pdf": BadImage(400, encode(SEVEN, "PDF")),

@@ -99,8 +99,8 @@ class Callers:
         path = "explanations" if kind == "explain" else "predictions"
         url = f"{self.config.url('inference')}/{path}/digits" + (f"/{version}" if version else "")
         response = session.post(url, body, headers=JSON if kind == "predict_batch" else {}, timeout=30)
-        body = response.json()
-        results = body.get("predictions", [body])
+        parsed = response.json()
+        results = parsed.get("predictions", [parsed])
         responder = next((result["model_version"] for result in results if "model_version" in result), version)
         if response.status_code >= 400:
             kind = "predict"  # invalid requests are counted as this kind
