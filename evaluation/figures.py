@@ -14,8 +14,9 @@ from PIL import Image
 from evaluation.ood_scores import BINS, Floats, Labels
 from handler.background import crop_page, estimate_background, extract_foreground, reduce_image
 from handler.decoding import decode_image
-from handler.marks import WEAKEST, crop_components, deslant, find_components, place_in_frame
+from handler.geometry import crop_components, deslant, place_in_frame
 from handler.preprocessing import frame
+from handler.segmentation import FOREGROUND_THRESHOLD, find_components
 from training.plots import write_figure
 
 
@@ -74,10 +75,10 @@ def _row(axes: Sequence[Axes], name: str, picture: bytes) -> None:
     paper = estimate_background(grey)
     ink = extract_foreground(grey, paper)
     marks = find_components(ink)
-    kept = ink.levels >= WEAKEST * marks.contrast if marks.kept is None else marks.kept > 0
+    kept = ink.intensity >= FOREGROUND_THRESHOLD * marks.contrast if marks.mask is None else marks.mask > 0
     straight = deslant(cut := crop_components(ink, marks))
     level = np.broadcast_to(np.asarray(paper.level, np.uint8), grey.shape)
-    steps = {"paper's level": level, "ink": ink.levels, "marks": kept * 255, "cut out": cut}
+    steps = {"paper's level": level, "ink": ink.intensity, "marks": kept * 255, "cut out": cut}
     steps |= {"upright": straight, "frame": place_in_frame(straight)}
     axes[0].set_title(f"{name}, {image.width}x{image.height}", fontsize=9)
     for each, (step, shown) in zip(axes[1:], steps.items(), strict=True):

@@ -1,5 +1,5 @@
-"""What travels in the archive: the preprocessing, the TorchServe handler and the smoke pictures."""
+"""The TorchServe handler, its preprocessing and its smoke images: what an archive contains."""
 
 from typing import Final
 
-__version__: Final = "0.1.0"  # of the whole project
+__version__: Final = "1.0.0"  # of the whole project

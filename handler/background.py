@@ -1,6 +1,6 @@
-"""What a picture is drawn on: a sheet on a table, its level under even and uneven light, and the ink that stands out.
+"""Find the page in a photograph, estimate its gray level, and extract the foreground.
 
-All of it works for dark ink on light paper and for light ink on dark alike.
+Everything works for a dark foreground on a light background and for a light one on a dark background alike.
 """
 
 import math
@@ -9,145 +9,149 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from handler.decoding import WORKING_SIDE, GrayImage
+from handler.decoding import WORKING_SIZE, GrayImage
 
-SMALL = 64  # pixels of the longer side; a picture of no more may be filled by its digit and is no photo
-NARROW = 24  # pixels of a side; less is too few to tell strokes from paper by their width
-TINY_NOISE = 3  # grey levels; larger steps along the border of a picture narrow in both ways are a digit's
-TABLE = 0.8  # of the border's pixels dark, where a sheet of paper lies on a darker table
-BRIGHT_TABLE = 0.98  # of the border's pixels bright, where a dark card lies on a lighter table
-DRAWN = 0.005  # of a dark card, what is bright on it; less, and it is a stroke
-SHEET = 0.4  # of the picture's shorter side, the least of such a sheet's sides
-SHEET_FILLED = 0.9  # of the rectangle around it
-SHEET_PLAIN = 0.5  # of it, at least, is paper; less, and it is a 0 or a box
-SHEET_EDGE = 4  # pixels of the sheet's edge that are cut off
-UNEVEN = 5  # grey levels, beyond its noise, that an evenly lit paper keeps to
-EVEN_BORDER = 0.9  # of the border's pixels that do so, else the light is uneven
-LEAST_BORDER = 0.4  # the same where the digit may fill the picture: a small one, or one whose paper is one level
-SURROUNDINGS = 0.4  # of the shorter side: ink is darker, or lighter, than the median of so wide a square around it
-STROKE = 0.25  # of the shorter side; under uneven light what is wider is no stroke
-LEAST_RANGE = 64  # grey levels from paper to black or white; less is taken for as much, else its noise would grow
+SMALL_SIZE = 64  # pixels of the longer side; the digit may fill an image up to this size, which is no photograph
+NARROW_SIZE = 24  # pixels of a side; fewer are too few to tell strokes from background by their width
+MAX_NARROW_NOISE = 3  # gray levels; larger steps along the border of a narrow image belong to a digit
+MIN_DARK_BORDER = 0.8  # of the border's pixels; with so many dark, a page may lie on a darker surface
+MIN_BRIGHT_BORDER = 0.98  # of the border's pixels; with so many bright, a dark page may lie on a lighter surface
+MIN_DARK_PAGE_FOREGROUND = 0.005  # of a dark page; with less bright on it, it is a stroke
+MIN_PAGE_SIZE = 0.4  # of the image's shorter side; shortest side of a page
+MIN_RECTANGULARITY = 0.9  # of the rectangle around it, the area of a page
+MIN_PAGE_BACKGROUND = 0.5  # of a page's area; with less background it is a 0 or a box
+PAGE_EDGE = 4  # pixels cut off at the page's edge
+EVEN_DEVIATION = 5  # gray levels, beyond noise, that an evenly lit background may deviate
+MIN_EVEN_BORDER = 0.9  # of the border's pixels within that deviation; with fewer the light is uneven
+MIN_EVEN_BORDER_SMALL = 0.4  # the same where the digit may fill the image: a small one, or one of a single level
+MEDIAN_WINDOW = 0.4  # of the shorter side; the polarity is judged against the median in a square of this size
+MAX_STROKE_WIDTH = 0.25  # of the shorter side; under uneven light, anything wider is background
+MIN_RANGE = 64  # gray levels from background to black or white; a smaller range would amplify noise
 
 
 class Foreground(NamedTuple):
-    """What stands out from the paper: `levels` uint8 [height,width], and the standard deviation of their noise."""
+    """The foreground's intensity uint8 [height,width], 0 on the background, and the standard deviation of its noise."""
 
-    levels: GrayImage
+    intensity: GrayImage
     noise: float
-    inverted: bool  # dark on light, other than MNIST's
-    even: bool  # seen under even light
+    inverted: bool  # dark on light, unlike MNIST
+    is_evenly_lit: bool
 
 
 class Background(NamedTuple):
-    """The background: its grey level, one for all or uint8 [height,width], and its noise's standard deviation."""
+    """The background's gray level, one number or uint8 [height,width], and the standard deviation of its noise."""
 
     level: int | GrayImage
     noise: float
 
     @property
-    def even(self) -> bool:
+    def is_evenly_lit(self) -> bool:
         return isinstance(self.level, int)
 
 
-def reduce_image(grey: GrayImage) -> GrayImage:
-    """The picture with at most LARGE pixels a side, averaged, aspect kept."""
-    factor = WORKING_SIDE / max(grey.shape)
+def reduce_image(gray: GrayImage) -> GrayImage:
+    """Reduce the image to at most WORKING_SIZE pixels a side by averaging; the aspect ratio is kept."""
+    factor = WORKING_SIZE / max(gray.shape)
     if factor >= 1:
-        return grey
-    height, width = (max(1, round(side * factor)) for side in grey.shape)
-    smaller: GrayImage = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
+        return gray
+    height, width = (max(1, round(side * factor)) for side in gray.shape)
+    smaller: GrayImage = cv2.resize(gray, (width, height), interpolation=cv2.INTER_AREA)
     return smaller
 
 
-def crop_page(grey: GrayImage) -> GrayImage:
-    """The sheet of paper on a darker table, or the dark card on a lighter one, cut out; any other picture as it is."""
-    area = _area_of_sheet(grey) if max(grey.shape) > SMALL else None
-    if area is None:
-        return grey
-    inside = cv2.erode(area, np.ones((2 * SHEET_EDGE + 1,) * 2, np.uint8))
-    if not inside.any() or np.ptp(grey[inside > 0]) == 0:  # nothing is drawn on it: it is a stroke
-        return grey
+def crop_page(gray: GrayImage) -> GrayImage:
+    """Crop to the light page on a darker surface, or the dark page on a lighter one; leave other images as they are."""
+    page = _find_page(gray) if max(gray.shape) > SMALL_SIZE else None
+    if page is None:
+        return gray
+    inside = cv2.erode(page, np.ones((2 * PAGE_EDGE + 1,) * 2, np.uint8))
+    if not inside.any() or np.ptp(gray[inside > 0]) == 0:  # nothing is drawn on it: it is a stroke
+        return gray
     left, top, width, height = cv2.boundingRect(inside)
-    filled = np.where(inside, grey, np.uint8(np.median(grey[inside > 0][::16])))
+    filled = np.where(inside, gray, np.uint8(np.median(gray[inside > 0][::16])))
     return filled[top : top + height, left : left + width]
 
 
-def _area_of_sheet(grey: GrayImage) -> GrayImage | None:
-    """255 on the sheet or card and what is drawn on it, 0 around it; None if there is none."""
-    split, bright = cv2.threshold(grey, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    light = np.count_nonzero(_border(grey) > split) / len(_border(grey))
-    if light <= 1 - TABLE:
-        return _large_rectangle(bright)
-    card = _large_rectangle(cv2.bitwise_not(bright)) if light >= BRIGHT_TABLE else None
-    if card is None or cv2.countNonZero(cv2.bitwise_and(card, bright)) < DRAWN * cv2.countNonZero(card):
+def _find_page(gray: GrayImage) -> GrayImage | None:
+    """Return a mask that is 255 on the page and what is drawn on it, 0 around it; None if there is no page."""
+    threshold, bright = cv2.threshold(gray, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    border = _get_border(gray)
+    bright_share = np.count_nonzero(border > threshold) / len(border)
+    if bright_share <= 1 - MIN_DARK_BORDER:
+        return _find_large_rectangle(bright)
+    page = _find_large_rectangle(cv2.bitwise_not(bright)) if bright_share >= MIN_BRIGHT_BORDER else None
+    if page is None:
         return None
-    return card
+    drawn = cv2.countNonZero(cv2.bitwise_and(page, bright))
+    return page if drawn >= MIN_DARK_PAGE_FOREGROUND * cv2.countNonZero(page) else None
 
 
-def _large_rectangle(mask: GrayImage) -> GrayImage | None:
-    """The mask's largest area with its holes filled, if that is a large rectangle, askew perhaps, of few holes."""
-    outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    outline = max(outlines, key=cv2.contourArea, default=None)  # none where the mask is empty
-    if outline is None:
+def _find_large_rectangle(mask: GrayImage) -> GrayImage | None:
+    """Return the mask's largest area with its holes filled if it is a large rectangle at any angle with few holes."""
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    contour = max(contours, key=cv2.contourArea, default=None)  # None where the mask is empty
+    if contour is None:
         return None
-    sides, size = cv2.minAreaRect(outline)[1], cv2.contourArea(outline)
-    if min(sides) < SHEET * min(mask.shape) or size < SHEET_FILLED * sides[0] * sides[1]:
+    sides, size = cv2.minAreaRect(contour)[1], cv2.contourArea(contour)
+    if min(sides) < MIN_PAGE_SIZE * min(mask.shape) or size < MIN_RECTANGULARITY * sides[0] * sides[1]:
         return None
-    area = cv2.drawContours(np.zeros_like(mask), [outline], -1, 255, cv2.FILLED)
-    return area if cv2.countNonZero(cv2.bitwise_and(area, mask)) >= SHEET_PLAIN * size else None
+    area = cv2.drawContours(np.zeros_like(mask), [contour], -1, 255, cv2.FILLED)
+    return area if cv2.countNonZero(cv2.bitwise_and(area, mask)) >= MIN_PAGE_BACKGROUND * size else None
 
 
-def estimate_background(grey: GrayImage) -> Background:
-    """The paper: the border's median, or under uneven light what is left of the picture without its strokes."""
-    border = _border(grey)
+def estimate_background(gray: GrayImage) -> Background:
+    """Estimate the background: the border's median, or under uneven light the image with its strokes removed."""
+    border = _get_border(gray)
     level = int(np.sort(border)[len(border) // 2])
-    noise = _noise(border)
-    if max(grey.shape) < NARROW and noise > TINY_NOISE:
-        return Background(_nearest_extreme(grey, level), 0.0)
-    if max(grey.shape) <= SMALL:
-        even = min(grey.shape) < NARROW or _share(border, level, UNEVEN + 2 * noise) >= LEAST_BORDER
+    noise = _estimate_noise(border)
+    if max(gray.shape) < NARROW_SIZE and noise > MAX_NARROW_NOISE:
+        return Background(_choose_nearest_extreme(gray, level), 0.0)
+    even_share = _compute_share_near(border, level, EVEN_DEVIATION + 2 * noise)
+    if max(gray.shape) <= SMALL_SIZE:
+        is_even = min(gray.shape) < NARROW_SIZE or even_share >= MIN_EVEN_BORDER_SMALL
     else:
-        even = _share(border, level, 1) >= LEAST_BORDER or _share(border, level, UNEVEN + 2 * noise) >= EVEN_BORDER
-    return Background(level, noise) if even else Background(*_under_uneven_light(grey))
+        is_even = _compute_share_near(border, level, 1) >= MIN_EVEN_BORDER_SMALL or even_share >= MIN_EVEN_BORDER
+    return Background(level, noise) if is_even else _estimate_uneven_background(gray)
 
 
-def _nearest_extreme(grey: GrayImage, level: int) -> int:
-    """The darkest or brightest level: where a digit fills its picture, the border's median may be a stroke's edge."""
-    darkest, brightest = int(grey.min()), int(grey.max())
+def _choose_nearest_extreme(gray: GrayImage, level: int) -> int:
+    """Return the darkest or brightest level; where a digit fills its image, the border's median may lie on a stroke."""
+    darkest, brightest = int(gray.min()), int(gray.max())
     return darkest if level - darkest <= brightest - level else brightest
 
 
-def _border(grey: GrayImage) -> GrayImage:
-    return np.concatenate((grey[0], grey[:, -1], grey[-1], grey[:, 0]))
+def _get_border(gray: GrayImage) -> GrayImage:
+    return np.concatenate((gray[0], gray[:, -1], gray[-1], gray[:, 0]))
 
 
-def _noise(border: GrayImage) -> float:
-    """Standard deviation of normal noise, from the median step between neighbours: ink is rarer."""
+def _estimate_noise(border: GrayImage) -> float:
+    """Estimate the standard deviation of normal noise by the median step between neighbors; strokes are rarer."""
     steps = np.sort(cv2.absdiff(border[1:], border[:-1]).ravel())
     return float(steps[len(steps) // 2]) * 1.05
 
 
-def _share(pixels: GrayImage, level: int, near: float) -> float:
-    """Share of the pixels that differ from the level by no more than `near`."""
-    within = cv2.inRange(pixels, math.ceil(level - near), math.floor(level + near))  # which itself rounds its limits
-    return cv2.countNonZero(within) / max(1, pixels.size)
+def _compute_share_near(pixels: GrayImage, level: int, deviation: float) -> float:
+    """Return the share of the pixels that differ from the level by at most the deviation."""
+    near = cv2.inRange(pixels, math.ceil(level - deviation), math.floor(level + deviation))  # it rounds its limits
+    return cv2.countNonZero(near) / max(1, pixels.size)
 
 
-def _under_uneven_light(grey: GrayImage) -> tuple[GrayImage, float]:
-    side = min(grey.shape)
-    middle = cv2.medianBlur(grey, min(int(side * SURROUNDINGS) | 1, 255))
-    inverted = cv2.norm(cv2.subtract(middle, grey)) > cv2.norm(cv2.subtract(grey, middle))
-    smooth = cv2.medianBlur(grey, 3)
-    window = cv2.getStructuringElement(cv2.MORPH_RECT, (max(3, int(side * STROKE) | 1),) * 2)
+def _estimate_uneven_background(gray: GrayImage) -> Background:
+    side = min(gray.shape)
+    median = cv2.medianBlur(gray, min(int(side * MEDIAN_WINDOW) | 1, 255))
+    inverted = cv2.norm(cv2.subtract(median, gray)) > cv2.norm(cv2.subtract(gray, median))
+    smooth = cv2.medianBlur(gray, 3)
+    window = cv2.getStructuringElement(cv2.MORPH_RECT, (max(3, int(side * MAX_STROKE_WIDTH) | 1),) * 2)
     level = cv2.morphologyEx(smooth, cv2.MORPH_CLOSE if inverted else cv2.MORPH_OPEN, window)
-    return level, float(np.median(cv2.absdiff(smooth, level)[::4, ::4])) * 1.48
+    return Background(level, float(np.median(cv2.absdiff(smooth, level)[::4, ::4])) * 1.48)
 
 
-def extract_foreground(grey: GrayImage, paper: Background) -> Foreground:
-    """What differs from the paper: 0 for paper, 255 for black on white or white on black."""
-    level = np.full(grey.shape, paper.level, np.uint8)  # twice as fast as full_like
-    dark, light = cv2.subtract(level, grey), cv2.subtract(grey, level)
-    inverted = cv2.norm(dark) > cv2.norm(light)
-    most = np.full(grey.shape, np.maximum(paper.level if inverted else 255 - paper.level, LEAST_RANGE), np.uint8)
-    ink = cv2.divide(dark if inverted else light, most, scale=255)
-    return Foreground(ink, paper.noise * 255 / cv2.mean(most)[0], inverted, paper.even)
+def extract_foreground(gray: GrayImage, background: Background) -> Foreground:
+    """Extract the difference from the background: 0 on the background, 255 for black on white or white on black."""
+    level = np.full(gray.shape, background.level, np.uint8)  # twice as fast as full_like
+    darker, lighter = cv2.subtract(level, gray), cv2.subtract(gray, level)
+    inverted = cv2.norm(darker) > cv2.norm(lighter)
+    range_ = np.maximum(background.level if inverted else 255 - background.level, MIN_RANGE)
+    largest = np.full(gray.shape, range_, np.uint8)
+    intensity = cv2.divide(darker if inverted else lighter, largest, scale=255)
+    return Foreground(intensity, background.noise * 255 / cv2.mean(largest)[0], inverted, background.is_evenly_lit)

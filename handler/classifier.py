@@ -1,4 +1,4 @@
-"""The released model behind its calibration: frames in, predictions out."""
+"""Classify frames with the scripted model and its calibration."""
 
 from collections.abc import Iterable, Sequence
 from itertools import cycle, islice
@@ -10,9 +10,8 @@ import torch
 from handler.calibration import read_calibration
 from handler.preprocessing import FramedImage, to_input
 
-MODEL_BATCH_SIZE = (
-    32  # images of one model call; what more would take, malloc gives back each time (serving/java_command.py)
-)
+# Images in one model call; malloc would return the memory of more to the system every time (serving/java_command.py).
+MODEL_BATCH_SIZE = 32
 
 
 class Classifier:
@@ -24,20 +23,20 @@ class Classifier:
         self.version = version
 
     def predict(self, images: Sequence[FramedImage]) -> list[dict[str, Any]]:
-        """Predict at most CALL images in one model call; returns the fields of their responses, in order."""
+        """Predict at most MODEL_BATCH_SIZE images in one model call; return the fields of their responses, in order."""
         with torch.inference_mode():
             logits = self.network(to_input([image.frame for image in images])[:, :1])  # [N,10]
             probabilities = self.calibration.compute_probabilities(logits)  # [N,10]
             accepted = self.calibration.accept(logits)  # [N]
         columns = (images, probabilities.tolist(), accepted.tolist())
-        return [self._prediction(*row) for row in zip(*columns, strict=True)]
+        return [self._make_prediction(*row) for row in zip(*columns, strict=True)]
 
     def warm_up(self, images: Iterable[FramedImage], batch: int) -> None:
-        """Make the first calls of each batch size, which are slow for a scripted model, before any request comes."""
+        """Call the model with every batch size: the first calls of a scripted model are slow."""
         for size in (1, 1, 1, *range(1, batch + 1), batch, MODEL_BATCH_SIZE, MODEL_BATCH_SIZE):
             self.predict(list(islice(cycle(images), size)))
 
-    def _prediction(self, image: FramedImage, probabilities: list[float], accepted: bool) -> dict[str, Any]:
+    def _make_prediction(self, image: FramedImage, probabilities: list[float], accepted: bool) -> dict[str, Any]:
         confidence = max(probabilities)
         return {
             "digit": probabilities.index(confidence),
@@ -50,7 +49,7 @@ class Classifier:
 
 
 def load_gray_network(scripted: Path) -> torch.jit.ScriptModule:
-    """Load the scripted model for grayscale float32 [N,1,64,64], frozen and optimised.
+    """Load the scripted model for grayscale float32 [N,1,64,64], frozen and optimized.
 
     The three equal channels are folded into one: the first convolution gets their summed weights. Logits [N,10]
     differ by rounding alone.

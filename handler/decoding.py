@@ -1,4 +1,4 @@
-"""From the bytes of a picture to upright, opaque grey; what is no picture, or too large a one, is refused."""
+"""Decode an image's bytes into upright, opaque grayscale; reject what is not an image, or is too large."""
 
 import logging
 import os
@@ -17,26 +17,31 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from handler.format_limits import find_format_problem
 
-MAX_BYTES = 16 * 2**20  # body of one picture
+MAX_BYTES = 16 * 2**20  # of one image
 MAX_PIXELS = 50_000_000  # width x height, checked before anything is decoded
-MAX_READS = 100_000  # of one file while it is parsed; 16 MiB of PNG in parts of 1 KiB take 46,000
-COUNTED = 2**16  # bytes; a file of no more has not parts enough to keep a parser busy
-CARD = 0.5  # of the box around what is opaque; a mask that fills more of it is no pen's stroke
-CARD_INK = 64  # grey levels between a card and what is drawn on it
-WORKING_SIDE = 512  # pixels of the longer side; pictures of twice that are reduced to no less while they are read
+MAX_READS = 100_000  # of one file while it is parsed; 16 MiB of PNG in chunks of 1 KiB take 46,000
+MAX_UNCOUNTED_BYTES = 2**16  # a file of this size has too few parts to keep a parser busy
+MIN_PAGE_FILL = 0.5  # of the bounding box of what is opaque; an opaque page fills more of it, a stroke less
+MIN_PAGE_CONTRAST = 64  # gray levels between an opaque page and what is drawn on it
+WORKING_SIZE = 512  # pixels of the longer side; larger images are reduced to this or up to twice as much when decoded
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
+
+_FORMAT_LIST = ", ".join(FORMATS[:-1]) + " or " + FORMATS[-1]
+_HEIF_BRANDS = dict.fromkeys((b"heic", b"heix", b"mif1", b"msf1"), "a HEIC image") | {b"avif": "an AVIF image"}
+# Base64 of the signatures of PNG, JPEG, GIF, WebP and TIFF; those of BMP are too short to be recognized.
+_BASE64_SIGNATURES = (b"iVBORw0KGgo", b"/9j/", b"R0lGODlh", b"R0lGODdh", b"UklGR", b"SUkqA", b"TU0AK")
 
 GrayImage = NDArray[np.uint8]  # [height, width]
 
 _STDERR_LOCK = threading.Lock()
 
-# What Pillow warns of, many pixels or a damaged block, is judged here; its warnings would only fill the log.
+# Pillow warns of many pixels and damaged blocks, which are checked here; its warnings would only fill the log.
 warnings.filterwarnings("ignore", module="PIL")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
-class Source(NamedTuple):
-    """What a picture was sent as: its format in Pillow's words, its sides in pixels."""
+class ImageInfo(NamedTuple):
+    """The format of an image as it was sent, by Pillow's name, and its size in pixels."""
 
     format: str
     width: int
@@ -44,141 +49,145 @@ class Source(NamedTuple):
 
 
 class ImageError(Exception):
-    """A picture that cannot be answered: `status` is the HTTP status, `message` is for its sender.
+    """An image that cannot be predicted: `status` is the HTTP status, `message` is for the caller.
 
-    `source` is what it was sent as, if that much was read.
+    `info` is the image's format and size if they could be read.
     """
 
     type = "InvalidImage"
 
-    def __init__(self, status: int, message: str, source: Source | None = None) -> None:
+    def __init__(self, status: int, message: str, info: ImageInfo | None = None) -> None:
         super().__init__(status, message)
         self.status = status
         self.message = message
-        self.source = source
+        self.info = info
 
-    def without_frames(self) -> Self:
-        """Drop traceback and causes, whose frames would keep pixels in memory until the batch is done."""
+    def drop_traceback(self) -> Self:
+        """Drop the traceback and causes, whose frames would keep pixels in memory until the batch is done."""
         self.__cause__ = self.__context__ = None
         return self.with_traceback(None)
 
     @property
     def reason(self) -> str:
-        """What it is counted as."""
+        """The label under which metrics and the request log count the error."""
         return {413: "too_large", 422: "blank"}.get(self.status, "unreadable")
 
 
-class _Counted(BytesIO):
-    """A file that a million empty parts do not keep its parser busy with."""
+class _LimitedFile(BytesIO):
+    """A file that can be read MAX_READS times, so that a million empty parts do not keep a parser busy."""
 
     reads = 0
 
     def read(self, size: int | None = -1, /) -> bytes:
         self.reads += 1
         if self.reads > MAX_READS:
-            raise OSError(f"it consists of too many parts; at most {MAX_READS} reads are spent on one picture")
+            raise OSError(f"it consists of too many parts; at most {MAX_READS} reads are spent on one image")
         return super().read(size)
 
 
-def decode_image(picture: bytes) -> GrayImage:
-    """The picture's first image, upright and opaque, as grey uint8 [height, width]; see `frame` for errors."""
-    return decode_with_source(picture)[0]
+def decode_image(content: bytes) -> GrayImage:
+    """Decode the file's first image, upright and opaque, as uint8 [height, width]; raise ImageError as `frame` does."""
+    return decode_with_info(content)[0]
 
 
-def decode_with_source(picture: bytes) -> tuple[GrayImage, Source]:
-    """The same, and what it was sent as."""
-    if not picture:
-        raise ImageError(400, f"the picture is 0 bytes; expected {_known()}")
-    if len(picture) > MAX_BYTES:
-        raise ImageError(413, f"the picture is {len(picture)} bytes; at most {MAX_BYTES} are accepted")
-    if reason := find_format_problem(picture, MAX_PIXELS):
-        raise ImageError(400, f"the picture cannot be read: {reason}")
-    image = _open(picture)
-    source = Source(str(image.format), *image.size)  # now: a JPEG may be decoded smaller
+def decode_with_info(content: bytes) -> tuple[GrayImage, ImageInfo]:
+    """Decode as `decode_image` does; return the format and size of the original as well."""
+    if not content:
+        raise ImageError(400, f"the image is 0 bytes; expected {_FORMAT_LIST}")
+    if len(content) > MAX_BYTES:
+        raise ImageError(413, f"the image is {len(content)} bytes; at most {MAX_BYTES} are accepted")
+    if problem := find_format_problem(content, MAX_PIXELS):
+        raise ImageError(400, f"the image cannot be read: {problem}")
+    image = _open_image(content)
+    info = ImageInfo(str(image.format), *image.size)  # before decoding, which may reduce a JPEG
     if image.width * image.height > MAX_PIXELS:
-        raise _too_large(f"{image.width}x{image.height} pixels", source)
+        raise _make_size_error(f"{image.width}x{image.height} pixels", info)
     try:
-        return _to_gray(_upright(image)), source
+        return _convert_to_gray(_load_upright(image)), info
     except MemoryError:
-        raise  # no fault of the picture's
-    except Exception as error:  # decoders of damaged files raise whatever comes to them
-        raise ImageError(400, f"the {source.format} picture cannot be read: {_reason(error)}", source) from error
+        raise  # not the image's fault
+    except Exception as error:  # decoders raise exceptions of any type for damaged files
+        reason = str(error) or type(error).__name__
+        raise ImageError(400, f"the {info.format} image cannot be read: {reason}", info) from error
 
 
-def _open(picture: bytes) -> Image.Image:
-    file = BytesIO(picture) if len(picture) <= COUNTED else _Counted(picture)
+def _open_image(content: bytes) -> Image.Image:
+    file = BytesIO(content) if len(content) <= MAX_UNCOUNTED_BYTES else _LimitedFile(content)
     try:
         return Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise _too_large("far more pixels than that") from error
+        raise _make_size_error("far more pixels than allowed") from error
     except UnidentifiedImageError as error:
-        raise ImageError(400, f"{len(picture)} bytes that are no picture; expected {_known()}") from error
-    except Exception as error:  # a damaged header raises whatever comes to the format's parser
-        raise ImageError(400, f"the picture cannot be read: {_reason(error)}; expected {_known()}") from error
+        found = identify_content(content) or f"{len(content)} bytes that are not an image"
+        raise ImageError(400, f"{found}; expected {_FORMAT_LIST}") from error
+    except Exception as error:  # parsers raise exceptions of any type for damaged headers
+        reason = str(error) or type(error).__name__
+        raise ImageError(400, f"the image cannot be read: {reason}; expected {_FORMAT_LIST}") from error
 
 
-def _known() -> str:
-    return ", ".join(FORMATS[:-1]) + " or " + FORMATS[-1]
+def identify_content(content: bytes) -> str | None:
+    """Name what is often sent in place of an image, and say what to do; None for anything else."""
+    head = content[:64].lstrip()
+    if head[4:8] == b"ftyp" and (name := _HEIF_BRANDS.get(head[8:12])):
+        return f"{name}; convert it to JPEG or PNG"
+    if head.startswith(b"data:"):
+        return "a data URL; send the image's bytes, or a batch request with the URL's base64 text as b64"
+    if head.startswith(_BASE64_SIGNATURES):
+        return "base64 text; send the image's bytes, or a batch request with the text as b64"
+    return None
 
 
-def _too_large(size: str, source: Source | None = None) -> ImageError:
-    return ImageError(413, f"the picture has {size}; at most {MAX_PIXELS} pixels are accepted", source)
+def _make_size_error(size: str, info: ImageInfo | None = None) -> ImageError:
+    return ImageError(413, f"the image has {size}; at most {MAX_PIXELS} pixels are accepted", info)
 
 
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF orientation says; a damaged EXIF block is no reason to refuse the picture."""
-    image.draft("L" if image.mode == "RGB" else None, _reduced_size(image.size))  # a JPEG is decoded no larger
-    with _without_stderr() if image.format == "TIFF" else nullcontext():
+def _load_upright(image: Image.Image) -> Image.Image:
+    """Load the pixels, rotated by the EXIF orientation; a damaged EXIF block is ignored."""
+    factor = max(1, max(image.size) // WORKING_SIZE)
+    size = max(1, image.width // factor), max(1, image.height // factor)
+    image.draft("L" if image.mode == "RGB" else None, size)  # decodes a JPEG reduced
+    with _silence_stderr() if image.format == "TIFF" else nullcontext():
         image.load()
     if image.info or image.format == "TIFF":  # all others keep their EXIF block in `info`; looking for it costs time
-        with suppress(Exception):  # parser of a foreign block inside an otherwise good picture
+        with suppress(Exception):  # Pillow's EXIF parser raises exceptions of any type
             ImageOps.exif_transpose(image, in_place=True)
     return image
 
 
 @contextmanager
-def _without_stderr() -> Iterator[None]:
-    """libtiff writes a line there for each bad one of a fax, and cannot be told not to."""
-    with _STDERR_LOCK, Path(os.devnull).open("wb") as nowhere:
-        kept = os.dup(2)
-        os.dup2(nowhere.fileno(), 2)
+def _silence_stderr() -> Iterator[None]:
+    """Discard what libtiff writes to standard error: a line for every bad line of a fax."""
+    with _STDERR_LOCK, Path(os.devnull).open("wb") as null:
+        saved = os.dup(2)
+        os.dup2(null.fileno(), 2)
         try:
             yield
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(saved, 2)
+            os.close(saved)
 
 
-def _to_gray(image: Image.Image) -> GrayImage:
+def _convert_to_gray(image: Image.Image) -> GrayImage:
     if image.mode.startswith(("I", "F")):
-        return _eight_bits(image)
+        return _scale_to_8_bits(image)
     if image.has_transparency_data:
-        return _opaque(image)
-    if image.mode == "LAB":  # Pillow converts it only with colour profiles; its first band is lightness
+        return _flatten_alpha(image)
+    if image.mode == "LAB":  # Pillow converts it only with color profiles; its first band is lightness
         return np.asarray(image.getchannel("L"))
     if image.mode not in ("L", "RGB"):
         image = image.convert("L" if image.mode == "1" else "RGB")
-    image = _reduced(image)
+    image = _reduce_pixels(image)
     pixels = (image if image.mode == "L" else image.convert("L")).tobytes()
-    return np.frombuffer(pixels, np.uint8).reshape(image.height, image.width)  # sooner there than by asarray
+    return np.frombuffer(pixels, np.uint8).reshape(image.height, image.width)  # faster than asarray
 
 
-def _reduced(image: Image.Image) -> Image.Image:
-    factor = max(image.size) // WORKING_SIDE
+def _reduce_pixels(image: Image.Image) -> Image.Image:
+    factor = max(image.size) // WORKING_SIZE
     return image.reduce(factor) if factor > 1 else image
 
 
-def _reduced_size(size: tuple[int, int]) -> tuple[int, int]:
-    factor = max(1, max(size) // WORKING_SIDE)
-    return max(1, size[0] // factor), max(1, size[1] // factor)
-
-
-def _eight_bits(image: Image.Image) -> GrayImage:
-    """16-bit grey by its full range; 32-bit and float pictures, whose range nobody states, by their own."""
+def _scale_to_8_bits(image: Image.Image) -> GrayImage:
+    """Scale 16-bit gray by its full range; 32-bit and float images, whose range is unknown, by their own."""
     values = np.asarray(image).astype(np.float32)
     if image.mode.startswith("F"):
         np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
@@ -188,24 +197,24 @@ def _eight_bits(image: Image.Image) -> GrayImage:
     return values.round(out=values).astype(np.uint8)
 
 
-def _opaque(image: Image.Image) -> GrayImage:
-    """What is transparent filled so that the ink stays visible, see `_behind`."""
+def _flatten_alpha(image: Image.Image) -> GrayImage:
+    """Blend the image with a backdrop on which the foreground stays visible, see `_choose_backdrop`."""
     pixels = image if image.mode == "RGBA" else image.convert("RGBA")
-    if max(pixels.size) >= 2 * WORKING_SIDE:  # premultiplied, so that what is transparent adds no colour
-        pixels = _reduced(pixels.convert("RGBa")).convert("RGBA")
-    grey = np.asarray(pixels.convert("RGB").convert("L")).astype(np.float32)
+    if max(pixels.size) >= 2 * WORKING_SIZE:  # premultiplied, so that transparent pixels add no color
+        pixels = _reduce_pixels(pixels.convert("RGBa")).convert("RGBA")
+    gray = np.asarray(pixels.convert("RGB").convert("L")).astype(np.float32)
     alpha = np.asarray(pixels.getchannel("A")).astype(np.float32)
     alpha /= 255
-    return (grey * alpha + _behind(grey, alpha) * (1 - alpha)).round().astype(np.uint8)
+    return (gray * alpha + _choose_backdrop(gray, alpha) * (1 - alpha)).round().astype(np.uint8)
 
 
-def _behind(grey: NDArray[np.float32], alpha: NDArray[np.float32]) -> float:
-    """White behind dark ink, black behind bright; behind a card that is drawn on, more of the card."""
+def _choose_backdrop(gray: NDArray[np.float32], alpha: NDArray[np.float32]) -> float:
+    """Return white for a dark foreground, black for a bright one, or the level of an opaque page that is drawn on."""
     opaque = alpha >= 0.5
-    card = float(np.median(grey[opaque])) if opaque.any() else 0.0
+    page = float(np.median(gray[opaque])) if opaque.any() else 0.0
     width, height = cv2.boundingRect(opaque.astype(np.uint8))[2:]
-    drawn_on = opaque & (np.abs(grey - card) > CARD_INK)
-    if drawn_on.any() and np.count_nonzero(opaque) > CARD * width * height:
-        return card
-    shown = float((grey * alpha).sum()) / max(float(alpha.sum()), 1e-9)
-    return 255.0 if shown < 128 else 0.0
+    foreground = opaque & (np.abs(gray - page) > MIN_PAGE_CONTRAST)
+    if foreground.any() and np.count_nonzero(opaque) > MIN_PAGE_FILL * width * height:
+        return page
+    mean = float((gray * alpha).sum()) / max(float(alpha.sum()), 1e-9)
+    return 255.0 if mean < 128 else 0.0

@@ -1,4 +1,4 @@
-"""TorchServe's entry point: parse, decode, frame, classify, respond, record. Exactly one class, as TorchServe wants."""
+"""TorchServe's entry point: parse, decode, frame, classify, respond, record. TorchServe requires exactly one class."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ import cv2
 import torch
 
 from handler.classifier import MODEL_BATCH_SIZE, Classifier
-from handler.decoding import GrayImage, Source
+from handler.decoding import GrayImage, ImageInfo
 from handler.explanation import compute_attribution
 from handler.metrics import Metrics
 from handler.model_metadata import describe_model
@@ -26,23 +26,23 @@ from handler.preprocessing import (
     load_with_pillow,
 )
 from handler.protocol import CORRELATION_HEADER
-from handler.records import ImageRecord, InternalError, LateError, Request
+from handler.records import DeadlineExceededError, ImageRecord, InternalError, Request
 from handler.request_log import RequestLog
 from handler.request_parser import Row, parse_request
 from handler.time_limit import CpuLimitError, run_with_cpu_limit
 
-PICTURE_SECONDS = 5.0  # of CPU, to decode one image; the slowest of 50 million pixels that are no attack take 2
-# To read the images of a batch; those of batch requests share theirs. Clients wait for 10 s, TorchServe for 60.
-BULK_SECONDS, BATCH_SECONDS = 3.0, 30.0
+IMAGE_CPU_SECONDS = 5.0  # to decode one image; the slowest honest images of 50 million pixels take 2
+BATCH_SECONDS = 30.0  # to decode and frame a batch's images; TorchServe waits for 60
+BATCH_REQUESTS_SECONDS = 3.0  # the same for the batch requests in it, together; clients wait for 10
 SEQUENCE_HEADERS = {f"ts_request_sequence_{part}" for part in ("id", "start", "end")}  # of gRPC's StreamPredictions2
 
 
 class DigitHandler:
-    """Answers a batch of requests; an invalid image gets its own error and leaves the others unaffected."""
+    """Handles batches of requests; an invalid image gets its own error and leaves the others unaffected."""
 
     def initialize(self, context: Any) -> None:
         """Load and warm up the archive's scripted model."""
-        torch.set_num_threads(1)  # each worker has one core; more threads only fight each other
+        torch.set_num_threads(1)  # every worker has one core; more threads would only compete for it
         cv2.setNumThreads(1)
         folder = Path(context.system_properties["model_dir"])
         model = context.manifest["model"]
@@ -54,42 +54,45 @@ class DigitHandler:
         self.classifier.warm_up(
             [frame_with_warnings(image) for image in smoke.values()], context.system_properties["batch_size"]
         )
-        self.metrics, self.log = Metrics(self.classifier.version), RequestLog.from_environment()  # last: it has loaded
+        self.metrics, self.log = (
+            Metrics(self.classifier.version),
+            RequestLog.from_environment(),
+        )  # last, once it is loaded
         logging.getLogger().setLevel(logging.WARNING)  # TorchServe's worker logs a line for every batch
 
     def handle(self, rows: Sequence[Row], context: Any) -> list[bytes]:
-        """Return one response for each row, in order; set the status and content type of each."""
+        """Return one response per row, in order; set their statuses and content types."""
         started = time.perf_counter()
         requests = [parse_request(row, context.get_all_request_header(index)) for index, row in enumerate(rows)]
-        for image, deadline in _iterate_in_turn(requests):
+        for image, deadline in _interleave_images(requests):
             _decode_and_frame(image, deadline)
         self._classify([image for request in requests for image in request.images if image.framed])
         for index, request in enumerate(requests):
             self._respond(request)
             _set_response(context, index, request)
-        self._record(requests, time.perf_counter() - started)
-        return [request.body.encode() for request in requests]  # bytes: TorchServe would indent a dict
+        self._record_batch(requests, time.perf_counter() - started)
+        return [request.body.encode() for request in requests]  # bytes, as TorchServe would indent a dict
 
     def _classify(self, images: list[ImageRecord]) -> None:
         for start in range(0, len(images), MODEL_BATCH_SIZE):
-            group = images[start : start + MODEL_BATCH_SIZE]
+            batch = images[start : start + MODEL_BATCH_SIZE]
             started = time.perf_counter()
-            predictions = self.classifier.predict([image.framed for image in group if image.framed])
+            predictions = self.classifier.predict([image.framed for image in batch if image.framed])
             seconds = time.perf_counter() - started
-            for image, prediction in zip(group, predictions, strict=True):
+            for image, prediction in zip(batch, predictions, strict=True):
                 image.prediction, image.inference_seconds = prediction, seconds
 
     def _respond(self, request: Request) -> None:
         """Fill in the request's status, content type and body."""
-        if request.kind == "description":
+        if request.kind == "describe":
             request.body = json.dumps(self.description)
             return
-        if request.kind == "digits":
+        if request.kind == "predict_batch":
             request.body = json.dumps({"predictions": [image.response for image in request.images]})
             return
         [image] = request.images
         response = image.response
-        if request.kind == "explanation" and image.framed:
+        if request.kind == "explain" and image.framed:
             response = self._explain(image, image.framed.frame, request.target)
         if image.error:
             request.status = image.error.status
@@ -108,65 +111,65 @@ class DigitHandler:
             return image.response
         return {"digit": digit, "target": target, "attribution": values.tolist(), "framed": frame.tolist()}
 
-    def _record(self, requests: list[Request], seconds: float) -> None:
+    def _record_batch(self, requests: list[Request], seconds: float) -> None:
         """Count and log the requests that are not probes."""
         try:
             self.metrics.probes.inc(sum(request.is_probe for request in requests))
             counted = [request for request in requests if not request.is_probe]
             self.metrics.record(counted, seconds)
             self.log.write(counted, seconds, self.classifier.version)
-        except Exception:  # out of memory, for instance: the responses are there
+        except Exception:  # such as MemoryError; the responses are complete
             logging.exception("a batch is not counted or logged")
 
 
-def _iterate_in_turn(requests: list[Request]) -> Iterator[tuple[ImageRecord, float]]:
-    """Yield images with their deadlines: every request's first image, then their second ones, and so on.
+def _interleave_images(requests: list[Request]) -> Iterator[tuple[ImageRecord, float]]:
+    """Yield the requests' first images with their deadlines, then their second images, and so on.
 
-    So a request with few images does not wait for one with many.
+    A request with few images therefore does not wait for one with many.
     """
     now = time.monotonic()
-    limits = {"digits": now + BULK_SECONDS}
-    for turn in zip_longest(*(request.images for request in requests)):
-        for request, image in zip(requests, turn, strict=True):
+    deadlines = {"predict_batch": now + BATCH_REQUESTS_SECONDS}
+    for images in zip_longest(*(request.images for request in requests)):
+        for request, image in zip(requests, images, strict=True):
             if image is not None:
-                yield image, limits.get(request.kind, now + BATCH_SECONDS)
+                yield image, deadlines.get(request.kind, now + BATCH_SECONDS)
 
 
 def _decode_and_frame(image: ImageRecord, deadline: float) -> None:
-    """Fill in the image's frame, or its error, whatever goes wrong."""
+    """Fill in the image's frame, or its error if anything goes wrong."""
     if image.error:
         return
     if time.monotonic() > deadline:
         message = "not read: the images before it used up the batch's time; send it again, fewer at a time"
-        image.error = LateError(503, message)
+        image.error = DeadlineExceededError(503, message)
         return
     try:
-        image.framed = _frame(image, _decode(image))
+        image.framed = _frame_and_time(image, _decode_and_time(image))
     except ImageError as error:
-        image.source = image.source or error.source
-        image.error = error.without_frames()
+        image.info = image.info or error.info
+        image.error = error.drop_traceback()
     except CpuLimitError:
-        message = f"the picture takes over {PICTURE_SECONDS:g} s to read; send it smaller or as PNG"
+        message = f"the image takes over {IMAGE_CPU_SECONDS:g} s to read; send it smaller or as PNG"
         image.error = ImageError(413, message)
     except Exception as error:
         image.error = InternalError.from_exception(error)
 
 
-def _decode(image: ImageRecord) -> GrayImage:
+def _decode_and_time(image: ImageRecord) -> GrayImage:
     started = time.perf_counter()
     try:
-        gray, image.source = _decode_within_limit(image.content)
+        gray, image.info = _decode_within_limit(image.content)
     finally:
         image.decode_seconds = time.perf_counter() - started
     return gray
 
 
-def _decode_within_limit(content: bytes) -> tuple[GrayImage, Source]:
-    """Decode under a limit of CPU time; plain PNGs without, which would cost half as much again and is never slow."""
-    return load_plain_png(content) or run_with_cpu_limit(PICTURE_SECONDS, load_with_pillow, content)
+def _decode_within_limit(content: bytes) -> tuple[GrayImage, ImageInfo]:
+    """Decode under a limit of CPU time; plain PNGs need none, and it would make them take half as long again."""
+    return load_plain_png(content) or run_with_cpu_limit(IMAGE_CPU_SECONDS, load_with_pillow, content)
 
 
-def _frame(image: ImageRecord, gray: GrayImage) -> FramedImage:
+def _frame_and_time(image: ImageRecord, gray: GrayImage) -> FramedImage:
     started = time.perf_counter()
     try:
         return frame_gray_with_warnings(gray)
@@ -184,7 +187,7 @@ def _set_response(context: Any, index: int, request: Request) -> None:
 
 
 def _protect_worker(context: Any, index: int) -> None:
-    """Keep TorchServe from ending the worker after a streaming call by gRPC; those have no HTTP headers."""
+    """Keep TorchServe from ending the worker after a streaming gRPC call; those have no HTTP headers."""
     headers = {name for name, value in context.get_all_request_header(index).items() if isinstance(value, str)}
     if not headers:
         context.set_response_header(index, "ts_stream_next", "false")  # StreamPredictions fails without it

@@ -1,4 +1,4 @@
-"""Why a digit: integrated gradients (Sundararajan, Taly, Yan: Axiomatic attribution for deep networks, ICML 2017)."""
+"""Compute integrated gradients (Sundararajan, Taly, Yan: Axiomatic attribution for deep networks, ICML 2017)."""
 
 from collections.abc import Callable
 
@@ -10,21 +10,22 @@ from handler.calibration import Calibration
 from handler.decoding import GrayImage
 from handler.preprocessing import to_input
 
-STEPS = 50  # on the way from blank paper to the picture
+INTEGRATION_STEPS = 50  # from an empty frame to the image's
 
 
 def compute_attribution(
     model: Callable[[torch.Tensor], torch.Tensor], calibration: Calibration, frame: GrayImage, target: int
 ) -> NDArray[np.float64]:
-    """What each pixel of a frame uint8 [64,64] says for the target digit (above 0) or against it: [64,64], in nats.
+    """Return what the pixels of a frame uint8 [64,64] add to the target digit's log-probability: [64,64], in nats.
 
-    The sum is the target's log-probability less that of blank paper, but for the error of STEPS.
+    The sum is the target's log-probability less that of an empty frame, up to the error of INTEGRATION_STEPS.
     """
-    from captum.attr import IntegratedGradients  # here: nearly a second, of no use to predictions
+    from captum.attr import IntegratedGradients  # here: its import takes nearly a second, which predictions do not need
 
-    def log_probabilities(pictures: torch.Tensor) -> torch.Tensor:
-        return (model(pictures).double() / calibration.temperature).log_softmax(1)
+    def compute_log_probabilities(images: torch.Tensor) -> torch.Tensor:
+        return (model(images).double() / calibration.temperature).log_softmax(1)
 
-    channels = IntegratedGradients(log_probabilities).attribute(to_input([frame]), target=target, n_steps=STEPS)
-    summed: NDArray[np.float64] = channels.sum(1)[0].numpy().astype(np.float64)
-    return summed
+    gradients = IntegratedGradients(compute_log_probabilities)
+    channels = gradients.attribute(to_input([frame]), target=target, n_steps=INTEGRATION_STEPS)  # [1,3,64,64]
+    attribution: NDArray[np.float64] = channels.sum(1)[0].numpy().astype(np.float64)
+    return attribution

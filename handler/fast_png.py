@@ -1,4 +1,4 @@
-"""The plainest PNG, as most digits come: read by OpenCV in a third of the time that Pillow takes for any file."""
+"""Decode plain grayscale PNGs, the form of most digits, with OpenCV: three times as fast as Pillow."""
 
 import struct
 import zlib
@@ -6,30 +6,31 @@ import zlib
 import cv2
 import numpy as np
 
-from handler.decoding import WORKING_SIDE, GrayImage
+from handler.decoding import WORKING_SIZE, GrayImage
 
-MOST = 2**16  # bytes
+MAX_PLAIN_BYTES = 2**16  # of the file
 
-_START, _GREY, _END = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"\x08\0\0\0\0", b"\0\0\0\0IEND\xaeB`\x82"
-_HEAD = struct.Struct(">16sII5sII4s")  # _START, width, height, kind, check of these, length of the data, its name
+_START, _GRAY, _END = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"\x08\0\0\0\0", b"\0\0\0\0IEND\xaeB`\x82"
+_HEAD = struct.Struct(">16sII5sII4s")  # _START, width, height, kind, their checksum, the data's length and name
 
 
-def decode_plain_png(picture: bytes) -> GrayImage | None:
-    """A PNG of 8-bit grey and nothing else, at most LARGE pixels a side, as uint8 [height, width]; None for any other.
+def decode_plain_png(content: bytes) -> GrayImage | None:
+    """Decode a PNG of nothing but 8-bit gray, at most WORKING_SIZE pixels a side, as uint8 [height,width].
 
-    A damaged one is another, too: the decoder is as strict as Pillow, which then says what is wrong.
+    Returns None for any other file. That includes damaged ones, for which Pillow says what is wrong.
     """
-    if not (picture.startswith(_START) and picture.endswith(_END) and _HEAD.size < len(picture) <= MOST):
+    if not (content.startswith(_START) and content.endswith(_END) and _HEAD.size < len(content) <= MAX_PLAIN_BYTES):
         return None
-    _, width, height, kind, check, length, name = _HEAD.unpack_from(picture)
-    is_plain = kind == _GREY and name == b"IDAT" and length == len(picture) - _HEAD.size - 4 - len(_END)
-    if not (is_plain and 0 < width <= WORKING_SIDE and 0 < height <= WORKING_SIDE and _is_whole(picture, check)):
+    _, width, height, kind, checksum, length, name = _HEAD.unpack_from(content)
+    is_plain = kind == _GRAY and name == b"IDAT" and length == len(content) - _HEAD.size - 4 - len(_END)
+    has_valid_size = 0 < width <= WORKING_SIZE and 0 < height <= WORKING_SIZE
+    if not (is_plain and has_valid_size and _has_valid_checksums(content, checksum)):
         return None
-    grey: GrayImage | None = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_UNCHANGED)
-    return grey
+    gray: GrayImage | None = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    return gray
 
 
-def _is_whole(picture: bytes, check: int) -> bool:
-    """Whether the checks of both parts are right; the decoder would write a line on standard error if not."""
-    header, data = picture[12:29], picture[_HEAD.size - 4 : -len(_END)]
-    return zlib.crc32(header) == check and zlib.crc32(data[:-4]) == int.from_bytes(data[-4:], "big")
+def _has_valid_checksums(content: bytes, checksum: int) -> bool:
+    """Return whether both chunks' checksums match; if not, the decoder would write a line to standard error."""
+    header, data = content[12:29], content[_HEAD.size - 4 : -len(_END)]
+    return zlib.crc32(header) == checksum and zlib.crc32(data[:-4]) == int.from_bytes(data[-4:], "big")

@@ -1,20 +1,20 @@
-"""What JPEG and TIFF files ask of their decoders, read before those do: each is one call that nothing can interrupt."""
+"""Check what JPEG and TIFF files demand of their decoders, whose calls cannot be interrupted, before decoding them."""
 
 import os
 import re
 import struct
 from collections.abc import Iterator
 
-MAX_SCANS = 50  # of a JPEG; progressive ones have some ten, and each costs like a whole picture
-MAX_MARKERS = 10_000  # of a JPEG; 16 MiB in blocks of their largest size have 256
+MAX_SCANS = 50  # of a JPEG; progressive ones have about ten, and every scan costs as much as a whole image
+MAX_MARKERS = 10_000  # of a JPEG; 16 MiB in segments of the largest size have 256
 MAX_PARTS = 65_535  # strips or tiles of a TIFF
-MAX_FIELDS = 4_096  # of a TIFF's directory, as libtiff has it
-MAX_FAX_LINES = 65_535  # of a TIFF compressed as faxes are; libtiff goes on after each bad line
+MAX_FIELDS = 4_096  # of a TIFF's directory, as in libtiff
+MAX_FAX_LINES = 65_535  # of a TIFF with fax compression; libtiff continues after a bad line
 
-# libtiff's own limit, of each strip or tile that is a JPEG; it has 100.
+# libtiff's own limit, for a strip or tile that is a JPEG; its default is 100.
 os.environ.setdefault("LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER", str(MAX_SCANS))
 
-# Of a JPEG, and with a length: unlike what stands in the midst of its data (00, RST, TEM, FF as padding).
+# A JPEG marker that has a length, unlike those within the data (00, RST, TEM, FF as padding).
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 _SCAN, _END = 0xDA, 0xD9
 _ARITHMETIC = (0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)  # starts of frames; a scan of 12 bytes may cost 0.2 s
@@ -22,55 +22,55 @@ _ARITHMETIC = (0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)  # starts of frames; a scan o
 _WIDTH, _LENGTH, _COMPRESSION = 256, 257, 259
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _SIZES = (_WIDTH, _LENGTH, _COMPRESSION, _TILE_WIDTH, _TILE_LENGTH)
-_TABLES = (273, 279, 324, 325)  # where strips and tiles are, and how long
+_TABLES = (273, 279, 324, 325)  # offsets and lengths of strips and tiles
 _FAX = (2, 3, 4)
 _NUMBERS = {3: "H", 4: "I", 16: "Q"}  # SHORT, LONG, LONG8
 
-Fields = dict[int, tuple[int, int | None]]  # tag -> how many values, and the value if it is one number, in its place
+Fields = dict[int, tuple[int, int | None]]  # tag -> number of values, and the value if it is a single inline number
 
 
-def find_format_problem(picture: bytes, pixels: int) -> str | None:
-    """Why a JPEG or TIFF file is not to be decoded; None if it may be, and for any other file.
+def find_format_problem(content: bytes, max_pixels: int) -> str | None:
+    """Return why a JPEG or TIFF file must not be decoded; None if it may be, and for any other file.
 
-    All tiles of a TIFF may have so many `pixels`, as a picture may: they may be far larger than it.
+    `max_pixels` limits all tiles of a TIFF together, which may be far larger than the image.
     """
-    if picture.startswith(b"\xff\xd8"):
-        return _jpeg_problem(picture)
-    if picture.startswith((b"II", b"MM")):
+    if content.startswith(b"\xff\xd8"):
+        return _find_jpeg_problem(content)
+    if content.startswith((b"II", b"MM")):
         try:
-            return _tiff_problem(picture, pixels)
+            return _find_tiff_problem(content, max_pixels)
         except (struct.error, OverflowError):
             return "its directory is cut off"
     return None
 
 
-def _jpeg_problem(jpeg: bytes) -> str | None:
+def _find_jpeg_problem(jpeg: bytes) -> str | None:
     scans = 0
-    for number, marker in enumerate(_markers(jpeg)):
+    for number, marker in enumerate(_iterate_markers(jpeg)):
         if number > MAX_MARKERS:
             return f"it consists of too many parts; at most {MAX_MARKERS} are read"
         scans += marker == _SCAN
         if marker in _ARITHMETIC:
-            return "it is coded arithmetically; expected Huffman's code, as everybody writes"
+            return "it has arithmetic coding; expected Huffman coding"
         if scans > MAX_SCANS:
-            return f"it has over {MAX_SCANS} scans; progressive ones have some ten"
+            return f"it has over {MAX_SCANS} scans; progressive ones have about ten"
     return None
 
 
-def _markers(jpeg: bytes) -> Iterator[int]:
-    """Of the file's first image; what they head is passed over, for it may be a thumbnail with markers of its own."""
-    at = len(b"\xff\xd8")
-    while found := _MARKER.search(jpeg, at):
-        at = found.end()
-        marker = jpeg[at - 1]
+def _iterate_markers(jpeg: bytes) -> Iterator[int]:
+    """Yield the markers of the file's first image, without those inside segments, which may hold a thumbnail."""
+    offset = len(b"\xff\xd8")
+    while found := _MARKER.search(jpeg, offset):
+        offset = found.end()
+        marker = jpeg[offset - 1]
         if marker == _END:
             return
         yield marker
-        at += int.from_bytes(jpeg[at : at + 2])
+        offset += int.from_bytes(jpeg[offset : offset + 2])
 
 
-def _tiff_problem(tiff: bytes, pixels: int) -> str | None:
-    fields, count = _directory(tiff)
+def _find_tiff_problem(tiff: bytes, max_pixels: int) -> str | None:
+    fields, count = _read_directory(tiff)
     if count > MAX_FIELDS:
         return f"its directory has {count} fields; at most {MAX_FIELDS} are read"
     if len(fields) != count:
@@ -80,11 +80,11 @@ def _tiff_problem(tiff: bytes, pixels: int) -> str | None:
         return f"it has {parts} strips or tiles; at most {MAX_PARTS} are read"
     numbers = {tag: fields[tag][1] for tag in _SIZES if tag in fields}
     if None in numbers.values():
-        return "its directory has a size that is no number"
-    return _sizes_problem({tag: number or 0 for tag, number in numbers.items()}, pixels)
+        return "its directory has a size that is not a number"
+    return _find_size_problem({tag: number or 0 for tag, number in numbers.items()}, max_pixels)
 
 
-def _sizes_problem(sizes: dict[int, int], pixels: int) -> str | None:
+def _find_size_problem(sizes: dict[int, int], max_pixels: int) -> str | None:
     width, lines = sizes.get(_WIDTH, 0), sizes.get(_LENGTH, 0)
     if sizes.get(_COMPRESSION) in _FAX and lines > MAX_FAX_LINES:
         return f"it is a fax of {lines} lines; at most {MAX_FAX_LINES} are read"
@@ -94,24 +94,24 @@ def _sizes_problem(sizes: dict[int, int], pixels: int) -> str | None:
     if not tile_width or not tile_lines:
         return "its tiles have no size"
     tiles = -(-width // tile_width) * -(-lines // tile_lines)
-    if tiles * tile_width * tile_lines > pixels:
-        return f"its tiles are {tiles} of {tile_width}x{tile_lines} pixels; at most {pixels} in all are read"
+    if tiles * tile_width * tile_lines > max_pixels:
+        return f"it has {tiles} tiles of {tile_width}x{tile_lines} pixels; at most {max_pixels} pixels in all are read"
     return None
 
 
-def _directory(tiff: bytes) -> tuple[Fields, int]:
-    """The first one's fields, and how many it says there are; struct.error or OverflowError if the file ends before."""
+def _read_directory(tiff: bytes) -> tuple[Fields, int]:
+    """Read the first directory's fields and their stated number; struct.error or OverflowError if it is cut off."""
     order = "<" if tiff.startswith(b"II") else ">"
-    is_big = b"+" in tiff[2:4]  # BigTIFF: 43 for 42
+    is_big = b"+" in tiff[2:4]  # BigTIFF has 43 in place of 42
     word, head, start = (f"{order}Q", f"{order}Q", 8) if is_big else (f"{order}I", f"{order}H", 4)
-    (at,) = struct.unpack_from(word, tiff, start)
-    (count,) = struct.unpack_from(head, tiff, at)
-    at += struct.calcsize(head)
+    (offset,) = struct.unpack_from(word, tiff, start)
+    (count,) = struct.unpack_from(head, tiff, offset)
+    offset += struct.calcsize(head)
     field = struct.Struct(f"{order}HH{word[1:]}{struct.calcsize(word)}s")
     fields: Fields = {}
     for number in range(min(count, MAX_FIELDS)):
-        tag, kind, values, place = field.unpack_from(tiff, at + field.size * number)
+        tag, kind, values, inline = field.unpack_from(tiff, offset + field.size * number)
         code = order + _NUMBERS.get(kind, "")
-        is_number = values == 1 and len(code) > 1 and struct.calcsize(code) <= len(place)
-        fields[tag] = (values, struct.unpack_from(code, place)[0] if is_number else None)
+        is_number = values == 1 and len(code) > 1 and struct.calcsize(code) <= len(inline)
+        fields[tag] = (values, struct.unpack_from(code, inline)[0] if is_number else None)
     return fields, count

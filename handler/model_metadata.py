@@ -1,4 +1,4 @@
-"""What a version is, as the management API gives it with `customized=true`."""
+"""Describe a version for the management API, which returns it with `customized=true`."""
 
 from base64 import b64encode
 from typing import Any

@@ -1,56 +1,57 @@
-"""A request and its images on their way through the handler: filled in step by step, then counted and logged."""
+"""Records of a request and its images, which the handler fills in step by step, then counts and logs."""
 
 import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from handler.decoding import ImageError, Source
+from handler.decoding import ImageError, ImageInfo
 
 if TYPE_CHECKING:
     from handler.preprocessing import FramedImage  # its import costs seconds of torch
 
 JSON = "application/json"
+KINDS = ("predict", "predict_batch", "explain", "describe")
 
 
 class RequestError(ImageError):
-    """An invalid request, whatever its images are."""
+    """An invalid request, regardless of its images."""
 
     type = "InvalidRequest"
     reason = "invalid_request"
 
 
-class LateError(ImageError):
-    """An image that was not read, because those before it took all the time of the batch."""
+class DeadlineExceededError(ImageError):
+    """An image that was not read because the images before it used up the batch's time."""
 
     type = "DeadlineExceeded"
     reason = "late"
 
 
 class InternalError(ImageError):
-    """An image that failed through no fault of its sender."""
+    """An image that failed because of an error in the service."""
 
     type = "InternalServerException"  # as TorchServe calls it
     reason = "internal_error"
 
     @classmethod
     def from_exception(cls, error: Exception) -> "InternalError":
-        """Log a failure of ours, out of memory for instance, and make an error of it that reaches no neighbour."""
-        logging.exception("a picture failed unexpectedly")
-        return cls(500, f"the picture could not be processed: {type(error).__name__}")
+        """Log an unexpected exception and make it the error of one image; others in its batch are unaffected."""
+        logging.exception("an image failed unexpectedly")
+        return cls(500, f"the image could not be processed: {type(error).__name__}")
 
 
 @dataclass(slots=True)
 class ImageRecord:
-    """An image: its bytes, then its frame and prediction, or its error; and the seconds of each step it took."""
+    """An image: its bytes, then its frame and prediction, or its error; and the duration of the steps, in seconds."""
 
     content: bytes = b""
     error: ImageError | None = None
-    source: Source | None = None
+    info: ImageInfo | None = None
     framed: "FramedImage | None" = None
     prediction: dict[str, Any] = field(default_factory=dict)
     decode_seconds: float | None = None
     framing_seconds: float | None = None
-    inference_seconds: float | None = None  # of the model call that it shared with others
+    inference_seconds: float | None = None  # of the model call, which other images shared
 
     @property
     def response(self) -> dict[str, Any]:
@@ -62,15 +63,15 @@ class ImageRecord:
 
 @dataclass(slots=True)
 class Request:
-    """A request; `kind` is digit, digits (a batch request), explanation or description. The response is filled in."""
+    """A request of one of KINDS; status, content type and body of its response are filled in."""
 
     kind: str
     images: list[ImageRecord]
-    plain: bool = False  # the bare digit is wanted, as text
+    plain: bool = False  # respond with the digit alone, as text
     target: int | None = None  # the digit to be explained
     correlation_id: str | None = None
     is_probe: bool = False
-    request_id: str | None = None  # TorchServe's, which callers find in the response's header x-request-id
+    request_id: str | None = None  # TorchServe's; the response header x-request-id has it too
     status: int = 200
     content_type: str = JSON
     body: str = ""

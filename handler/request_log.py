@@ -1,6 +1,6 @@
-"""A line of JSON for each request, in the file that all workers share: never a picture, never a token.
+"""Log every request as a line of JSON in the file that all workers share; images and tokens are never logged.
 
-The supervisor names file and level by the environment, and renames a file that has grown (serving/log_rotation.py).
+The supervisor sets file and level by environment variables and rotates the file (serving/log_rotation.py).
 """
 
 import logging
@@ -17,18 +17,18 @@ from handler.records import ImageRecord, Request
 
 
 class RequestLog:
-    """Writes requests whose level is at least `level`: answers are info, refusals warning, failures of ours error."""
+    """Logs requests of `level` and above: predictions are info, invalid requests warning, internal errors error."""
 
     def __init__(self, path: str | None, level: str) -> None:
         self.path = None if level == "off" else path
-        self.least = 0 if self.path is None else logging.getLevelNamesMapping()[level.upper()]
+        self.min_level = 0 if self.path is None else logging.getLevelNamesMapping()[level.upper()]
 
     @classmethod
     def from_environment(cls) -> "RequestLog":
         return cls(os.environ.get(REQUEST_LOG_PATH), os.environ.get(REQUEST_LOG_LEVEL, "off"))
 
     def write(self, requests: Sequence[Request], seconds: float, version: str) -> None:
-        """Write a line for each request of a batch, which took the handler so many seconds."""
+        """Write a line for every request of a batch, which took the handler `seconds`."""
         if self.path is None:
             return
         now, milliseconds = datetime.now(UTC).isoformat(timespec="milliseconds"), round(1000 * seconds, 3)
@@ -36,7 +36,7 @@ class RequestLog:
         lines = [
             orjson.dumps(common | _describe(request), option=orjson.OPT_APPEND_NEWLINE)
             for request in requests
-            if _level(request.status) >= self.least
+            if _get_level(request.status) >= self.min_level
         ]
         if lines:
             with suppress(OSError):  # a full disk costs the lines, not the responses
@@ -44,7 +44,7 @@ class RequestLog:
 
 
 def _append(path: str, lines: bytes) -> None:
-    """In one piece, so that no two workers' lines mix; opened each time, as the file may have been renamed."""
+    """Append in one write, so that workers' lines do not mix; open the file every time, as it may have been renamed."""
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         os.write(file, lines)
@@ -52,7 +52,7 @@ def _append(path: str, lines: bytes) -> None:
         os.close(file)
 
 
-def _level(status: int) -> int:
+def _get_level(status: int) -> int:
     if status < 400:
         return logging.INFO
     return logging.WARNING if status < 500 else logging.ERROR
@@ -67,20 +67,20 @@ def _describe(request: Request) -> dict[str, Any]:
     }
     if request.correlation_id:
         fields["correlation_id"] = request.correlation_id
-    if request.kind == "digits":
+    if request.kind == "predict_batch":
         return fields | {
-            "pictures": len(request.images),
-            "refused": sum(image.error is not None for image in request.images),
+            "images": len(request.images),
+            "errors": sum(image.error is not None for image in request.images),
         }
-    for image in request.images:  # one, or none of a description
+    for image in request.images:  # one; none in a describe request
         fields |= _describe_image(image)
     return fields
 
 
 def _describe_image(image: ImageRecord) -> dict[str, Any]:
     fields: dict[str, Any] = {"reason": image.error.reason} if image.error else _describe_prediction(image.prediction)
-    if image.source:
-        fields["format"], fields["width"], fields["height"] = image.source
+    if image.info:
+        fields["format"], fields["width"], fields["height"] = image.info
     return fields
 
 

@@ -1,4 +1,4 @@
-"""A limit on the CPU time of a call: nobody foresees all that makes a decoder slow."""
+"""Limit the CPU time of a call: nobody can foresee everything that makes a decoder slow."""
 
 import gc
 import signal
@@ -6,36 +6,36 @@ from collections.abc import Callable
 from types import FrameType
 from typing import ParamSpec, TypeVar
 
-AGAIN = 0.1  # s, after which it is raised once more where somebody has dropped it, as Python does in `__del__`
+REPEAT_SECONDS = 0.1  # until the error is raised again, as Python drops one that is raised within `__del__`
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class CpuLimitError(BaseException):
-    """The time is up. No Exception: decoders of damaged files catch those, and would go on."""
+    """The CPU time is used up. No Exception: decoders of damaged files would catch it and go on."""
 
 
 class _Alarm:
     is_set = False
 
 
-def _ring(_: int, frame: FrameType | None) -> None:
-    """Raises within the call alone: not in the midst of `limited`, which must come to its end."""
+def _raise_in_call(_: int, frame: FrameType | None) -> None:
+    """Raise CpuLimitError within the limited call, not within `run_with_cpu_limit`, which must restore its settings."""
     if _Alarm.is_set and frame is not None and frame.f_code is not run_with_cpu_limit.__code__:
         raise CpuLimitError
 
 
 def run_with_cpu_limit(seconds: float, call: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> R:
-    """What the call returns; TooLongError once the process has spent that much CPU time in it.
+    """Return what the call returns; raise CpuLimitError once the process has spent that much CPU time in it.
 
-    Raised between two steps of Python's, and in the main thread, where signals arrive and TorchServe calls handlers.
+    The error comes between two bytecode instructions, in the main thread: there TorchServe calls handlers.
     """
     is_collecting = gc.isenabled()
-    gc.disable()  # what is raised in a collector's callback is dropped
-    signal.signal(signal.SIGPROF, _ring)  # stays: without it, one that comes late would end the process
+    gc.disable()  # an error that is raised in a garbage collector's callback is dropped
+    signal.signal(signal.SIGPROF, _raise_in_call)  # stays: without it, a late signal would end the process
     _Alarm.is_set = True
-    signal.setitimer(signal.ITIMER_PROF, seconds, AGAIN)
+    signal.setitimer(signal.ITIMER_PROF, seconds, REPEAT_SECONDS)
     try:
         return call(*arguments, **options)
     finally:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.pictures import digits
+from tests.images import digits
 from training.data import DataSet, load_data
 
 

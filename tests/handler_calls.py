@@ -14,17 +14,17 @@ EXPLAIN = {"explain": "True"}
 
 
 def make_context(model_dir: Path, rows: int, headers: list[dict[str, Any]] | None = None) -> Context:
-    """Make TorchServe's context for a batch of so many rows with these headers."""
+    """Make TorchServe's context for a batch of `rows` rows with these headers."""
     manifest = json.loads((model_dir / "MAR-INF" / "MANIFEST.json").read_text())
     context = Context("digits", str(model_dir), manifest, 16, None, "0.12.0")
-    context.request_processor = [RequestProcessor(each) for each in headers or [{}] * rows]
+    context.request_processor = [RequestProcessor(row) for row in headers or [{}] * rows]
     return context
 
 
 def call_handler(
     handler: DigitHandler, model_dir: Path, rows: list[dict[str, Any]], headers: list[dict[str, Any]] | None = None
 ) -> list[tuple[int, Any]]:
-    """Return status and JSON of each row's response."""
+    """Return the status and JSON of every row's response."""
     context = make_context(model_dir, len(rows), headers)
     responses = handler.handle(rows, context)
     assert all(context.get_response_content_type(row) == "application/json" for row in range(len(rows)))

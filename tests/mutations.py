@@ -1,4 +1,4 @@
-"""Hypothesis strategies: pictures and JSON bodies that were good before something happened to them."""
+"""Hypothesis strategies: images and JSON bodies with random changes."""
 
 import json
 import struct
@@ -11,15 +11,15 @@ import numpy as np
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.pictures import SEVEN, SEVENS, bad_pictures, encode
+from tests.images import SEVEN, SEVENS, bad_images, encode
 
-LARGE = 20_000  # bytes; what is longer is mutated too slowly to be of use
+MAX_MUTATED_BYTES = 20_000  # mutating more is too slow
 _RGB = Image.merge("RGB", [SEVEN.resize((60, 40))] * 3)
 _GRADIENT = Image.fromarray(np.add.outer(np.arange(50), np.arange(70)).astype(np.uint8))
 
 BASES: list[bytes] = [
-    *(picture for picture in (form() for form in SEVENS.values()) if len(picture) < LARGE),
-    *(bad.body for bad in bad_pictures().values() if 0 < len(bad.body) < LARGE),
+    *(image for image in (form() for form in SEVENS.values()) if len(image) < MAX_MUTATED_BYTES),
+    *(bad.body for bad in bad_images().values() if 0 < len(bad.body) < MAX_MUTATED_BYTES),
     encode(_RGB, "JPEG", progressive=True, quality=60),
     encode(_RGB, "JPEG", subsampling=2, restart_marker_rows=1),
     encode(_GRADIENT, "PNG", interlace=1),
@@ -34,7 +34,7 @@ BASES: list[bytes] = [
     encode(SEVEN.convert("P"), "BMP"),
 ]
 
-_PLACE = st.integers(0, 2**16 - 1)  # in a file, as a fraction of its length: most of what matters is in its beginning
+_POSITION = st.integers(0, 2**16 - 1)  # in a file, in 1/2**16 of its length
 _EXTREME = st.sampled_from(
     [b"\0", b"\xff", b"\x7f", b"\x80", b"\0\0", b"\xff\xff", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff"]
 )
@@ -43,52 +43,52 @@ _BYTES = st.one_of(_EXTREME, st.binary(min_size=1, max_size=6))
 Change = Callable[[bytes], bytes]
 
 
-def _at(content: bytes, place: int) -> int:
-    return len(content) * place**2 // 2**32  # squared: earlier bytes more often
+def _find_offset(content: bytes, position: int) -> int:
+    return len(content) * position**2 // 2**32  # squared, as most of what matters is at the beginning
 
 
-def _piece(content: bytes, place: int, length: int) -> bytes:
-    return content[_at(content, place) :][:length]
+def _cut_piece(content: bytes, position: int, length: int) -> bytes:
+    return content[_find_offset(content, position) :][:length]
 
 
-def _replaced(place: int, length: int, by: bytes, times: int) -> Change:
-    """Overwrites, inserts, removes, doubles, splices or cuts off, by what replaces how much."""
+def _make_change(position: int, length: int, by: bytes, times: int) -> Change:
+    """Make a change that overwrites, inserts, removes, repeats, splices or truncates, depending on its arguments."""
 
     def change(content: bytes) -> bytes:
-        at = _at(content, place)
-        return content[:at] + by * times + content[at + length :]
+        offset = _find_offset(content, position)
+        return content[:offset] + by * times + content[offset + length :]
 
     return change
 
 
-_PIECE = st.builds(_piece, st.sampled_from(BASES), _PLACE, st.integers(1, 200))
-_LENGTH = st.one_of(st.integers(0, 40), st.just(LARGE))
+_PIECE = st.builds(_cut_piece, st.sampled_from(BASES), _POSITION, st.integers(1, 200))
+_LENGTH = st.one_of(st.integers(0, 40), st.just(MAX_MUTATED_BYTES))
 CHANGES = st.one_of(
-    st.builds(_replaced, _PLACE, _LENGTH, _BYTES, st.sampled_from([0, 1, 1, 300])),
-    st.builds(_replaced, _PLACE, _LENGTH, _PIECE, st.just(1)),
+    st.builds(_make_change, _POSITION, _LENGTH, _BYTES, st.sampled_from([0, 1, 1, 300])),
+    st.builds(_make_change, _POSITION, _LENGTH, _PIECE, st.just(1)),
 )
 
 
-def _changed(content: bytes, changes: list[Change], is_mended: bool) -> bytes:
+def _apply_changes(content: bytes, changes: list[Change], has_valid_checksums: bool) -> bytes:
     for change in changes:
         content = change(content)
-    return mended(content) if is_mended else content
+    return fix_checksums(content) if has_valid_checksums else content
 
 
-def mended(png: bytes) -> bytes:
-    """A PNG with right checksums, so that what was changed in its parts is looked at; anything else as it is."""
+def fix_checksums(png: bytes) -> bytes:
+    """Make a PNG's checksums valid, so that the changes in its chunks are decoded; return other files as they are."""
     if not png.startswith(b"\x89PNG\r\n\x1a\n"):
         return png
-    whole, rest = png[:8], png[8:]
+    result, rest = png[:8], png[8:]
     while len(rest) >= 12:
         (length,) = struct.unpack(">I", rest[:4])
         body = rest[4 : 8 + length]
-        whole += rest[:4] + body + struct.pack(">I", zlib.crc32(body))
+        result += rest[:4] + body + struct.pack(">I", zlib.crc32(body))
         rest = rest[12 + length :]
-    return whole + rest
+    return result + rest
 
 
-PICTURES = st.builds(_changed, st.sampled_from(BASES), st.lists(CHANGES, min_size=1, max_size=5), st.booleans())
+IMAGES = st.builds(_apply_changes, st.sampled_from(BASES), st.lists(CHANGES, min_size=1, max_size=5), st.booleans())
 
 _JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20)),
@@ -98,22 +98,21 @@ _JSON = st.recursive(
     max_leaves=12,
 )
 _INSTANCE = st.one_of(
-    st.builds(lambda picture: {"b64": b64encode(picture).decode()}, st.sampled_from(BASES)),
+    st.builds(lambda image: {"b64": b64encode(image).decode()}, st.sampled_from(BASES)),
     st.builds(lambda text: {"b64": text}, st.text(max_size=30)),
     _JSON,
 )
 
 
-def _body(instances: list[Any]) -> bytes:
-    return _encoded({"instances": instances})
+def _make_body(instances: list[Any]) -> bytes:
+    return _encode_json({"instances": instances})
 
 
-def _encoded(value: Any) -> bytes:
+def _encode_json(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-# Bodies that say what they are, bodies of any JSON, and both after something has happened to their bytes.
-_WHOLE = st.one_of(
-    st.builds(_body, st.lists(_INSTANCE, max_size=6)), st.builds(lambda any_: json.dumps(any_).encode(), _JSON)
-)
-BODIES = st.one_of(_WHOLE, st.builds(_changed, _WHOLE, st.lists(CHANGES, min_size=1, max_size=4), st.just(False)))
+# Batch requests, bodies of any JSON, and both with changed bytes.
+_UNCHANGED = st.one_of(st.builds(_make_body, st.lists(_INSTANCE, max_size=6)), st.builds(_encode_json, _JSON))
+_CHANGED = st.builds(_apply_changes, _UNCHANGED, st.lists(CHANGES, min_size=1, max_size=4), st.just(False))
+BODIES = st.one_of(_UNCHANGED, _CHANGED)

@@ -11,7 +11,7 @@ from schemathesis.checks import CHECKS, load_all_checks
 
 from digits_client.transport import read_token
 from serving.config import ROOT, Config, read_config
-from tests.pictures import SMOKE
+from tests.images import SMOKE
 
 PATH = ROOT / "docs" / "openapi.yaml"
 DOCUMENT = yaml.safe_load(PATH.read_text())

@@ -32,7 +32,7 @@ from serving.phases import Phase
 from serving.signals import ShutdownRequest
 from serving.supervisor import Supervisor
 from tests.archives import provide_archive
-from tests.pictures import SMOKE
+from tests.images import SMOKE
 
 START_SECONDS = 60
 APIS = ("inference", "management", "metrics", "supervisor")

@@ -29,7 +29,7 @@ from digits_client.transport import read_token
 from evaluation.sets import encode_png
 from serving.config import Config, read_config
 from tests.handler_calls import JSON, make_batch_body
-from tests.pictures import large_picture
+from tests.images import make_large_image
 from tests.prometheus import Prometheus, prometheus
 from tests.servers import (
     configure_free_ports,
@@ -126,7 +126,7 @@ def _sick_server(found: Prometheus, config: Config) -> None:
 def _make_sick(found: Prometheus, config: Config, process: "subprocess.Popen[str]") -> None:
     """Drifting and slow, with workers that die: all at once, as what is sick is."""
     inverted = [encode_png(255 - grey) for grey in load_raw_images("mnist5k")[0][::250]]
-    slow = make_batch_body(*[large_picture()] * 8, *inverted)  # over 0.2 s of a worker's
+    slow = make_batch_body(*[make_large_image()] * 8, *inverted)  # over 0.2 s of a worker's
     url = config.url("inference") + "/predictions/digits"
     headers = JSON | {"Authorization": f"Bearer {read_token(config.key_file, 'inference')}"}
     start = time.monotonic()

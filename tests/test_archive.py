@@ -17,7 +17,7 @@ from digits_client.types import make_sort_key
 from serving.archive import build_archive, check_archive, cores, is_changed, read_smoke, sha256
 from serving.config import ROOT, ServingError
 from tests.archives import provide_archive
-from tests.pictures import SMOKE
+from tests.images import SMOKE
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from handler.background import crop_page
 from handler.preprocessing import to_input
 from serving.config import ROOT
 from tests.datasets import mnist5k
-from tests.pictures import digits
+from tests.images import digits
 from training.augment import augment
 from training.augmented_data import AugmentedData
 from training.model import load_model

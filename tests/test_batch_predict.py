@@ -14,7 +14,7 @@ from digits_client.encoding import Encoded, ImageLike, encode_batch, split_into_
 from digits_client.exceptions import ApiError, DigitsError, ImageFileError
 from digits_client.types import Prediction
 from handler.protocol import MAX_INSTANCES
-from tests.pictures import SMOKE
+from tests.images import SMOKE
 
 
 def test_no_more_images_are_taken_than_are_under_way(client: DigitsClient) -> None:

@@ -27,7 +27,7 @@ from common.errors import UserError
 from digits_client.encoding import encode_batch
 from handler.preprocessing import frame
 from serving.config import ROOT
-from tests.pictures import SMOKE
+from tests.images import SMOKE
 
 _, _, MANY, _, BULK, OPEN = WORKLOADS
 EXTRA = {FASTAPI: "fastapi", LITSERVE: "litserve", DEFAULTS: "ts"}

@@ -1,4 +1,4 @@
-"""handler/classifier.py."""
+"""Tests of handler/classifier.py."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from PIL import Image
 from handler.classifier import MODEL_BATCH_SIZE, Classifier, load_gray_network
 from handler.preprocessing import FramedImage, frame_with_warnings, to_input
 from serving.config import ROOT
-from tests.pictures import SMOKE, digits, encode
+from tests.images import SMOKE, digits, encode
 from training.model import load_model
 
 SCRIPTED = ROOT / "scripted_model.pt"
@@ -25,10 +25,10 @@ def frame_smoke_images(count: int) -> list[FramedImage]:
 
 @pytest.mark.parametrize("count", [1, 7, 64])
 def test_folded_channels_give_the_scripted_models_logits(count: int) -> None:
-    """Whatever is on the image: digits, and noise of every level."""
+    """Test digits, and noise of every gray level."""
     noise = np.random.default_rng(0).integers(0, 256, (count, 64, 64), np.uint8)
-    drawn = [frame_with_warnings(encode(Image.fromarray(gray))).frame for gray in digits()[0][:count]]
-    images = to_input([*noise, *drawn])
+    frames = [frame_with_warnings(encode(Image.fromarray(gray))).frame for gray in digits()[0][:count]]
+    images = to_input([*noise, *frames])
     with torch.inference_mode():
         expected = load_model(SCRIPTED)(images)
         logits = load_gray_network(SCRIPTED)(images[:, :1])
@@ -36,7 +36,7 @@ def test_folded_channels_give_the_scripted_models_logits(count: int) -> None:
     assert (logits - expected).abs().max() < 1e-4
 
 
-def test_warm_up_makes_a_call_of_every_size_of_a_batch(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warm_up_calls_the_model_with_every_batch_size(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     network = classifier.network
 

@@ -10,7 +10,7 @@ from digits_client.client import DigitsClient
 from digits_client.encoding import ImageLike
 from digits_client.exceptions import ImageFileError
 from handler.preprocessing import frame_with_warnings
-from tests.pictures import SMOKE
+from tests.images import SMOKE
 
 SEVEN = Path(__file__).parents[1] / "handler" / "smoke" / "7.png"
 

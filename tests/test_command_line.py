@@ -22,7 +22,7 @@ from digits_client.explanation_plot import draw_explanation
 from digits_client.types import Explanation, Prediction
 from serving import __main__ as serving_main
 from serving.config import ROOT, Config
-from tests.pictures import SEVENS, encode
+from tests.images import SEVENS, encode
 from tests.servers import configure_free_ports, run_in_process
 from training import __main__ as training_main
 
@@ -102,7 +102,7 @@ def find_imports(path: Path) -> Iterator[str]:
 
 
 # A form for each way in which Pillow holds an image.
-SHOWN = ["png", "cmyk jpeg", "lab tiff", "float tiff with NaN", "transparent palette gif", "black ink in alpha alone"]
+SHOWN = ["png", "cmyk jpeg", "lab tiff", "float tiff with NaN", "transparent palette gif", "black digit in alpha alone"]
 SIXTEEN_BITS = encode(Image.fromarray(np.zeros((3000, 2000), np.uint16)))
 
 

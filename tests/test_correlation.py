@@ -1,4 +1,4 @@
-"""Whose answer it is: X-Correlation-ID through handler and TorchServe, and DigitsClient where answers are mixed up."""
+"""Tests of X-Correlation-ID in the handler and TorchServe, and of DigitsClient when responses are mixed up."""
 
 import threading
 from collections.abc import Iterator
@@ -18,33 +18,34 @@ from handler.digit_handler import DigitHandler
 from handler.protocol import CORRELATION_HEADER
 from serving.config import Config
 from tests.handler_calls import EXPLAIN, JSON, make_batch_body, make_context
-from tests.pictures import SMOKE
+from tests.images import SMOKE
 
 PREDICT = "/predictions/digits"
 
 
-def test_each_rows_answer_or_refusal_has_what_its_sender_gave(handler: DigitHandler, model_dir: Path) -> None:
+def test_every_response_has_its_requests_correlation_id(handler: DigitHandler, model_dir: Path) -> None:
     rows = [{"body": SMOKE[1]}, {"body": b""}, {"body": make_batch_body(SMOKE[2])}, {"body": b"{"}, {"body": SMOKE[3]}]
     headers = [
-        {CORRELATION_HEADER: f"row-{row}_{row}.{row}"} | also for row, also in enumerate([{}, {}, JSON, JSON, EXPLAIN])
+        {CORRELATION_HEADER: f"row-{row}_{row}.{row}"} | other
+        for row, other in enumerate([{}, {}, JSON, JSON, EXPLAIN])
     ]
     context = make_context(model_dir, len(rows), headers)
     handler.handle(rows, context)
     assert [context.get_response_headers(row)[CORRELATION_HEADER] for row in range(len(rows))] == [
-        each[CORRELATION_HEADER] for each in headers
+        row[CORRELATION_HEADER] for row in headers
     ]
 
 
-@pytest.mark.parametrize("given", ["", "a" * 65, "a b", "a\r\nSet-Cookie: b", "\u0663", {"content-type": ""}])
-def test_what_is_no_name_for_an_answer_does_not_come_back(given: Any, handler: DigitHandler, model_dir: Path) -> None:
-    context = make_context(model_dir, 1, [{CORRELATION_HEADER: given}])
+@pytest.mark.parametrize("value", ["", "a" * 65, "a b", "a\r\nSet-Cookie: b", "\u0663", {"content-type": ""}])
+def test_invalid_correlation_id_is_not_echoed(value: Any, handler: DigitHandler, model_dir: Path) -> None:
+    context = make_context(model_dir, 1, [{CORRELATION_HEADER: value}])
     handler.handle([{"body": SMOKE[1]}], context)
     assert CORRELATION_HEADER not in context.get_response_headers(0)
 
 
-def test_it_comes_back_through_torchserve(client: DigitsClient) -> None:
-    for picture, name in ((SMOKE[1], CORRELATION_HEADER), (b"none", CORRELATION_HEADER.lower())):
-        response = client.api.request("POST", PREDICT, data=picture, headers={name: "mine"})
+def test_correlation_id_is_echoed_through_torchserve(client: DigitsClient) -> None:
+    for image, name in ((SMOKE[1], CORRELATION_HEADER), (b"none", CORRELATION_HEADER.lower())):
+        response = client.api.request("POST", PREDICT, data=image, headers={name: "mine"})
         assert response.headers[CORRELATION_HEADER] == "mine"
 
 

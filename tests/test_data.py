@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.datasets import mnist5k, write_folder, write_mnist
-from tests.pictures import digits
+from tests.images import digits
 from training.data import DataError, load_data
 
 

@@ -16,7 +16,7 @@ from serving.config import ROOT, read_config
 from serving.config import Config as ServingConfig
 from serving.local_management import LocalManagementClient
 from serving.lock import stop
-from tests.pictures import SMOKE
+from tests.images import SMOKE
 from tests.servers import configure_free_ports, wait_for
 from tools.write_commands_page import PAGE, make_page
 

@@ -8,7 +8,7 @@ import requests
 
 from serving.config import Config
 from serving.start_checks import check_ports
-from tests.pictures import large_picture
+from tests.images import make_large_image
 from tests.servers import Load, answers, errors, ready, serving_client, under_load, wait_for
 
 
@@ -17,7 +17,7 @@ def test_a_stop_under_load_answers_all_that_was_sent_and_refuses_the_rest_at_onc
     """Large images, so that at every moment many are queued and in the workers' hands."""
     with (
         serving_client(own) as (process, _),
-        under_load(Load(own, connections=12, picture=large_picture(), pause=0.05)) as load,
+        under_load(Load(own, connections=12, picture=make_large_image(), pause=0.05)) as load,
     ):
         wait_for(lambda: sum(time.monotonic() - since > 0.12 for since in list(load.waiting.values())) >= 8)
         stopped = time.monotonic()

@@ -18,7 +18,7 @@ from serving import draw_page
 from serving.config import ROOT, TOKENS, Config
 from serving.draw_page import HEADERS, make_draw_routes
 from serving.local_management import LocalManagementClient
-from tests.pictures import SMOKE
+from tests.images import SMOKE
 
 PAGE = ROOT / "serving" / "page"
 FILES = sorted(path.relative_to(PAGE).as_posix() for path in PAGE.rglob("*.*"))

@@ -8,7 +8,7 @@ from playwright.sync_api import Browser, Route
 
 from serving.config import ROOT
 from tests.browser import DrawPage, needs_chromium
-from tests.pictures import SMOKE
+from tests.images import SMOKE
 from tests.servers import java, serving_client, with_archives
 from tests.strokes import WAYS, line, placed
 

@@ -17,7 +17,7 @@ from evaluation.sets import encode_png
 from handler.calibration import read_calibration
 from handler.preprocessing import frame, to_input
 from serving.config import ROOT
-from tests.pictures import digits
+from tests.images import digits
 from training.export import RECORD
 from training.model import load_model
 

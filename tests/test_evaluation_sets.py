@@ -14,7 +14,7 @@ from evaluation import outlier_sets as outliers
 from evaluation.corruptions import CHANGES
 from evaluation.outlier_sets import MissingData
 from evaluation.synthetic_photos import ASPECTS, DIGIT_SIZES, SHORTER_SIDES, make_photo
-from tests.pictures import digits
+from tests.images import digits
 from training.synthetic_outliers import LETTERS
 
 Picture = NDArray[np.uint8]

@@ -1,4 +1,4 @@
-"""handler/plain_png.py, beside Pillow."""
+"""Tests of handler/fast_png.py against Pillow."""
 
 import random
 import struct
@@ -11,79 +11,79 @@ from PIL import Image
 from handler.decoding import GrayImage, decode_image
 from handler.fast_png import decode_plain_png
 from handler.preprocessing import ImageError, load_gray
-from tests.pictures import SMOKE, digits, encode
+from tests.images import SMOKE, digits, encode
 
 HEADER = struct.pack(">IIBBBBB", 28, 28, 8, 0, 0, 0, 0)
 LINES = b"".join(b"\0" + bytes(line) for line in digits()[0][0])
 
 
-def part(name: bytes, data: bytes) -> bytes:
+def make_chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
-def png(data: bytes, header: bytes = HEADER) -> bytes:
-    """Checks are right, whatever the data are."""
-    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + part(b"IDAT", data) + part(b"IEND", b"")
+def make_png(data: bytes, header: bytes = HEADER) -> bytes:
+    """Make a PNG with valid checksums around any data."""
+    return b"\x89PNG\r\n\x1a\n" + make_chunk(b"IHDR", header) + make_chunk(b"IDAT", data) + make_chunk(b"IEND", b"")
 
 
-def test_digits_are_read_as_pillow_reads_them() -> None:
-    for grey in digits()[0][:500]:
-        picture = encode(Image.fromarray(grey))
-        read = decode_plain_png(picture)
-        assert read is not None
-        assert (read == decode_image(picture)).all()
-    assert all(decode_plain_png(picture) is not None for picture in SMOKE.values())
+def test_digits_are_decoded_as_by_pillow() -> None:
+    for gray in digits()[0][:500]:
+        content = encode(Image.fromarray(gray))
+        decoded = decode_plain_png(content)
+        assert decoded is not None
+        assert (decoded == decode_image(content)).all()
+    assert all(decode_plain_png(content) is not None for content in SMOKE.values())
 
 
-def test_other_pictures_are_left_to_pillow() -> None:
-    grey = Image.fromarray(digits()[0][0])
-    others = [encode(grey.convert(mode)) for mode in ("1", "P", "LA", "RGB", "RGBA", "I;16")]
-    others += [encode(grey, kind) for kind in ("JPEG", "GIF", "BMP", "WEBP", "TIFF")]
+def test_other_images_are_left_to_pillow() -> None:
+    gray = Image.fromarray(digits()[0][0])
+    others = [encode(gray.convert(mode)) for mode in ("1", "P", "LA", "RGB", "RGBA", "I;16")]
+    others += [encode(gray, kind) for kind in ("JPEG", "GIF", "BMP", "WEBP", "TIFF")]
     others += [
-        encode(grey.resize((513, 4))),
-        encode(grey, transparency=0),
-        encode(grey, dpi=(300, 300)),
+        encode(gray.resize((513, 4))),
+        encode(gray, transparency=0),
+        encode(gray, dpi=(300, 300)),
         b"",
         b"\x89PNG",
     ]
-    assert [decode_plain_png(picture) for picture in others] == [None] * len(others)
+    assert [decode_plain_png(content) for content in others] == [None] * len(others)
 
 
 DAMAGED = {
     "a line is missing": zlib.compress(LINES[:-29]),
     "a byte is missing": zlib.compress(LINES[:-1]),
     "cut off": zlib.compress(LINES)[:-20],
-    "without its check": zlib.compress(LINES)[:-4],
-    "wrong check": zlib.compress(LINES)[:-4] + b"abcd",
+    "without its checksum": zlib.compress(LINES)[:-4],
+    "wrong checksum": zlib.compress(LINES)[:-4] + b"abcd",
     "not compressed": LINES,
     "no such filter": zlib.compress(b"\x09" + LINES[1:]),
     "nothing": b"",
     "too long": zlib.compress(LINES + LINES),
-    "something behind": zlib.compress(LINES) + b"zzzz",
+    "trailing bytes": zlib.compress(LINES) + b"zzzz",
 }
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_a_damaged_picture_is_read_as_pillow_reads_it_or_left_to_it(name: str) -> None:
-    picture = png(DAMAGED[name])
-    read = decode_plain_png(picture)
-    assert read is None or (read == decode_image(picture)).all()
+def test_damaged_image_is_decoded_as_by_pillow_or_left_to_it(name: str) -> None:
+    content = make_png(DAMAGED[name])
+    decoded = decode_plain_png(content)
+    assert decoded is None or (decoded == decode_image(content)).all()
 
 
-def test_mutated_pictures_end_as_with_pillow_alone(capfd: pytest.CaptureFixture[str]) -> None:
-    """And without a line on standard error, where OpenCV's decoder complains."""
-    draw = random.Random(0)
-    for picture in [encode(Image.fromarray(grey)) for grey in digits()[0][:300]]:
-        changed = bytearray(picture)
-        for _ in range(draw.randint(1, 3)):
-            changed[draw.randrange(len(changed))] ^= 1 << draw.randrange(8)
-        mutated = bytes(changed[: draw.randint(20, 2 * len(changed))])
-        assert _outcome(mutated, lambda picture: load_gray(picture)[0]) == _outcome(mutated, decode_image)
+def test_mutated_images_give_the_same_as_with_pillow_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    """OpenCV's decoder would also write lines to standard error."""
+    generator = random.Random(0)
+    for content in [encode(Image.fromarray(gray)) for gray in digits()[0][:300]]:
+        changed = bytearray(content)
+        for _ in range(generator.randint(1, 3)):
+            changed[generator.randrange(len(changed))] ^= 1 << generator.randrange(8)
+        mutated = bytes(changed[: generator.randint(20, 2 * len(changed))])
+        assert _decode(mutated, lambda content: load_gray(content)[0]) == _decode(mutated, decode_image)
     assert capfd.readouterr().err == ""
 
 
-def _outcome(picture: bytes, read: Callable[[bytes], GrayImage]) -> object:
+def _decode(content: bytes, decode: Callable[[bytes], GrayImage]) -> object:
     try:
-        return read(picture).tolist()
+        return decode(content).tolist()
     except ImageError as error:
         return error.status, error.message

@@ -11,7 +11,7 @@ import torch
 from common.command_line import run_command
 from serving.config import ROOT
 from tests.datasets import write_folder
-from tests.pictures import digits
+from tests.images import digits
 from training import data as training_data
 from training.__main__ import parser
 from training.data import DataSet, load_data

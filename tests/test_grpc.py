@@ -14,7 +14,7 @@ import requests
 from handler.digit_handler import DigitHandler
 from serving.config import Config
 from tests.handler_calls import make_context
-from tests.pictures import SMOKE
+from tests.images import SMOKE
 
 INFERENCE = "/org.pytorch.serve.grpc.inference.InferenceAPIsService/"
 MANAGEMENT = "/org.pytorch.serve.grpc.management.ManagementAPIsService/"

@@ -9,7 +9,7 @@ import torch
 
 from handler.preprocessing import frame, to_input
 from serving.config import ROOT
-from tests.pictures import SMOKE
+from tests.images import SMOKE
 from training.export import MODEL, PARAMETERS, SCRIPTED
 from training.model import DigitCNN, ModelError, fold_batch_norms, load_model
 

@@ -23,7 +23,7 @@ from monitoring.process import TEMPLATE, fill_template
 from serving.config import ROOT, Config
 from tests.browser import launch_chromium, needs_chromium
 from tests.dashboard import DASHBOARD, read_panels
-from tests.pictures import SEVENS, SMOKE, bad_pictures
+from tests.images import SEVENS, SMOKE, bad_images
 from tests.prometheus import Prometheus
 from tests.servers import configure_free_ports, find_port, serving_client, wait_for, with_archives
 from tests.test_metrics_truth import rejected
@@ -114,7 +114,7 @@ def send_digits(client: DigitsClient, seconds: float) -> None:
 
 def send_odd_images(client: DigitsClient) -> None:
     """Send images with warnings, with errors and one that is rejected; explain one."""
-    bad = bad_pictures()
+    bad = bad_images()
     odd = [SEVENS["dark on light"](), rejected(), bad["blank white"].body, bad["text"].body, bad["header bomb"].body]
     for picture in [*odd, *SMOKE.values()]:
         next(client.predict_batch([picture], connections=1))

@@ -21,6 +21,7 @@ from digits_client.transport import read_token
 from handler.decoding import MAX_BYTES
 from serving.config import ROOT, TOKENS, Config
 from tests.handler_calls import JSON, make_batch_body
+from tests.images import SMOKE
 from tests.nginx import (
     EXPLAIN,
     FILE,
@@ -35,7 +36,6 @@ from tests.nginx import (
     request,
     started,
 )
-from tests.pictures import SMOKE
 from tests.servers import find_port, make_certificate, wait_for
 
 HASTY, CROWD = "127.0.0.3", "127.0.0.4"  # addresses of clients, each with limits of its own

@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+from tests.images import SMOKE
 from tests.nginx import EXPLAIN, FILE, PREDICT, Reply, needs_nginx, placed, started
-from tests.pictures import SMOKE
 from tests.servers import find_port
 
 pytestmark = needs_nginx

@@ -20,6 +20,7 @@ from serving.archive import build_archive
 from serving.config import Config
 from serving.local_management import LocalManagementClient
 from tests.archives import copy_project
+from tests.images import SMOKE
 from tests.openapi import (
     ABSENT,
     ADDRESSES,
@@ -33,7 +34,6 @@ from tests.openapi import (
     apis,
     secured,
 )
-from tests.pictures import SMOKE
 
 
 @pytest.fixture(scope="module")

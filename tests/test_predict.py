@@ -67,7 +67,7 @@ def test_predict_reads_the_good_and_names_the_bad(tmp_path: Path, capsys: pytest
     shown = capsys.readouterr()
     assert [line.split("\t")[1] for line in shown.out.splitlines()] == ["1", "2"]
     assert "none.png: No such file" in shown.err
-    assert "text.png: 5 bytes that are no picture" in shown.err
+    assert "text.png: 5 bytes that are not an image" in shown.err
 
 
 def test_evaluate_prints_accuracy_recall_and_matrix_and_draws_it(

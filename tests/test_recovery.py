@@ -12,7 +12,7 @@ from serving.local_management import LocalManagementClient
 from serving.lock import process_of
 from serving.state import read_state
 from tests.archives import provide_archive
-from tests.pictures import SMOKE
+from tests.images import SMOKE
 from tests.servers import (
     Load,
     alive,

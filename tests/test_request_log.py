@@ -1,4 +1,4 @@
-"""handler/request_log.py and serving/log_rotation.py: levels, a file that is renamed, a disk that is full."""
+"""Tests of handler/request_log.py and serving/log_rotation.py: levels, rotation and a full disk."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -14,34 +14,32 @@ from serving.log_rotation import KEPT, LogRotation
 STATUSES = (200, 404, 503)
 
 
-def served(*statuses: int) -> list[Request]:
-    return [Request("description", [], status=status, request_id=str(number)) for number, status in enumerate(statuses)]
+def make_requests(*statuses: int) -> list[Request]:
+    return [Request("describe", [], status=status, request_id=str(number)) for number, status in enumerate(statuses)]
 
 
-def statuses(path: Path) -> list[int]:
+def read_statuses(path: Path) -> list[int]:
     return [json.loads(line)["status"] for line in path.read_text().splitlines()]
 
 
-def written(path: Path, level: str, batches: list[list[Request]]) -> None:
+def write_log(path: Path, level: str, batches: list[list[Request]]) -> None:
     log = RequestLog(str(path), level)
     for batch in batches:
         log.write(batch, 0.1, "1.0")
 
 
 @pytest.mark.parametrize(("level", "expected"), [("info", [200, 404, 503]), ("warning", [404, 503]), ("error", [503])])
-def test_a_level_leaves_out_what_is_below_it_and_off_makes_no_file(
-    level: str, expected: list[int], tmp_path: Path
-) -> None:
-    written(tmp_path / "log", level, [served(*STATUSES)])
-    assert statuses(tmp_path / "log") == expected
-    written(tmp_path / "off", "off", [served(*STATUSES)])
+def test_level_leaves_out_lower_ones_and_off_writes_no_file(level: str, expected: list[int], tmp_path: Path) -> None:
+    write_log(tmp_path / "log", level, [make_requests(*STATUSES)])
+    assert read_statuses(tmp_path / "log") == expected
+    write_log(tmp_path / "off", "off", [make_requests(*STATUSES)])
     assert not (tmp_path / "off").exists()
 
 
-def test_batches_of_several_workers_stay_in_one_piece(tmp_path: Path) -> None:
-    """At once, each of more bytes than the system passes on in one page."""
+def test_batches_of_several_workers_do_not_mix(tmp_path: Path) -> None:
+    """The batches are written concurrently and are longer than a page of memory."""
     path = tmp_path / "log"
-    log, batch = RequestLog(str(path), "info"), served(*[200] * 64)
+    log, batch = RequestLog(str(path), "info"), make_requests(*[200] * 64)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda number: log.write(batch, 0.1, str(number)), range(200)))
     versions = [json.loads(line)["version"] for line in path.read_text().splitlines()]
@@ -49,26 +47,24 @@ def test_batches_of_several_workers_stay_in_one_piece(tmp_path: Path) -> None:
     assert [first for first, _ in groupby(versions)] == versions[::64]
 
 
-def test_a_file_that_has_grown_is_renamed_and_its_writers_begin_a_new_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_grown_file_is_rotated_and_writers_open_a_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.log_rotation.BYTES", 1000)
     path = tmp_path / "requests.log"
     rotation, logs = LogRotation(path, pytest.fail), [RequestLog(str(path), "info") for _ in range(2)]
     rotation.rotate_if_due()  # nothing yet
     for number in range(200, 240):
-        logs[number % 2].write(served(number, number, number), 0.1, "1.0")
+        logs[number % 2].write(make_requests(number, number, number), 0.1, "1.0")
         rotation.rotate_if_due()
     files = sorted(tmp_path.iterdir())
-    assert [each.name for each in files] == ["requests.log", *(f"requests.log.{each}" for each in range(1, KEPT + 1))]
-    told = [status for each in files[::-1] if each != path for status in statuses(each)] + statuses(path)
-    assert told == sorted(told)  # none out of order, and none lost but with the oldest files
-    assert told[-1] == 239
-    assert len(told) == 3 * len(set(told))
+    assert [file.name for file in files] == ["requests.log", *(f"requests.log.{n}" for n in range(1, KEPT + 1))]
+    logged = [status for file in files[::-1] if file != path for status in read_statuses(file)] + read_statuses(path)
+    assert logged == sorted(logged)  # none out of order, and none lost but with the oldest files
+    assert logged[-1] == 239
+    assert len(logged) == 3 * len(set(logged))
 
 
-def test_a_line_that_cannot_be_written_costs_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
+def test_full_disk_costs_only_the_lines(capfd: pytest.CaptureFixture[str]) -> None:
     log = RequestLog("/dev/full", "info")
     for _ in range(100):
-        log.write(served(200), 0.1, "1.0")
+        log.write(make_requests(200), 0.1, "1.0")
     assert capfd.readouterr().err == ""

@@ -20,7 +20,7 @@ from serving.config import ROOT, Config, ServingError
 from serving.local_management import LocalManagementClient
 from serving.state import read_state
 from tests.archives import copy_project, swap_digits
-from tests.pictures import SMOKE
+from tests.images import SMOKE
 from tests.servers import Load, run_supervised, under_load, with_archives
 
 TIMES = 5  # that a version is promoted and rolled back under load

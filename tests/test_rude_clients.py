@@ -16,8 +16,8 @@ import pytest
 
 from digits_client.client import DigitsClient
 from serving.config import Config
+from tests.images import SMOKE
 from tests.nginx import fronted, needs_nginx, request
-from tests.pictures import SMOKE
 
 # The normal load: 8 connections with an image every 0.1 s: 80 a second, under the limit of 100.
 CONNECTIONS, EVERY = 8, 0.1

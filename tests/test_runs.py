@@ -174,7 +174,7 @@ def is_not_installed(name: str) -> NoReturn:
     ("case", "said"),
     [
         ("no smoke image", "3.png"),
-        ("damaged smoke image", "no picture"),
+        ("damaged smoke image", "not an image"),
         ("no library", "torch is not installed; expected all of requirements.txt"),
         ("out is a file", "cannot be written (File exists); choose another by --out"),
         ("runs is a file", "cannot be written (Not a directory); choose another by --out"),

@@ -11,7 +11,7 @@ from digits_client.transport import read_token
 from serving.config import TOKENS, Config, ServingError
 from serving.local_management import LocalManagementClient
 from tests.archives import provide_archive
-from tests.pictures import SMOKE
+from tests.images import SMOKE
 from tests.servers import family, output_until_curl, run_in_process, started, wait_for, workers
 
 

@@ -17,7 +17,7 @@ from serving.config import ROOT, Config
 from serving.readiness import PROOF_SECONDS
 from serving.start_checks import check_ports
 from tests.archives import copy_project, swap_digits
-from tests.pictures import SMOKE
+from tests.images import SMOKE
 from tests.servers import (
     alive,
     command,

@@ -1,4 +1,4 @@
-"""A real TorchServe with a real archive, over HTTP; docs/openapi.yaml is held against it in test_openapi.py."""
+"""Tests of a real TorchServe with a real archive, over HTTP; test_openapi.py checks it against docs/openapi.yaml."""
 
 import statistics
 import time
@@ -13,7 +13,7 @@ from digits_client.exceptions import ApiError
 from digits_client.types import Prediction
 from handler.decoding import MAX_BYTES
 from serving.config import Config
-from tests.pictures import SEVENS, SMOKE, bad_pictures, digits, encode
+from tests.images import SEVENS, SMOKE, bad_images, digits, encode
 
 PREDICT, EXPLAIN = "/predictions/digits", "/explanations/digits"
 
@@ -23,51 +23,52 @@ def test_every_form_of_an_image_is_predicted(form: str, client: DigitsClient) ->
     assert client.predict(SEVENS[form]()).digit == 7
 
 
-def test_any_content_type_but_a_forms_is_a_raw_body(client: DigitsClient) -> None:
-    """curl's --data-binary calls its body a form, which TorchServe then takes apart; the README says what to add."""
+def test_body_of_any_content_type_but_a_forms_is_an_image(client: DigitsClient) -> None:
+    """curl's --data-binary sends its body as a form, which TorchServe parses; the README says what to add."""
     for content_type in ("application/octet-stream", "image/png", "text/plain", "application/json"):
         response = client.api.request("POST", PREDICT, data=SMOKE[2], headers={"Content-Type": content_type})
         assert response.json()["digit"] == 2, content_type
 
 
-def test_served_probabilities_equal_trainings_own_on_500_images(server: Config) -> None:
-    """By the functions that `make evaluate-served` uses for all of MNIST."""
+def test_served_probabilities_equal_those_of_training(server: Config) -> None:
+    """Compare 500 images by the functions that `make evaluate-served` uses for all of MNIST."""
     images = [encode(Image.fromarray(gray)) for gray in digits()[0][::10]]
     assert len(images) == 500
     assert np.abs(predict_served(server, images) - predict_trained(images)).max() <= 1e-4
 
 
-@pytest.mark.parametrize("name", bad_pictures())
-def test_bad_input_gets_the_contracts_error(name: str, client: DigitsClient) -> None:
-    bad = bad_pictures()[name]
-    response = client.api.request("POST", PREDICT, **bad.send())
+@pytest.mark.parametrize("name", bad_images())
+def test_bad_image_gets_its_error(name: str, client: DigitsClient) -> None:
+    bad = bad_images()[name]
+    response = client.api.request("POST", PREDICT, **bad.make_arguments())
     error = response.json()
     assert (response.status_code, error["code"], error["type"]) == (bad.status, bad.status, bad.type)
     assert error["message"]
+    assert error["message"].startswith(bad.hint)
     assert response.headers["Content-Type"] == "application/json"
     assert "Traceback" not in response.text
 
 
-def test_a_body_over_the_limit_is_refused_by_torchserve(client: DigitsClient) -> None:
+def test_body_over_the_limit_is_rejected_by_torchserve(client: DigitsClient) -> None:
     with pytest.raises(ApiError, match="413 Request Entity Too Large: the body is over the server's limit, 16"):
         client.predict(bytes(MAX_BYTES + 1))
     assert client.predict(SMOKE[7]).digit == 7
 
 
-def test_a_body_of_the_limit_reaches_the_handler(client: DigitsClient) -> None:
+def test_body_of_the_maximum_size_reaches_the_handler(client: DigitsClient) -> None:
     assert client.predict(SMOKE[7] + bytes(MAX_BYTES - len(SMOKE[7]))).digit == 7
 
 
 def test_torchserve_drops_the_query_of_an_explanation(client: DigitsClient) -> None:
-    """Why a target comes by the form or by X-Target; would fail with a TorchServe that passes it on."""
+    """Show why a target is a form field or X-Target; this fails once TorchServe passes the query on."""
     for path, target in ((f"{EXPLAIN}?target=3", 7), (EXPLAIN, 7)):
         assert client.api.request("POST", path, data=SMOKE[7]).json()["target"] == target
 
 
 @pytest.mark.slow
 @pytest.mark.serial
-def test_an_explanation_takes_less_than_300_ms(client: DigitsClient) -> None:
-    """The median of 40 in turn, each worker's first two left out: it imports captum then and compiles the gradient."""
+def test_explanation_takes_less_than_300_ms(client: DigitsClient) -> None:
+    """Take the median of 40, without the first requests: workers then import captum and compile the gradient."""
     times = []
     for index in range(50):
         started = time.monotonic()
@@ -78,25 +79,23 @@ def test_an_explanation_takes_less_than_300_ms(client: DigitsClient) -> None:
 
 
 BATCH_SIZE, BAD_SHARE = 64, 20  # every 20th image is bad
-# float32 adds up in another order where an image is alone in its batch: 1.1e-6 at most over these 5,000 images, for
-# any size of batch. An image whose neighbours leaked into its prediction would be off by far more.
+# float32 sums have another order where an image is alone in its batch: at most 1.1e-6 over these 5,000 images for any
+# batch size. Other images that leaked into a prediction would change it by far more.
 ROUNDING = 1e-5
 
 
 @pytest.mark.parametrize("count", [640, pytest.param(10_000, marks=[pytest.mark.soak, pytest.mark.timeout(600)])])
-def test_batch_predictions_are_the_single_ones_in_order_and_bad_images_fail_alone(
-    count: int, client: DigitsClient
-) -> None:
+def test_batch_predictions_equal_single_ones_and_bad_images_fail_alone(count: int, client: DigitsClient) -> None:
     grays, _ = digits()
-    bad = [case.body for case in bad_pictures().values() if case.request is None]
+    bad = [case.body for case in bad_images().values() if case.request is None]
     images = [
         bad[index // BAD_SHARE % len(bad)] if index % BAD_SHARE == 7 else encode(Image.fromarray(grays[index % 5000]))
         for index in range(count)
     ]
-    many = list(client.predict_batch(images, BATCH_SIZE))
+    batch = list(client.predict_batch(images, BATCH_SIZE))
     singles = list(client.predict_batch(images, 1))
-    assert len(many) == len(singles) == count
-    for index, (one, alone) in enumerate(zip(many, singles, strict=True)):
+    assert len(batch) == len(singles) == count
+    for index, (one, alone) in enumerate(zip(batch, singles, strict=True)):
         if index % BAD_SHARE == 7:
             assert isinstance(one, ApiError)
             assert str(one) == str(alone)

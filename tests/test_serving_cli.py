@@ -92,7 +92,7 @@ def test_predict_prints_csv_or_json_and_goes_on_past_a_bad_picture(running_here:
     ]
     assert [row["digit"] for row in rows] == ["1", "3", "4", "7", "", "9", ""]
     assert [row["accepted"] for row in rows] == ["true", "true", "true", "true", "", "true", ""]
-    assert "400 InvalidImage: 10 bytes that are no picture" in rows[4]["error"]
+    assert "400 InvalidImage: 10 bytes that are not an image" in rows[4]["error"]
     assert "No such file" in rows[6]["error"]
     assert run.returncode == 1
     assert "2 of 7 images failed" in run.stderr
@@ -148,7 +148,7 @@ def test_errors_are_one_line_that_names_what_is_wrong(running_here: Config, tmp_
         ("predict", "--version", "9.9", str(SMOKE)): "404 ModelVersionNotFoundException",
         ("predict", str(tmp_path / "empty")): f"{tmp_path / 'empty'}: no images below it; expected .bmp",
         ("compare", "1.0", "1.0", str(tmp_path / "nowhere")): "nowhere: is no folder; expected one with images in it",
-        ("explain", str(tmp_path / "bad.png")): "400 InvalidImage: 10 bytes that are no picture",
+        ("explain", str(tmp_path / "bad.png")): "400 InvalidImage: 10 bytes that are not an image",
         ("explain", str(tmp_path / "nowhere.png")): "No such file or directory; expected an image file",
         ("explain", str(SMOKE / "7.png"), "-o", str(tmp_path)): f"Is a directory: '{tmp_path}'",
         ("register", "http://x/digits-1.1.mar"): "is a URL; only archives in",

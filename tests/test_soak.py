@@ -18,7 +18,7 @@ from digits_client.types import Prediction, Worker
 from serving.config import Config
 from serving.local_management import LocalManagementClient
 from tests.archives import provide_archive
-from tests.pictures import SMOKE, encode
+from tests.images import SMOKE, encode
 from tests.servers import Load, command, flat, java, output_until_curl, ready, started, under_load, wait_for, workers
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]

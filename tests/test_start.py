@@ -22,7 +22,7 @@ from serving.local_management import LocalManagementClient
 from serving.state import State
 from serving.torchserve import TorchServe
 from tests.archives import provide_archive
-from tests.pictures import SMOKE
+from tests.images import SMOKE
 from tests.servers import configure_free_ports, output_until_curl, serving
 from tests.test_start_checks import read_only
 

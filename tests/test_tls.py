@@ -14,7 +14,7 @@ from digits_client.management import ManagementClient
 from digits_client.transport import read_token
 from serving.config import Config, ServingError, read_config
 from serving.local_management import LocalManagementClient
-from tests.pictures import SMOKE
+from tests.images import SMOKE
 from tests.servers import (
     command,
     configure_free_ports,

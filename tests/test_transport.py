@@ -19,7 +19,7 @@ from digits_client.exceptions import TOKEN_VARIABLES, ApiError, DigitsError, Une
 from digits_client.transport import MAX_BODY_BYTES, PROBE_HEADER, TokenSource, read_token, write_server
 from handler import decoding, protocol
 from serving.config import ROOT, TOKENS, Config
-from tests.pictures import SMOKE
+from tests.images import SMOKE
 from tests.servers import configure_free_ports, run_in_process
 
 PREDICT = "/predictions/digits"

@@ -20,7 +20,7 @@ import sys
 from handler.metrics import Metrics
 from handler.records import Request
 metrics = Metrics(sys.argv[2])
-metrics.record([Request("digit", [])] * int(sys.argv[1]), 0.3)
+metrics.record([Request("predict", [])] * int(sys.argv[1]), 0.3)
 print("counted", flush=True)
 sys.stdin.read()
 """
@@ -43,7 +43,11 @@ def worker(metrics: WorkerMetrics, requests: int, version: str = "1.0") -> "subp
 def read_totals(metrics: WorkerMetrics) -> dict[str, float]:
     samples = [sample for metric in metrics.collect() for sample in metric.samples]
     names = {sample.name + sample.labels.get("le", "") + sample.labels.get("kind", ""): sample for sample in samples}
-    wanted = ("digits_requests_totaldigit", "digits_handler_seconds_bucket0.5", "digits_handler_seconds_count")
+    wanted = (
+        "digits_requests_totalpredict",
+        "digits_handler_duration_seconds_bucket0.5",
+        "digits_handler_duration_seconds_count",
+    )
     return {name: names[name].value for name in wanted}
 
 
@@ -57,9 +61,9 @@ def metrics(tmp_path: Path) -> WorkerMetrics:
 def test_workers_that_end_are_still_counted(metrics: WorkerMetrics) -> None:
     workers = [worker(metrics, requests) for requests in (3, 4, 5)]
     expected = {
-        "digits_requests_totaldigit": 12,
-        "digits_handler_seconds_bucket0.5": 12,
-        "digits_handler_seconds_count": 12,
+        "digits_requests_totalpredict": 12,
+        "digits_handler_duration_seconds_bucket0.5": 12,
+        "digits_handler_duration_seconds_count": 12,
     }
     assert read_totals(metrics) == expected
     for process in workers:
@@ -74,9 +78,9 @@ def test_a_file_that_is_only_just_made_costs_the_others_nothing(metrics: WorkerM
     process = worker(metrics, 1)
     (metrics.folder / f"counter_{process.pid + 1}.db").touch()  # of a process that lives or has ended
     (metrics.folder / f"histogram_{os.getpid()}.db").touch()
-    assert read_totals(metrics)["digits_requests_totaldigit"] == 1
+    assert read_totals(metrics)["digits_requests_totalpredict"] == 1
     process.communicate("")
-    assert read_totals(metrics)["digits_requests_totaldigit"] == 1
+    assert read_totals(metrics)["digits_requests_totalpredict"] == 1
 
 
 def full(*_: object) -> None:
@@ -88,6 +92,6 @@ def test_on_a_full_disk_a_worker_serves_and_counts_for_itself(tmp_path: Path, mo
     monkeypatch.setattr("os.posix_fallocate", full)
     monkeypatch.setattr(values, "ValueClass", values.MultiProcessValue())  # type: ignore[no-untyped-call]
     metrics = Metrics("1.0")
-    metrics.record([Request("digit", [])], 0.3)
+    metrics.record([Request("predict", [])], 0.3)
     samples = [sample for metric in metrics.registry.collect() for sample in metric.samples]
-    assert [each.value for each in samples if each.name == "digits_handler_seconds_count"] == [1]
+    assert [each.value for each in samples if each.name == "digits_handler_duration_seconds_count"] == [1]

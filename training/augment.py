@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - as all of torch writes it
 from torch import Generator, Tensor
 
-from handler.marks import FRAME_SIZE
+from handler.geometry import FRAME_SIZE
 
 ROTATION = math.radians(15)
 ASPECT = 0.2  # natural logarithm of width over height

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from common.command_line import show_progress
 from common.errors import UserError
-from handler.marks import FRAME_SIZE
+from handler.geometry import FRAME_SIZE
 from handler.preprocessing import FramedImage, ImageError, frame_gray_with_warnings, load_gray
 from training.model import CLASSES
 from training.torchvision_import import torchvision

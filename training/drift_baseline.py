@@ -4,7 +4,7 @@ from typing import Any
 
 from handler.calibration import Calibration
 from handler.drift import compute_baseline
-from handler.marks import measure_foreground
+from handler.geometry import measure_foreground
 from training.data import LabeledImages
 from training.model_metrics import Evaluation
 
@@ -15,9 +15,9 @@ def compute_drift_baseline(pictures: LabeledImages, measures: Evaluation, calibr
     ratios, widths = measure_foreground(pictures.frames)
     return compute_baseline(
         confidence=probabilities.amax(1).tolist(),
-        ink=ratios,
+        foreground_ratio=ratios,
         stroke_width=widths,
-        picture_size=pictures.sides.tolist(),
+        image_size=pictures.sides.tolist(),
         inverted=pictures.inverted.tolist(),
         digits=probabilities.argmax(1).tolist(),
     )

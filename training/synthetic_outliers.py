@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handler.decoding import GrayImage
-from handler.marks import FRAME_SIZE
+from handler.geometry import FRAME_SIZE
 from handler.preprocessing import ImageError, frame_page
 
 Random = np.random.Generator
