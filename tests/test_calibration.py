@@ -9,7 +9,7 @@ import torch
 from scipy.stats import entropy
 
 from handler.calibration import SCORE_TEMPERATURE_SCALE, Calibration, read_calibration
-from training.calibrate import REJECTED_SHARE, calibrate
+from training.calibrate import REJECTED_RATIO, fit_calibration
 from training.model_metrics import Evaluation
 
 
@@ -23,14 +23,14 @@ def drawn(temperature: float, count: int = 20_000) -> Evaluation:
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_the_temperature_that_was_put_in_is_found(temperature: float) -> None:
-    assert calibrate(drawn(temperature)).temperature == pytest.approx(temperature, rel=0.03)
+    assert fit_calibration(drawn(temperature)).temperature == pytest.approx(temperature, rel=0.03)
 
 
 def test_the_threshold_refuses_the_share_it_is_meant_to() -> None:
     measures = drawn(2.0)
-    calibration = calibrate(measures)
+    calibration = fit_calibration(measures)
     accepted = calibration.accept(measures.logits)
-    assert 1 - float(accepted.double().mean()) == pytest.approx(REJECTED_SHARE, abs=1e-3)
+    assert 1 - float(accepted.double().mean()) == pytest.approx(REJECTED_RATIO, abs=1e-3)
 
 
 def test_score_is_scipys_entropy_of_the_softer_probabilities() -> None:

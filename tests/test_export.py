@@ -11,15 +11,15 @@ import torch
 from handler.calibration import Calibration
 from serving.config import ROOT
 from tests.datasets import mnist5k
-from training.export import LIBRARIES, MODEL, PARAMETERS, RECORD, SCRIPTED, export, record
+from training.export import LIBRARIES, MODEL, PARAMETERS, RECORD, SCRIPTED, export_model, make_record
 from training.model import DigitCNN, load_model
-from training.recipe import RECIPES, configure
+from training.recipe import RECIPES, make_config
 from training.train import Trainer
 
 
 def test_the_three_models_are_one(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    export(DigitCNN(), {}, tmp_path)
+    export_model(DigitCNN(), {}, tmp_path)
     pictures = torch.rand(5, 3, 64, 64)
     logits = [load_model(tmp_path / name)(pictures) for name in (MODEL, PARAMETERS, SCRIPTED)]
     torch.testing.assert_close(logits[0], logits[1])
@@ -32,21 +32,21 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="no space"):
-        export(DigitCNN(), {}, tmp_path)
+        export_model(DigitCNN(), {}, tmp_path)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_record_names_all_that_determines_the_run() -> None:
     data = mnist5k()
-    trainer = Trainer(configure("default", seed=7), data)
-    written = json.loads(json.dumps(record(trainer, data, {}, Calibration(1.5, 0.7), {"pictures": 1})))
+    trainer = Trainer(make_config("default", seed=7), data)
+    written = json.loads(json.dumps(make_record(trainer, data, {}, Calibration(1.5, 0.7), {"pictures": 1})))
     assert written["run_id"] == trainer.run_id
     assert (written["parameters"], written["seed"], written["recipe"]["lr"]) == (20_180, 7, trainer.config.lr)
     assert written["data"]["sha256"] == data.sha256
     assert written["libraries"]["torch"] == torch.__version__
     assert written["calibration"] == {"temperature": 1.5, "threshold": 0.7}
     assert written["reference"] == {"pictures": 1}
-    assert not {"calibration", "reference"} & record(trainer, data, {}, None).keys()
+    assert not {"calibration", "reference"} & make_record(trainer, data, {}, None).keys()
     assert [len(written["smoke"][str(digit)]) for digit in range(10)] == [10] * 10
     assert {"version", "architecture", "epochs", "metrics"} <= set(written)
 

@@ -13,21 +13,21 @@ from serving.config import ROOT
 from tests.datasets import write_folder
 from tests.pictures import digits
 from training import data as training_data
-from training.__main__ import parser
+from training.__main__ import make_parser
 from training.data import DataSet, load_data
 from training.export import MODEL, PARAMETERS, RECORD, SCRIPTED
 from training.fine_tuning import load_start, mix_in_mnist
 from training.model import DigitCNN, load_model
-from training.model_metrics import evaluate
+from training.model_metrics import evaluate_model
 from training.recipe import FINE_TUNING
-from training.runs import RELEASED_RUN, RunError
+from training.runs import SHIPPED_RUN, RunError
 from training.train import Trainer, fit, make_run_id
 
-QUICK = ("--epochs", "1", "--no-augment", "--outliers", "0", "--threads", "1")
+QUICK = ("--epochs", "1", "--no-augment", "--outlier-ratio", "0", "--threads", "1")
 
 
 def training(*words: object) -> int:
-    return run_command(parser(), list(map(str, words)))
+    return run_command(make_parser(), list(map(str, words)))
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_a_fine_tuned_model_has_all_that_any_has_and_names_its_origin(
     record, released = (json.loads((root / RECORD).read_text()) for root in (tmp_path, ROOT))
     assert released.keys() - {"metrics"} <= record.keys()
     assert record["fine_tuned_from"] == {
-        "run_id": RELEASED_RUN,
+        "run_id": SHIPPED_RUN,
         "sha256": load_start(str(ROOT / SCRIPTED), tmp_path).sha256,
     }
     assert record["recipe"]["recipe"] == "fine-tuning"
@@ -81,10 +81,10 @@ def test_a_fine_tuned_model_has_all_that_any_has_and_names_its_origin(
 def test_it_goes_on_from_the_weights_that_are_named(tmp_path: Path) -> None:
     """All saved forms of a model are one start; other weights are another run."""
     data = mix_in_mnist(load_data(str(write_folder(tmp_path / "own"))))
-    config = replace(FINE_TUNING, epochs=1, lr=1e-9, augment=False, outliers=0.0, threads=1)
+    config = replace(FINE_TUNING, epochs=1, lr=1e-9, augment=False, outlier_ratio=0.0, threads=1)
     starts = [load_start(name, tmp_path) for name in ("released", *(str(ROOT / path) for path in (MODEL, SCRIPTED)))]
     assert len({start.sha256 for start in starts}) == 1
-    trained = fit(config, data, report=lambda _: None, start=starts[0]).best.state_dict()
+    trained = fit(config, data, report=lambda _: None, start=starts[0]).trained_model.state_dict()
     for name, weights in load_model(ROOT / PARAMETERS).state_dict().items():
         torch.testing.assert_close(trained[name], weights, atol=1e-6, rtol=0)
     torch.save(DigitCNN().state_dict(), tmp_path / "other.pt")
@@ -100,7 +100,7 @@ def test_it_goes_on_from_the_weights_that_are_named(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (("--from", "released", "--recipe", "default"), "--from released: its batch norms are folded"),
-        (("--from", "released", "--normalise"), "--from released: its batch norms are folded"),
+        (("--from", "released", "--batch-norm"), "--from released: its batch norms are folded"),
         (("--recipe", "fine-tuning"), "--recipe fine-tuning: needs weights to go on from"),
         (("--from", str(ROOT / "README.md")), "README.md: not a whole model, state dict or scripted model"),
     ],
@@ -122,16 +122,16 @@ def test_fine_tuning_learns_a_peculiarity_and_does_not_forget_mnist(monkeypatch:
     own, held, mixed_in = np.split(np.random.default_rng(1).permutation(len(grays)), [300, 1000])
 
     def make_data(rows: np.ndarray, turns: int) -> DataSet:
-        frames = training_data._framed(np.ascontiguousarray(np.rot90(grays[rows], turns, (1, 2))), labels[rows])
+        frames = training_data._frame_images(np.ascontiguousarray(np.rot90(grays[rows], turns, (1, 2))), labels[rows])
         return DataSet("own", frames, None, {"folder": "own"})
 
     monkeypatch.setattr(training_data, "_mnist5k_arrays", lambda: (grays[mixed_in], labels[mixed_in]))
     start = load_start("released", ROOT)
-    config = replace(FINE_TUNING, epochs=6, rounds=2)
-    model = fit(config, mix_in_mnist(make_data(own, 1)), report=lambda _: None, start=start).best
+    config = replace(FINE_TUNING, epochs=6, augmentation_passes=2)
+    model = fit(config, mix_in_mnist(make_data(own, 1)), report=lambda _: None, start=start).trained_model
     held_out = [make_data(held, turns).all_training for turns in (1, 0)]
     (own_before, mnist_before), (own_after, mnist_after) = (
-        [evaluate(each, images).accuracy for images in held_out] for each in (start.model, model)
+        [evaluate_model(each, images).accuracy for images in held_out] for each in (start.model, model)
     )
     assert own_before < 0.4
     assert own_after > 0.6

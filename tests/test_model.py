@@ -40,7 +40,7 @@ def test_forward_equals_the_contracts_order_of_layers() -> None:
 def test_folded_network_is_the_contracts_and_gives_the_same_logits() -> None:
     """The oracle is the network with torch's own batch norms, after a few batches of running statistics."""
     torch.manual_seed(0)
-    model = DigitCNN(dropout=0.2, normalise=True)
+    model = DigitCNN(dropout=0.2, batch_norm=True)
     with torch.no_grad():
         for norm in (module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)):
             torch.nn.init.normal_(norm.weight)  # of both signs

@@ -12,10 +12,10 @@ from common.command_line import run_command
 from serving.config import ROOT
 from tests.datasets import write_folder, write_mnist
 from tests.test_command_line import imported
-from training.__main__ import parser
+from training.__main__ import make_parser
 from training.export import MODEL, PARAMETERS, RECORD, SCRIPTED
 from training.predict import MakePrediction
-from training.recipe import ConfigError, configure
+from training.recipe import ConfigError, make_config
 
 mpl.use("Agg")
 SMOKE = ROOT / "handler" / "smoke"
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 
 def training(*words: object) -> int:
-    return run_command(parser(), list(map(str, words)))
+    return run_command(make_parser(), list(map(str, words)))
 
 
 @pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")
@@ -95,7 +95,8 @@ def test_evaluate_takes_another_model_and_ones_own_images(tmp_path: Path, capsys
 def test_train_on_ones_own_pictures_writes_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = write_folder(tmp_path / "own")
     (own / "3" / "notes.txt").write_text("three")
-    options = ("--data", own, "--epochs", 1, "--teacher", 1, "--rounds", 1, "--threads", 1, "--out", tmp_path)
+    epochs = ("--epochs", 1, "--teacher-epochs", 1, "--augmentation-passes", 1)
+    options = ("--data", own, *epochs, "--threads", 1, "--out", tmp_path)
     assert training("train", *options) == 1
     assert "notes.txt" in capsys.readouterr().err
     assert training("train", *options, "--skip-unreadable") == 0
@@ -111,7 +112,7 @@ def test_train_on_ones_own_pictures_writes_everything(tmp_path: Path, capsys: py
 )
 def test_an_option_out_of_its_range_is_named(option: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"--{option} .*expected"):
-        configure("default", **{option: value})
+        make_config("default", **{option: value})
 
 
 def test_a_folder_that_cannot_be_written_is_named_before_training(

@@ -15,19 +15,19 @@ from common.command_line import run_command
 from serving.config import ROOT
 from tests.datasets import write_folder
 from training import export
-from training.__main__ import parser
+from training.__main__ import make_parser
 from training.data import load_data
 from training.model import DigitCNN
-from training.recipe import configure
-from training.runs import FILES, RELEASED_RUN, RUNS, RunError, find_run, release_run
+from training.recipe import make_config
+from training.runs import FILES, RUNS, SHIPPED_RUN, RunError, find_run, release_run
 from training.train import Trainer, make_run_id
 
-QUICK = ("--epochs", "1", "--teacher", "0", "--no-augment", "--outliers", "0", "--threads", "1")
-CONFIG = configure("default", epochs=1, teacher=0, augment=False, outliers=0.0, threads=1)
+QUICK = ("--epochs", "1", "--teacher-epochs", "0", "--no-augment", "--outlier-ratio", "0", "--threads", "1")
+CONFIG = make_config("default", epochs=1, teacher_epochs=0, augment=False, outlier_ratio=0.0, threads=1)
 
 
 def training(*words: object) -> int:
-    return run_command(parser(), list(map(str, words)))
+    return run_command(make_parser(), list(map(str, words)))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_run(folder: Path, **record: Any) -> dict[Path, bytes]:
     """Write a run's files; return them."""
-    export.export(DigitCNN(), record, folder)
+    export.export_model(DigitCNN(), record, folder)
     (folder / export.CURVES).write_bytes(json.dumps(record).encode())
     return read_run(folder)
 
@@ -48,7 +48,7 @@ def read_run(folder: Path) -> dict[Path, bytes]:
 
 def test_the_released_run_is_gits() -> None:
     show = ["git", "show", "HEAD:model/model.json"]
-    assert json.loads(subprocess.check_output(show, cwd=ROOT))["run_id"] == RELEASED_RUN
+    assert json.loads(subprocess.check_output(show, cwd=ROOT))["run_id"] == SHIPPED_RUN
 
 
 def test_a_training_keeps_the_run_that_it_replaces_and_release_brings_it_back(
@@ -62,16 +62,16 @@ def test_a_training_keeps_the_run_that_it_replaces_and_release_brings_it_back(
     assert "warning: own has 30 images (0: 3, 1: 3," in shown.err
     assert "expected at least 100 of a digit" in shown.err
     assert "make train FROM=released DATA=…\n" in shown.err
-    assert f"replaced run {RELEASED_RUN} (mnist, validation 99." in shown.out
-    assert f'to go back: make release RUN={RELEASED_RUN} ARGS="--out {tmp_path}"\n' in shown.out
+    assert f"replaced run {SHIPPED_RUN} (mnist, validation 99." in shown.out
+    assert f'to go back: make release RUN={SHIPPED_RUN} ARGS="--out {tmp_path}"\n' in shown.out
     run_id = make_run_id(CONFIG, load_data(str(own)))
     trained = read_run(tmp_path)
     assert read_run(tmp_path / RUNS / run_id) == trained
     assert json.loads(trained[export.RECORD])["run_id"] == run_id
-    assert read_run(tmp_path / RUNS / RELEASED_RUN) == read_run(ROOT)
+    assert read_run(tmp_path / RUNS / SHIPPED_RUN) == read_run(ROOT)
 
     assert training("release", "released", "--out", tmp_path) == 0
-    assert f"current run: {RELEASED_RUN} (mnist, " in capsys.readouterr().out
+    assert f"current run: {SHIPPED_RUN} (mnist, " in capsys.readouterr().out
     assert read_run(tmp_path) == read_run(ROOT)
     assert training("release", run_id, "--out", tmp_path) == 0
     assert read_run(tmp_path) == trained
@@ -80,7 +80,7 @@ def test_a_training_keeps_the_run_that_it_replaces_and_release_brings_it_back(
     assert training("train", "--data", own, "--out", tmp_path, *QUICK) == 0
     assert "replaced" not in capsys.readouterr().out
     assert read_run(tmp_path) == read_run(tmp_path / RUNS / run_id) == trained
-    assert {path.name for path in (tmp_path / RUNS).iterdir()} == {run_id, RELEASED_RUN}
+    assert {path.name for path in (tmp_path / RUNS).iterdir()} == {run_id, SHIPPED_RUN}
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_stopped_run_of_other_options_is_neither_resumed_nor_destroyed(
 ) -> None:
     data, other = load_data(str(own)), replace(CONFIG, epochs=2)
     checkpoint = tmp_path / RUNS / make_run_id(other, data) / export.CHECKPOINT
-    Trainer(other, data).save(checkpoint)
+    Trainer(other, data).save_checkpoint(checkpoint)
     content = checkpoint.read_bytes()
     options = ("train", "--data", own, "--out", tmp_path, *QUICK)
     assert training(*options, "--resume") == 1
@@ -160,7 +160,7 @@ def test_a_stopped_run_of_other_options_is_neither_resumed_nor_destroyed(
 
 
 def break_smoke(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes | None) -> None:
-    for path in export.SMOKE.iterdir():
+    for path in export.SMOKE_FOLDER.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
     monkeypatch.setattr(export, "SMOKE", folder)

@@ -18,10 +18,10 @@ import torch.nn.functional as F  # noqa: N812 - as all of torch writes it
 from common.command_line import run_command
 from serving.config import ROOT
 from tests.datasets import mnist5k, write_mnist
-from training.__main__ import parser
+from training.__main__ import make_parser
 from training.data import DataSet, load_data
 from training.export import CHECKPOINT, PARAMETERS, RECORD
-from training.recipe import Config, configure
+from training.recipe import Config, make_config
 from training.runs import RUNS
 from training.teacher import Teacher
 from training.train import ResumeError, Trainer, fit, make_run_id
@@ -30,7 +30,7 @@ LINE = (
     r"Epoch : \d+ \| Train_loss : \d\.\d{3} \| Train_acc : \d+% \| Val_loss : \d\.\d{3} \| Val_acc : \d+%"
     r" \| \d+:\d\d:\d\d left"
 )
-SMALL = configure("default", epochs=3, rounds=2, teacher=0, threads=1)
+SMALL = make_config("default", epochs=3, augmentation_passes=2, teacher_epochs=0, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +64,9 @@ def same(first: Trainer, second: Trainer) -> bool:
 
 def test_two_epochs_of_half_of_mnist5k_reach_90_percent() -> None:
     lines: list[str] = []
-    data = replace(mnist5k(), all_training=mnist5k().all_training.at(np.arange(0, 5000, 2)))
-    trainer = fit(configure("default", epochs=2, rounds=1, teacher=0, threads=1), data, report=lines.append)
+    data = replace(mnist5k(), all_training=mnist5k().all_training.select(np.arange(0, 5000, 2)))
+    config = replace(SMALL, epochs=2, augmentation_passes=1)
+    trainer = fit(config, data, report=lines.append)
     assert trainer.history[-1].held_acc >= 0.9
     assert lines[0] == "epochs: 2 in all, 2 of the digit model (--epochs), on 2290 images of mnist5k"
     assert len(lines) == 3
@@ -79,7 +80,7 @@ def test_two_epochs_of_half_of_mnist5k_reach_90_percent() -> None:
 def test_a_training_that_is_stopped_anywhere_and_resumed_ends_in_the_same_bits(
     recipe: str, teacher: int, stops: list[str], small: DataSet, tmp_path: Path
 ) -> None:
-    config = configure(recipe, epochs=3, rounds=2, teacher=teacher, threads=1)
+    config = make_config(recipe, epochs=3, augmentation_passes=2, teacher_epochs=teacher, threads=1)
     whole = fit(config, small, report=silent)
     for line in stops:
         fit_until(line, config, small, tmp_path / "checkpoint.pt")
@@ -98,9 +99,9 @@ def test_the_header_counts_the_teachers_epochs_and_each_line_the_time_left(
     """An epoch takes a minute here."""
     monkeypatch.setattr("training.train.monotonic", itertools.count(step=60).__next__)
     lines: list[str] = []
-    fit(replace(SMALL, epochs=4, teacher=2), small, report=lines.append)
+    fit(replace(SMALL, epochs=4, teacher_epochs=2), small, report=lines.append)
     assert lines[0].startswith(
-        "epochs: 6 in all, 2 of the teacher (--teacher), then 4 of the digit model (--epochs), on "
+        "epochs: 6 in all, 2 of the teacher (--teacher-epochs), then 4 of the digit model (--epochs), on "
     )
     assert [line.split(" | ")[-1] for line in lines[1:]] == [
         *("0:05:00 left", "0:04:00 left"),
@@ -109,23 +110,23 @@ def test_the_header_counts_the_teachers_epochs_and_each_line_the_time_left(
 
 
 def test_a_teacher_changes_what_is_learned(small: DataSet) -> None:
-    one, other = (fit(replace(SMALL, epochs=1, teacher=epochs), small, report=silent) for epochs in (0, 1))
+    one, other = (fit(replace(SMALL, epochs=1, teacher_epochs=epochs), small, report=silent) for epochs in (0, 1))
     assert not same(one, other)
 
 
 def test_distillation_has_the_gradient_of_the_divergence_from_the_softened_teacher(small: DataSet) -> None:
     trainer = Trainer(SMALL, small)
     logits, taught = torch.randn(50, 10, requires_grad=True), torch.randn(50, 10)
-    temperature = SMALL.softness
+    temperature = SMALL.distillation_temperature
     mine, its = (F.log_softmax(each / temperature, 1) for each in (logits, taught))
     divergence = F.kl_div(mine, its, reduction="batchmean", log_target=True) * temperature**2
-    losses = divergence, trainer.distillation_loss(logits, taught)
+    losses = divergence, trainer.compute_distillation_loss(logits, taught)
     torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in losses))
 
 
 def test_the_average_is_exponential_over_weights_and_buffers_after_a_warm_up(small: DataSet) -> None:
     """The oracle is one number at a time."""
-    trainer = Trainer(replace(SMALL, average=0.9), small, network=Teacher)
+    trainer = Trainer(replace(SMALL, ema_decay=0.9), small, network=Teacher)
     expected = {name: value.double() for name, value in trainer.average.module.state_dict().items()}
     for step in range(40):
         for value in trainer.model.state_dict().values():
@@ -143,7 +144,7 @@ def test_a_resumed_training_writes_the_same_files_and_says_what_it_does_with_a_c
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_mnist(tmp_path / "data")
-    options = ["train", "--data", str(data), "--epochs", "3", "--rounds", "2", "--teacher", "2", "--threads", "1"]
+    options = f"train --data {data} --epochs 3 --augmentation-passes 2 --teacher-epochs 2 --threads 1".split()
     for out, more, hint in (
         ("whole", ["--resume"], "nothing to resume"),
         ("resumed", ["--resume"], ""),
@@ -151,9 +152,9 @@ def test_a_resumed_training_writes_the_same_files_and_says_what_it_does_with_a_c
     ):
         folder = tmp_path / out
         if out != "whole":
-            config, loaded = replace(SMALL, teacher=2), load_data(str(data))
+            config, loaded = replace(SMALL, teacher_epochs=2), load_data(str(data))
             fit_until("Epoch : 1", config, loaded, folder / RUNS / make_run_id(config, loaded) / CHECKPOINT)
-        assert run_command(parser(), [*options, "--out", str(folder), *more]) == 0
+        assert run_command(make_parser(), [*options, "--out", str(folder), *more]) == 0
         errors = capsys.readouterr().err
         assert hint in errors
         assert ("resume" in errors) == bool(hint)
@@ -169,7 +170,7 @@ def test_a_checkpoint_that_is_damaged_or_of_another_training_is_refused(
     checkpoint.write_bytes(b"half")
     with pytest.raises(ResumeError, match="no checkpoint of ours"):
         fit(SMALL, small, checkpoint, resume=True, report=silent)
-    Trainer(SMALL, small).save(checkpoint)
+    Trainer(SMALL, small).save_checkpoint(checkpoint)
     with pytest.raises(ResumeError, match="its options, its data or the version of training differ"):
         fit(replace(SMALL, seed=1), small, checkpoint, resume=True, report=silent)
     monkeypatch.setattr("training.train.TRAINING_VERSION", 3)
@@ -183,7 +184,7 @@ def test_a_stopped_training_says_how_to_go_on_and_leaves_no_process(tmp_path: Pa
     data = write_mnist(tmp_path / "data")
     command = [sys.executable, "-m", "training", "train", "--data", str(data), "--out", str(tmp_path)]
     with subprocess.Popen(
-        [*command, "--teacher", "10000"],
+        [*command, "--teacher-epochs", "10000"],
         cwd=ROOT,
         text=True,
         stdout=subprocess.PIPE,
@@ -205,8 +206,8 @@ def test_a_stopped_training_says_how_to_go_on_and_leaves_no_process(tmp_path: Pa
 
 def test_the_original_recipe_measures_the_test_images_or_names_the_validation_part(small: DataSet) -> None:
     lines: list[str] = []
-    trainer = fit(configure("original", epochs=1, threads=1), small, report=lines.append)
+    trainer = fit(make_config("original", epochs=1, threads=1), small, report=lines.append)
     assert "| Test_loss : " in lines[1]
-    assert (len(trainer.train), len(trainer.held)) == (100, 20)
-    trainer = Trainer(configure("original"), mnist5k())
-    assert (trainer.held_out, len(trainer.held)) == ("validation", 420)
+    assert (len(trainer.train), len(trainer.held_out_images)) == (100, 20)
+    trainer = Trainer(make_config("original"), mnist5k())
+    assert (trainer.held_out_part, len(trainer.held_out_images)) == ("validation", 420)
