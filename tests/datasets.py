@@ -1,4 +1,4 @@
-"""Data sets that tests of training share."""
+"""Data sets for tests."""
 
 from functools import cache
 from pathlib import Path
@@ -12,16 +12,16 @@ from training.data import DataSet, load_data
 
 @cache
 def mnist5k() -> DataSet:
-    """Load the 5,000 images once per process; do not change them."""
+    """Load the 5,000 images once per process; tests must not change them."""
     return load_data("mnist5k")
 
 
-def write_folder(root: Path, a_digit: int = 3) -> Path:
+def write_folder(root: Path, per_digit: int = 3) -> Path:
     """Write subfolders 0 ... 9 with images of several formats and sizes."""
     grays, labels = digits()
     for digit in range(10):
         (root / str(digit)).mkdir(parents=True)
-        for number, gray in enumerate(grays[labels == digit][:a_digit]):
+        for number, gray in enumerate(grays[labels == digit][:per_digit]):
             image = Image.fromarray(gray).resize((28 + 10 * number, 40))
             image.save(root / str(digit) / f"{number}.{('png', 'jpg', 'webp')[number % 3]}")
     return root

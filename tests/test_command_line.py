@@ -58,7 +58,7 @@ except SystemExit:
 def test_every_command_explains_itself(
     make_parser: Callable[[], argparse.ArgumentParser], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = re.findall(r"^    ([a-z]+)", make_parser().format_help(), re.MULTILINE)
+    names = re.findall(r"^    ([a-z-]+)", make_parser().format_help(), re.MULTILINE)
     assert len(names) > 3
     for name in names:
         with pytest.raises(SystemExit) as ended:

@@ -24,13 +24,13 @@ def write_figure(path: Path, figure: Figure, caption: str = "") -> None:
     write_atomic(path, to_bytes(lambda file: figure.savefig(file, format="png", dpi=110)))
 
 
-def plot_curves(history: Sequence["Epoch"], held_out: str, title: str, caption: str, path: Path) -> None:
+def plot_curves(history: Sequence["Epoch"], held_out: str, title: str, path: Path, caption: str = "") -> None:
     """Plot loss and accuracy on training and held-out images over epochs."""
     figure = Figure(figsize=(9, 3.9), layout="constrained")
     figure.suptitle(title)
     epochs = [epoch.number for epoch in history]
     for axes, name in zip(figure.subplots(1, 2), ("loss", "acc"), strict=True):
-        for part, label in (("train", "training (augmented)"), ("held", held_out)):
+        for part, label in (("train", "training"), ("held", held_out)):
             axes.plot(epochs, [getattr(epoch, f"{part}_{name}") for epoch in history], ".-", label=label)
         axes.set_xlabel("epoch")
         axes.set_ylabel({"loss": "cross-entropy (nats)", "acc": "accuracy"}[name])

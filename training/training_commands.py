@@ -17,7 +17,7 @@ from training.fine_tuning import load_start, mix_in_mnist
 from training.model import CLASSES, load_model
 from training.predict import CURRENT_MODEL
 from training.recipe import FINE_TUNING, Config, ConfigError, make_config
-from training.runs import RUNS, release_run
+from training.runs import RUNS, read_record, release_run
 from training.torchvision_import import torchmetrics
 from training.train import ResumeError, fit, make_run_id, make_teacher_path
 
@@ -50,8 +50,8 @@ def run_train(args: Namespace) -> int:
     baseline = None
     if calibration:
         baseline = compute_drift_baseline(trainer.held_out_images, evaluations["validation"], calibration)
-    title = f"Training on {data.name}, run {run_id}"
-    plots.plot_curves(trainer.history, trainer.held_out_part, title, _make_caption(args), folder / export.CURVES)
+    title, caption = f"Training on {data.name}, run {run_id}", f"python -m training train --data {args.data}"
+    plots.plot_curves(trainer.history, trainer.held_out_part, title, folder / export.CURVES, caption)
     export.export_model(model, export.make_record(trainer, data, evaluations, calibration, baseline, start), folder)
     for part, evaluation in evaluations.items():
         print(f"{part}: accuracy {evaluation.accuracy:.2%} of {len(evaluation.labels)} images")
@@ -99,7 +99,9 @@ def run_evaluate(args: Namespace) -> int:
     print(f"{path} on {data.name}, {part}: {len(images)} images")
     _print_metrics(evaluation)
     title = f"{data.name}, {part}: accuracy {evaluation.accuracy:.2%} of {len(images)} images"
-    plots.plot_confusion_matrix(evaluation, title, args.plot, f"{path}; {_make_caption(args)}")
+    run_id = (read_record(path.parent) or read_record(path.parent.parent)).get("run_id", "unknown")
+    caption = f"{path.name}, run {run_id}; python -m training evaluate --data {args.data} --part {part}"
+    plots.plot_confusion_matrix(evaluation, title, args.plot, caption)
     print(args.plot)
     return 0
 
@@ -147,12 +149,6 @@ def _choose_part(data: DataSet, part: str | None) -> tuple[str, LabeledImages]:
     if part == "all" or data.test is None:
         return "all", data.all_training
     return "test", data.test
-
-
-def _make_caption(args: Namespace) -> str:
-    """Return the command that made a plot, as its caption."""
-    part = f" --part {args.part}" if getattr(args, "part", None) else ""
-    return f"python -m training {'evaluate' if hasattr(args, 'part') else 'train'} --data {args.data}{part}"
 
 
 def _print_metrics(evaluation: model_metrics.Evaluation) -> None:

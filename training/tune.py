@@ -12,7 +12,7 @@ from typing import Any
 
 import optuna
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
@@ -139,26 +139,28 @@ def _write_results(study: optuna.Study, config: Config, folder: Path) -> None:
 def plot_study(study: optuna.Study, path: Path) -> None:
     """Plot final validation loss over every searched option; a dot is a complete trial."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    figure = Figure(figsize=(14, 4), layout="constrained")
     losses, numbers = [trial.value for trial in trials], [trial.number for trial in trials]
+    figure = Figure(figsize=(14, 4), layout="constrained")
     panels = figure.subplots(1, len(SEARCHED), sharey=True)
     for axes, name in zip(panels, SEARCHED, strict=True):
         values, best = [trial.params[name] for trial in trials], study.best_params[name]
         if isinstance(trials[0].distributions[name], CategoricalDistribution):
             choices = sorted({*values})
             axes.set_xticks(range(len(choices)), map(str, choices))
+            axes.set_xlim(-0.5, len(choices) - 0.5)
             values, best = [choices.index(value) for value in values], choices.index(best)
         dots = axes.scatter(values, losses, c=numbers, edgecolors="black", linewidths=0.4)
-        axes.plot(best, study.best_value, "o", markersize=13, fillstyle="none", color="red", label="best trial")
-        axes.set(xlabel=f"--{name.replace('_', '-')}", xscale="log" if name == "lr" else "linear")
+        axes.plot(best, study.best_value, "o", markersize=13, fillstyle="none", color="red")
+        axes.set_xlabel(f"--{name.replace('_', '-')}")
         axes.grid(alpha=0.3)
+    log_scale = panels[SEARCHED.index("lr")]
+    log_scale.set_xscale("log")
+    log_scale.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    log_scale.xaxis.set_major_formatter("{x:g}")
+    log_scale.xaxis.set_minor_locator(NullLocator())
     panels[0].set_ylabel("validation loss (cross-entropy, nats)")
-    panels[0].legend()
     figure.colorbar(dots, ax=panels, label="trial", ticks=MaxNLocator(integer=True))
-    figure.suptitle(
-        f"Best of {len(trials)} complete trials: number {study.best_trial.number}, loss {study.best_value:.4f}"
-    )
-    pruned = len(study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)))
-    write_figure(
-        path, figure, f"python -m training tune; initial run {study.user_attrs['start']}; {pruned} trials pruned"
-    )
+    pruned = len(_list_finished_trials(study)) - len(trials)
+    best_trial = f"number {study.best_trial.number} with loss {study.best_value:.4f}"
+    figure.suptitle(f"{len(trials)} complete and {pruned} pruned trials; best (circle): {best_trial}")
+    write_figure(path, figure, f"python -m training tune; initial run {study.user_attrs['start']}")
