@@ -16,7 +16,7 @@ from training import data as training_data
 from training.__main__ import make_parser
 from training.data import DataSet, load_data
 from training.export import MODEL, PARAMETERS, RECORD, SCRIPTED
-from training.fine_tuning import load_start, mix_in_mnist
+from training.fine_tuning import load_initial_model, mix_in_mnist
 from training.model import DigitCNN, load_model
 from training.model_metrics import evaluate_model
 from training.recipe import FINE_TUNING
@@ -65,7 +65,7 @@ def test_fine_tuned_model_has_a_complete_record_with_its_origin(
     assert shipped.keys() - {"metrics"} <= record.keys()
     assert record["fine_tuned_from"] == {
         "run_id": SHIPPED_RUN,
-        "sha256": load_start(str(ROOT / SCRIPTED), tmp_path).sha256,
+        "sha256": load_initial_model(str(ROOT / SCRIPTED), tmp_path).sha256,
     }
     assert record["recipe"]["recipe"] == "fine-tuning"
     parts = {part: metrics["pictures"] for part, metrics in record["metrics"].items()}
@@ -82,18 +82,20 @@ def test_fine_tuning_starts_from_the_named_weights(tmp_path: Path) -> None:
     """All file formats of a model have the same hash; other weights give another run id."""
     data = mix_in_mnist(load_data(str(write_folder(tmp_path / "own"))))
     config = replace(FINE_TUNING, epochs=1, lr=1e-9, augment=False, outlier_ratio=0.0, threads=1)
-    starts = [load_start(name, tmp_path) for name in ("released", *(str(ROOT / path) for path in (MODEL, SCRIPTED)))]
+    starts = [
+        load_initial_model(name, tmp_path) for name in ("released", *(str(ROOT / path) for path in (MODEL, SCRIPTED)))
+    ]
     assert len({start.sha256 for start in starts}) == 1
     trained = fit(config, data, report=lambda _: None, start=starts[0]).trained_model.state_dict()
     for name, weights in load_model(ROOT / PARAMETERS).state_dict().items():
         torch.testing.assert_close(trained[name], weights, atol=1e-6, rtol=0)
     torch.save(DigitCNN().state_dict(), tmp_path / "other.pt")
-    chosen = [None, starts[0], load_start(str(tmp_path / "other.pt"), tmp_path)]
+    chosen = [None, starts[0], load_initial_model(str(tmp_path / "other.pt"), tmp_path)]
     ids = {make_run_id(config, data, start) for start in chosen}
     assert len(ids) == 3
     assert Trainer(config, data, start=starts[1]).run_id in ids
     with pytest.raises(RunError, match="nothing: no such run in "):
-        load_start("nothing", tmp_path)
+        load_initial_model("nothing", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,7 @@ def test_fine_tuning_learns_rotated_digits_and_does_not_forget_mnist(monkeypatch
         return DataSet("own", frames, None, {"folder": "own"})
 
     monkeypatch.setattr(training_data, "_mnist5k_arrays", lambda: (grays[mixed_in], labels[mixed_in]))
-    start = load_start("released", ROOT)
+    start = load_initial_model("released", ROOT)
     config = replace(FINE_TUNING, epochs=6, augmentation_passes=2)
     model = fit(config, mix_in_mnist(make_data(own, 1)), report=lambda _: None, start=start).trained_model
     held_out = [make_data(held, turns).all_training for turns in (1, 0)]

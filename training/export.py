@@ -23,7 +23,7 @@ from training.model import ARCHITECTURE, CLASSES
 
 if TYPE_CHECKING:
     from training.data import DataSet
-    from training.fine_tuning import Start
+    from training.fine_tuning import InitialModel
     from training.model_metrics import Evaluation
     from training.train import Trainer
 
@@ -96,7 +96,7 @@ def make_record(
     evaluations: dict[str, "Evaluation"],
     calibration: Calibration | None,
     drift_baseline: dict[str, Any] | None = None,
-    start: "Start | None" = None,
+    start: "InitialModel | None" = None,
 ) -> dict[str, Any]:
     """Return the content of model.json: everything that determines the run, and its metrics.
 

@@ -20,7 +20,7 @@ MIXED_IN = "mnist5k"  # no download needed
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialModel:
     """The initial model of fine-tuning, the SHA-256 of its weights and its run id, if known."""
 
     model: nn.Module
@@ -28,7 +28,7 @@ class Start:
     run_id: str | None
 
 
-def load_start(name: str, out: Path) -> Start:
+def load_initial_model(name: str, out: Path) -> InitialModel:
     """Load the weights of a run (a name for `find_run`) or of a model file; raise RunError if `name` is neither."""
     path, run_id = Path(name), None
     if not path.is_file():
@@ -36,7 +36,7 @@ def load_start(name: str, out: Path) -> Start:
         path, run_id = folder / PARAMETERS, read_record(folder).get("run_id")
     model = load_model(path)
     digest = hashlib.sha256(b"".join(weights.numpy().tobytes() for weights in model.state_dict().values()))
-    return Start(model, digest.hexdigest(), run_id)
+    return InitialModel(model, digest.hexdigest(), run_id)
 
 
 def mix_in_mnist(own: DataSet) -> DataSet:

@@ -9,15 +9,10 @@ from common.errors import UserError
 
 # Names of options before version 1.0; options and recipe files with them are read for one more release.
 OLD_NAMES: Final = {
-    "batch": "batch_size",
-    "average": "ema_decay",
-    "normalise": "batch_norm",
-    "rounds": "augmentation_passes",
-    "outliers": "outlier_ratio",
-    "teacher": "teacher_epochs",
-    "distillation": "distillation_weight",
+    "batch": "batch_size", "average": "ema_decay", "normalise": "batch_norm", "rounds": "augmentation_passes",
+    "outliers": "outlier_ratio", "teacher": "teacher_epochs", "distillation": "distillation_weight",
     "softness": "distillation_temperature",
-}
+}  # fmt: skip
 
 
 class ConfigError(UserError):
@@ -62,41 +57,21 @@ class Config:
 RECIPES: Final = {
     "default": Config(),
     "original": Config(
-        "original",
-        epochs=30,
-        lr=0.01,
-        dropout=0.5,
-        schedule="constant",
-        ema_decay=0.0,
-        batch_norm=False,
-        augment=False,
-        augmentation_passes=1,
-        outlier_ratio=0.0,
-        teacher_epochs=0,
-        distillation_weight=0.0,
+        "original", epochs=30, lr=0.01, dropout=0.5, schedule="constant", ema_decay=0.0, batch_norm=False,
+        augment=False, augmentation_passes=1, outlier_ratio=0.0, teacher_epochs=0, distillation_weight=0.0,
         held_out="test",
     ),
-}
+}  # fmt: skip
 
 FINE_TUNING: Final = Config(
-    "fine-tuning",
-    epochs=20,
-    lr=0.004,
-    ema_decay=0.99,
-    batch_norm=False,  # already folded into the weights that it starts from
-    augmentation_passes=10,
-    teacher_epochs=0,
+    "fine-tuning", epochs=20, lr=0.004, ema_decay=0.99, batch_norm=False, augmentation_passes=10, teacher_epochs=0,
     distillation_weight=0.5,
-)
+)  # fmt: skip  # no batch norm: it is already folded into the initial weights
 
 # Hyperparameters of the teacher that differ from the digit model's.
 TEACHER: Final[dict[str, Any]] = {
-    "batch_size": 100,
-    "lr": 0.004,
-    "ema_decay": 0.998,
-    "batch_norm": False,
-    "outlier_ratio": 0.0,
-}
+    "batch_size": 100, "lr": 0.004, "ema_decay": 0.998, "batch_norm": False, "outlier_ratio": 0.0
+}  # fmt: skip
 
 
 def make_config(recipe: str, **changes: Any) -> Config:

@@ -154,10 +154,6 @@ def draw_sideways_digit(frames: NDArray[np.uint8], random: Random) -> GrayImage:
 Draw = Callable[[NDArray[np.uint8], Random], GrayImage]
 
 KINDS: Final[dict[Draw, float]] = {
-    draw_letter: 0.35,
-    draw_shapes: 0.25,
-    draw_texture: 0.15,
-    draw_scribble: 0.1,
-    draw_digit_pair: 0.1,
+    draw_letter: 0.35, draw_shapes: 0.25, draw_texture: 0.15, draw_scribble: 0.1, draw_digit_pair: 0.1,
     draw_sideways_digit: 0.05,
-}
+}  # fmt: skip

@@ -32,7 +32,7 @@ from training.recipe import TEACHER, Config
 from training.teacher import Teacher
 
 if TYPE_CHECKING:
-    from training.fine_tuning import Start
+    from training.fine_tuning import InitialModel
 
 TRAINING_VERSION = 4  # increase it when a change of code changes the weights
 OUTLIER_WEIGHT = 0.06  # weight of the outliers in the loss; 0.5, as in Hendrycks et al., costs accuracy
@@ -59,7 +59,7 @@ def choose_images(config: Config, data: DataSet) -> tuple[LabeledImages, Labeled
     return data.train, data.validation, "validation"
 
 
-def make_run_id(config: Config, data: DataSet, start: "Start | None" = None) -> str:
+def make_run_id(config: Config, data: DataSet, start: "InitialModel | None" = None) -> str:
     """Hash everything that determines the weights: training version, config, data, torch version, initial weights."""
     weights = [start.sha256] if start else []
     determinants = [TRAINING_VERSION, asdict(config), data.sha256, torch.__version__, *weights]
@@ -86,7 +86,7 @@ class Trainer:
         augmented: AugmentedData | None = None,
         teacher: nn.Module | None = None,
         network: Callable[[], nn.Module] | None = None,
-        start: "Start | None" = None,
+        start: "InitialModel | None" = None,
     ) -> None:
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
@@ -228,7 +228,7 @@ def fit(
     checkpoint: Path | None = None,
     resume: bool = False,
     report: Callable[[str], None] = print,
-    start: "Start | None" = None,
+    start: "InitialModel | None" = None,
 ) -> Trainer:
     """Train teacher and digit model, report a line and write `checkpoint` after every epoch; return the trainer."""
     images = choose_images(config, data)[0]

@@ -13,7 +13,7 @@ from training import export, model_metrics, plots
 from training.calibrate import fit_calibration
 from training.data import DataError, DataSet, LabeledImages, load_data
 from training.drift_baseline import compute_drift_baseline
-from training.fine_tuning import load_start, mix_in_mnist
+from training.fine_tuning import load_initial_model, mix_in_mnist
 from training.model import CLASSES, load_model
 from training.predict import CURRENT_MODEL
 from training.recipe import FINE_TUNING, Config, ConfigError, make_config
@@ -30,7 +30,7 @@ def run_train(args: Namespace) -> int:
     for check in (export.read_smoke_images, export.read_versions):  # fail now, not at the end
         check()
     export.check_folder(args.out)
-    start = load_start(args.start, args.out) if args.start else None
+    start = load_initial_model(args.start, args.out) if args.start else None
     data = load_images(args)
     if start and "folder" in data.sha256:
         data = mix_in_mnist(data)

@@ -160,7 +160,6 @@ def plot_study(study: optuna.Study, path: Path) -> None:
     log_scale.xaxis.set_minor_locator(NullLocator())
     panels[0].set_ylabel("validation loss (cross-entropy, nats)")
     figure.colorbar(dots, ax=panels, label="trial", ticks=MaxNLocator(integer=True))
-    pruned = len(_list_finished_trials(study)) - len(trials)
     best_trial = f"number {study.best_trial.number} with loss {study.best_value:.4f}"
-    figure.suptitle(f"{len(trials)} complete and {pruned} pruned trials; best (circle): {best_trial}")
+    figure.suptitle(f"{len(trials)} complete trials; best (circle): {best_trial}")
     write_figure(path, figure, f"python -m training tune; initial run {study.user_attrs['start']}")
