@@ -34,7 +34,7 @@ def run_training(*argv: object) -> int:
 def small_mnist5k(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mix in a hundred images instead of 5,000."""
     grays, labels = digits()
-    monkeypatch.setattr(training_data, "_mnist5k_arrays", lambda: (grays[::50], labels[::50]))
+    monkeypatch.setattr(training_data, "_read_mnist5k", lambda: (grays[::50], labels[::50]))
 
 
 @pytest.mark.usefixtures("small_mnist5k")
@@ -127,7 +127,7 @@ def test_fine_tuning_learns_rotated_digits_and_does_not_forget_mnist(monkeypatch
         frames = training_data._frame_images(np.ascontiguousarray(np.rot90(grays[rows], turns, (1, 2))), labels[rows])
         return DataSet("own", frames, None, {"folder": "own"})
 
-    monkeypatch.setattr(training_data, "_mnist5k_arrays", lambda: (grays[mixed_in], labels[mixed_in]))
+    monkeypatch.setattr(training_data, "_read_mnist5k", lambda: (grays[mixed_in], labels[mixed_in]))
     start = load_initial_model("released", ROOT)
     config = replace(FINE_TUNING, epochs=6, augmentation_passes=2)
     model = fit(config, mix_in_mnist(make_data(own, 1)), report=lambda _: None, start=start).trained_model

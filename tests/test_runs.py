@@ -163,7 +163,7 @@ def break_smoke(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, conten
     for path in export.SMOKE_FOLDER.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
-    monkeypatch.setattr(export, "SMOKE", folder)
+    monkeypatch.setattr(export, "SMOKE_FOLDER", folder)
 
 
 def raise_not_installed(name: str) -> NoReturn:

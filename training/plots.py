@@ -50,7 +50,7 @@ def plot_confusion_matrix(evaluation: "Evaluation", title: str, path: Path, capt
     figure = Figure(figsize=(7, 6.6), layout="constrained")
     axes = figure.subplots()
     axes.set_facecolor("gainsboro")  # of the masked diagonal
-    most = max(1, errors.max())
+    most = max(5, errors.max())
     axes.imshow(errors, cmap="Reds", vmin=0, vmax=most)
     for (row, column), count in np.ndenumerate(counts):
         color = "silver" if not count else "white" if row != column and count > 0.6 * most else "black"
