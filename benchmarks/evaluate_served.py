@@ -24,7 +24,7 @@ from training.augmented_data import compute_logits
 from training.data import load_raw_images
 from training.export import RECORD
 from training.model import load_model
-from training.predict import RELEASED
+from training.predict import CURRENT_MODEL
 
 CONNECTIONS = 8
 
@@ -56,5 +56,5 @@ def predict_served(config: Config, images: Sequence[bytes]) -> NDArray[np.float6
 def predict_trained(images: Sequence[bytes]) -> NDArray[np.float64]:
     """Return probabilities [N,10] of training's own path: the released state dict, the same preprocessing."""
     frames = torch.from_numpy(np.stack([frame(image) for image in images]))
-    logits = compute_logits(load_model(RELEASED), frames)
+    logits = compute_logits(load_model(CURRENT_MODEL), frames)
     return np.asarray(read_calibration(ROOT / RECORD).compute_probabilities(logits).numpy())

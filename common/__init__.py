@@ -1,1 +1,1 @@
-"""What all packages share: the command line's shell, errors that a user can mend, files written whole."""
+"""Shared by all packages: command line, user errors, atomic file writes."""

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic file writes."""
 
 import os
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import Self
 
 
 class ReservedFile:
-    """Room on the disk for the next content of a file, taken before that content exists.
+    """Reserves disk space for new content of a file before that content exists.
 
-    Raises OSError if `path` could not be replaced by `size` bytes with these permissions now. Leave the block without
-    `commit`, and the file stays what it was.
+    Raises OSError if `path` cannot be replaced by `size` bytes with these permissions. Without `commit` or `replace`
+    in its block, the file stays unchanged.
     """
 
     def __init__(self, path: Path, size: int, mode: int = 0o644) -> None:
@@ -19,7 +19,7 @@ class ReservedFile:
         self.file = os.fdopen(os.open(self.temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode), "r+b")
         try:
             self.write(bytes(size))
-        except BaseException:  # Ctrl-C as well
+        except BaseException:  # also KeyboardInterrupt
             self.__exit__()
             raise
 
@@ -28,21 +28,21 @@ class ReservedFile:
 
     def __exit__(self, *_: object) -> None:
         try:
-            self.file.close()  # writes what is left, if the disk has room by now
+            self.file.close()  # flushes, and may raise OSError
         finally:
             self.temporary.unlink(missing_ok=True)
 
     def commit(self, content: bytes) -> None:
-        """Replace the file by `content`, which is on the disk when this returns."""
+        """Replace the file by `content`; sync it to disk."""
         self.write(content)
         self.replace()
 
     def replace(self) -> None:
-        """Replace the file by what was written."""
+        """Replace the file by the written content."""
         self.temporary.replace(self.path)
 
     def write(self, content: bytes) -> None:
-        """Write `content` beside the file; it is on the disk when this returns."""
+        """Write `content` to the temporary file; sync it to disk."""
         self.file.seek(0)
         self.file.write(content)
         self.file.truncate()
@@ -53,7 +53,7 @@ class ReservedFile:
 def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Write `content` to `path` with these permissions, through a temporary file and a rename.
 
-    Creates the folder if it is missing. The content is on the disk when this returns.
+    Creates the folder if it is missing. Syncs the content to disk.
     """
     with ReservedFile(path, 0, mode) as file:
         file.commit(content)

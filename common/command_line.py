@@ -1,7 +1,6 @@
-"""What the command lines of all packages share: dispatch, exit codes, errors in one line, progress bars.
+"""Command-line code shared by all packages: dispatch, exit codes, one-line errors, progress bars.
 
-A parser names the function behind a command as "module:function"; it is imported when the command runs, so `--help`
-stays quick however heavy the command is.
+A parser names a command's function as "module:function"; it is imported when the command runs, so `--help` is fast.
 """
 
 import argparse
@@ -31,22 +30,22 @@ def add_command(
 
 
 def run_command(
-    parser: argparse.ArgumentParser, words: Sequence[str] | None = None, errors: tuple[type[Exception], ...] = ()
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None = None, errors: tuple[type[Exception], ...] = ()
 ) -> int:
-    """Parse the words, run their command and return its exit code: 1 after an error, 130 after Ctrl-C.
+    """Run the command of `argv` and return its exit code: 1 after an error, 130 after Ctrl-C.
 
-    A command may set `hint_if_stopped`, printed after Ctrl-C. `errors` are printed as UserError and OSError are.
+    `hint_if_stopped` of a command is printed after Ctrl-C. `errors` are printed in one line, as UserError and OSError.
     """
     failures: tuple[type[Exception], ...] = (UserError, OSError, *errors)
     hint = ""
     try:
-        given = parser.parse_args(words)
-        hint = given.hint_if_stopped
-        module, _, name = given.function.partition(":")
-        code = int(getattr(import_module(module), name)(given))
+        args = parser.parse_args(argv)
+        hint = args.hint_if_stopped
+        module, _, name = args.function.partition(":")
+        code = int(getattr(import_module(module), name)(args))
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # `… | head` has read enough
+    except BrokenPipeError:  # such as `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except failures as error:
@@ -59,14 +58,14 @@ def run_command(
 
 
 def positive_int(text: str) -> int:
-    """Parse a whole number from 1 on, for argparse."""
+    """Parse a positive integer, for argparse."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}; expected a whole number from 1")
     return int(text)
 
 
 def show_progress(items: Iterable[Item], text: str = "", total: int | None = None, unit: str = "it") -> "tqdm[Item]":
-    """Wrap `items` in a progress bar, which is shown in a terminal only and disappears at the end."""
+    """Wrap `items` in a progress bar that is shown only in a terminal and removed at the end."""
     from tqdm import tqdm
 
     return tqdm(items, text, total, leave=False, unit=f" {unit}", disable=None)

@@ -1,5 +1,5 @@
-"""The error that every command line prints in one line."""
+"""The error that command lines print in one line."""
 
 
 class UserError(Exception):
-    """An error that a person can mend; the message names the value, what was expected and what to do."""
+    """An error that the user can fix; the message names the value, what was expected and what to do."""

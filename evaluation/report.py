@@ -30,7 +30,7 @@ from serving.config import ROOT
 from training.data import load_raw_images
 from training.export import RECORD
 from training.model_metrics import Evaluation
-from training.plots import confusion_matrix
+from training.plots import plot_confusion_matrix
 
 SEED = 3  # of every set that is drawn
 PICTURES = Path("report")  # beside the report
@@ -146,8 +146,8 @@ def _draw_mistakes(result: Result, path: Path) -> None:
 
 
 def _draw_confusion(result: Result, path: Path) -> None:
-    measures = Evaluation.of_probabilities(result.answers.probabilities, result.labels)
-    confusion_matrix(measures, f"{result.sample.name}: accuracy {result.right.mean():.2%}", path)
+    measures = Evaluation.from_probabilities(result.answers.probabilities, result.labels)
+    plot_confusion_matrix(measures, f"{result.sample.name}: accuracy {result.right.mean():.2%}", path)
 
 
 def _examples(greys: NDArray[np.uint8], results: dict[str, Result]) -> list[tuple[str, bytes]]:

@@ -10,7 +10,7 @@ import torch
 
 from serving.archive import archive_path, build_archive
 from serving.config import ROOT
-from training.export import MODEL, RECORD, export
+from training.export import MODEL, RECORD, export_model
 from training.model import DigitCNN, load_model
 
 CACHE = "DIGITS_TEST_ARCHIVES"  # environment: the folder of this run's archives, which its processes share
@@ -46,5 +46,5 @@ def swap_digits(project: Path) -> Path:
     with torch.no_grad():
         model.linear.weight.copy_(model.linear.weight[order].clone())
         model.linear.bias.copy_(model.linear.bias[order].clone())
-    export(model, json.loads((project / RECORD).read_text()), project)
+    export_model(model, json.loads((project / RECORD).read_text()), project)
     return project

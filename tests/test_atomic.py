@@ -1,4 +1,4 @@
-"""common/atomic.py: what is left where a file cannot be written."""
+"""common/atomic.py: nothing is left of a file that cannot be written."""
 
 import resource
 from pathlib import Path
@@ -8,8 +8,8 @@ import pytest
 from common.atomic import write_atomic
 
 
-def test_a_file_without_room_leaves_nothing_behind(tmp_path: Path) -> None:
-    """The first bytes fit; what Python holds back does not, neither then nor when the file is closed."""
+def test_file_too_large_for_the_disk_leaves_nothing(tmp_path: Path) -> None:
+    """The first bytes fit; the buffered rest does not, neither when it is flushed nor when the file is closed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
     try:

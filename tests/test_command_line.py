@@ -54,11 +54,11 @@ except SystemExit:
     return set(run.stdout.splitlines()[-1].split())
 
 
-@pytest.mark.parametrize("make_parser", [serving_main.parser, training_main.parser, digits_main.make_parser])
+@pytest.mark.parametrize("make_parser", [serving_main.parser, training_main.make_parser, digits_main.make_parser])
 def test_every_command_explains_itself(
     make_parser: Callable[[], argparse.ArgumentParser], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = re.findall(r"^    ([a-z]+)", make_parser().format_help(), re.MULTILINE)
+    names = re.findall(r"^    ([a-z-]+)", make_parser().format_help(), re.MULTILINE)
     assert len(names) > 3
     for name in names:
         with pytest.raises(SystemExit) as ended:

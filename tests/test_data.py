@@ -1,4 +1,4 @@
-"""training/data.py: every choice of --data, and what is said when one does not fit."""
+"""training/data.py: every choice of --data, and the errors of invalid ones."""
 
 import gzip
 import shutil
@@ -13,7 +13,7 @@ from tests.images import digits
 from training.data import DataError, load_data
 
 
-def test_mnist5k_is_split_into_the_same_parts_every_time() -> None:
+def test_mnist5k_split_is_reproducible() -> None:
     first, second = mnist5k(), load_data("mnist5k")
     assert (len(first.train), len(first.validation), first.test) == (4580, 420, None)
     np.testing.assert_array_equal(first.validation.frames, second.validation.frames)
@@ -23,7 +23,7 @@ def test_mnist5k_is_split_into_the_same_parts_every_time() -> None:
     assert not train & {frame.tobytes() for frame in first.validation.frames}
 
 
-def test_a_folder_of_images_of_any_size_and_its_hash(tmp_path: Path) -> None:
+def test_folder_of_images_of_any_size_and_its_hash(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "own")
     data = load_data(str(root))
     assert (len(data.train), len(data.validation), data.test) == (20, 10, None)
@@ -32,18 +32,16 @@ def test_a_folder_of_images_of_any_size_and_its_hash(tmp_path: Path) -> None:
     assert load_data(str(root)).sha256 != data.sha256
 
 
-def test_a_folder_with_train_and_test(tmp_path: Path) -> None:
+def test_folder_with_train_and_test(tmp_path: Path) -> None:
     write_folder(tmp_path / "train")
-    write_folder(tmp_path / "test", a_digit=1)
+    write_folder(tmp_path / "test", per_digit=1)
     data = load_data(str(tmp_path))
     assert data.test is not None
     assert (len(data.all_training), len(data.test)) == (30, 10)
     assert data.test.labels.tolist() == list(range(10))
 
 
-def test_mnist_files_in_a_torchvision_root_or_in_the_folder_data(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mnist_files_in_a_torchvision_root_or_in_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = load_data(str(write_mnist(tmp_path / "data")))
     assert data.test is not None
     assert (data.name, len(data.all_training), len(data.test)) == ("mnist", 100, 20)
@@ -54,7 +52,7 @@ def test_mnist_files_in_a_torchvision_root_or_in_the_folder_data(
     assert load_data("mnist").sha256 == data.sha256
 
 
-def test_a_failed_download_names_the_offline_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_download_names_the_offline_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", ["http://127.0.0.1:9/"])
     with pytest.raises(DataError, match=r"could not be downloaded .*--data mnist5k.*--data PATH"):
@@ -68,7 +66,7 @@ def test_damaged_mnist_files_are_named(tmp_path: Path) -> None:
         load_data(str(tmp_path))
 
 
-def test_a_folder_that_does_not_fit_is_named(tmp_path: Path) -> None:
+def test_invalid_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere: no such folder; --data takes mnist, mnist5k or a folder"):
         load_data("nowhere")
     (tmp_path / "0").mkdir()
@@ -80,7 +78,7 @@ def test_a_folder_that_does_not_fit_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("packed", "named"),
+    ("name", "verb"),
     [
         ("MNIST/raw/train-images-idx3-ubyte.gz", "unpack"),
         ("train-images-idx3-ubyte.gz", "unpack"),
@@ -90,21 +88,21 @@ def test_a_folder_that_does_not_fit_is_named(tmp_path: Path) -> None:
         ("train-images-idx3-ubyte/train-images-idx3-ubyte", "move"),
     ],
 )
-def test_mnist_packed_or_under_other_names_is_to_be_unpacked_or_renamed(
-    packed: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_compressed_or_misnamed_mnist_names_what_to_do(
+    name: str, verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of all four files and of one alone, in a folder and in data/ offline."""
+    """Either this file alone or all four, in a folder or in data/ without network."""
     whole = write_mnist(tmp_path / "data") / "MNIST" / "raw"
-    right, path = whole / "train-images-idx3-ubyte", tmp_path / "data" / packed
+    right, path = whole / "train-images-idx3-ubyte", tmp_path / "data" / name
     content = right.read_bytes()
     right.unlink()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(content) if packed.endswith(".gz") else content)
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", ["http://127.0.0.1:9/"])
     for source in (str(tmp_path / "data"), "mnist"):
         for _ in range(2):
-            with pytest.raises(DataError, match=f"{packed}: {named} it to .*MNIST/raw/train-images-idx3-ubyte;"):
+            with pytest.raises(DataError, match=f"{name}: {verb} it to .*MNIST/raw/train-images-idx3-ubyte;"):
                 load_data(source)
             for other in whole.glob("*-ubyte"):
                 if other != path:
@@ -116,8 +114,8 @@ def test_mnist_packed_or_under_other_names_is_to_be_unpacked_or_renamed(
         shutil.rmtree(tmp_path / "again")
 
 
-def test_hidden_files_at_any_depth_are_no_training_data(tmp_path: Path) -> None:
-    """The folder itself may lie below a hidden one."""
+def test_hidden_files_at_any_depth_are_ignored(tmp_path: Path) -> None:
+    """The folder itself may be inside a hidden one."""
     root = write_folder(tmp_path / ".cache" / "own")
     digest = load_data(str(root)).sha256
     for name in (".ipynb_checkpoints/0-checkpoint.png", "._0.png", "more/.thumbs/a/b.png", "more/.DS_Store"):
@@ -132,12 +130,22 @@ def test_unreadable_images_are_named_or_skipped_unless_a_class_is_left_empty(tmp
     root = write_folder(tmp_path / "own")
     (root / "2" / "notes.txt").write_text("two")
     (root / "5" / "blank.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"(?s)2 unreadable pictures.*2/notes\.txt: 3 bytes.*5/blank\.png: .*0 bytes"):
+    with pytest.raises(DataError, match=r"(?s)2 unreadable images.*2/notes\.txt: 3 bytes.*5/blank\.png: .*0 bytes"):
         load_data(str(root))
     data = load_data(str(root), skip_unreadable=True)
     assert len(data.all_training) == 30
     assert [line.split(":")[0] for line in data.skipped] == [str(root / "2/notes.txt"), str(root / "5/blank.png")]
     for path in (root / "6").iterdir():
-        path.write_text("no picture")
-    with pytest.raises(DataError, match=r"own/6: 0 pictures; expected at least 2"):
+        path.write_text("not an image")
+    with pytest.raises(DataError, match=r"own/6: 0 images; expected at least 2"):
         load_data(str(root), skip_unreadable=True)
+
+
+@pytest.mark.parametrize("name", ["train.csv", "mnist_train.csv"])
+def test_mnist_as_csv_names_the_expected_files(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("label,pixel0\n")
+    with pytest.raises(DataError, match=f"{name}: MNIST as CSV is not supported; expected .*MNIST/raw/"):
+        load_data(str(tmp_path))
+    data = load_data(str(write_folder(tmp_path / "own")))
+    (tmp_path / "own" / name).write_text("image,label\n")
+    assert load_data(str(tmp_path / "own")).sha256 == data.sha256

@@ -1,4 +1,4 @@
-"""training/export.py: what a run writes, and what the released record says."""
+"""training/export.py: the files of a run, and model.json of the shipped model."""
 
 import json
 import os
@@ -11,53 +11,53 @@ import torch
 from handler.calibration import Calibration
 from serving.config import ROOT
 from tests.datasets import mnist5k
-from training.export import LIBRARIES, MODEL, PARAMETERS, RECORD, SCRIPTED, export, record
+from training.export import LIBRARIES, MODEL, PARAMETERS, RECORD, SCRIPTED, export_model, make_record
 from training.model import DigitCNN, load_model
-from training.recipe import RECIPES, configure
+from training.recipe import RECIPES, make_config
 from training.train import Trainer
 
 
-def test_the_three_models_are_one(tmp_path: Path) -> None:
+def test_all_three_model_files_give_equal_logits(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    export(DigitCNN(), {}, tmp_path)
-    pictures = torch.rand(5, 3, 64, 64)
-    logits = [load_model(tmp_path / name)(pictures) for name in (MODEL, PARAMETERS, SCRIPTED)]
+    export_model(DigitCNN(), {}, tmp_path)
+    images = torch.rand(5, 3, 64, 64)
+    logits = [load_model(tmp_path / name)(images) for name in (MODEL, PARAMETERS, SCRIPTED)]
     torch.testing.assert_close(logits[0], logits[1])
     torch.testing.assert_close(logits[0], logits[2])
 
 
-def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: int) -> None:
+def test_files_are_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="no space"):
-        export(DigitCNN(), {}, tmp_path)
+        export_model(DigitCNN(), {}, tmp_path)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_record_names_all_that_determines_the_run() -> None:
+def test_record_contains_everything_that_determines_the_run() -> None:
     data = mnist5k()
-    trainer = Trainer(configure("default", seed=7), data)
-    written = json.loads(json.dumps(record(trainer, data, {}, Calibration(1.5, 0.7), {"pictures": 1})))
+    trainer = Trainer(make_config("default", seed=7), data)
+    written = json.loads(json.dumps(make_record(trainer, data, {}, Calibration(1.5, 0.7), {"pictures": 1})))
     assert written["run_id"] == trainer.run_id
     assert (written["parameters"], written["seed"], written["recipe"]["lr"]) == (20_180, 7, trainer.config.lr)
     assert written["data"]["sha256"] == data.sha256
     assert written["libraries"]["torch"] == torch.__version__
     assert written["calibration"] == {"temperature": 1.5, "threshold": 0.7}
     assert written["reference"] == {"pictures": 1}
-    assert not {"calibration", "reference"} & record(trainer, data, {}, None).keys()
+    assert not {"calibration", "reference"} & make_record(trainer, data, {}, None).keys()
     assert [len(written["smoke"][str(digit)]) for digit in range(10)] == [10] * 10
     assert {"version", "architecture", "epochs", "metrics"} <= set(written)
 
 
-def test_released_weights_are_the_default_recipes_on_mnist() -> None:
-    """They were trained for 60 epochs; the default is 40 since training version 4."""
-    released = json.loads((ROOT / RECORD).read_text())
-    assert released["recipe"] == asdict(replace(RECIPES["default"], epochs=60))
-    assert (released["data"]["name"], released["data"]["training_pictures"]) == ("mnist", 54_999)
+def test_shipped_weights_have_the_default_recipe_on_mnist() -> None:
+    """They have 60 epochs; the default is 40 since training version 4."""
+    shipped = json.loads((ROOT / RECORD).read_text())
+    assert shipped["recipe"] == asdict(replace(RECIPES["default"], epochs=60))
+    assert (shipped["data"]["name"], shipped["data"]["training_pictures"]) == ("mnist", 54_999)
     pins = dict(line.split("==") for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line)
-    libraries = {name: version.split("+")[0] for name, version in released["libraries"].items()}
+    libraries = {name: version.split("+")[0] for name, version in shipped["libraries"].items()}
     assert all(pins[name] == libraries[name] for name in LIBRARIES)
-    assert released["metrics"]["test"]["accuracy"] >= 0.994
-    assert set(released["calibration"]) == {"temperature", "threshold"}
+    assert shipped["metrics"]["test"]["accuracy"] >= 0.994
+    assert set(shipped["calibration"]) == {"temperature", "threshold"}

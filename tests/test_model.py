@@ -1,4 +1,4 @@
-"""training/model.py: the architecture of the contract, and loading that runs nobody's code."""
+"""training/model.py: the specified architecture, and loading that runs no pickled code."""
 
 import os
 import pickle
@@ -14,7 +14,7 @@ from training.export import MODEL, PARAMETERS, SCRIPTED
 from training.model import DigitCNN, ModelError, fold_batch_norms, load_model
 
 
-def test_the_20180_parameters_are_the_contracts() -> None:
+def test_model_has_the_specified_20180_parameters() -> None:
     shapes = {name: tuple(parameter.shape) for name, parameter in DigitCNN().named_parameters()}
     assert shapes == {
         "conv1.weight": (10, 3, 5, 5),
@@ -26,21 +26,21 @@ def test_the_20180_parameters_are_the_contracts() -> None:
     }
 
 
-def test_forward_equals_the_contracts_order_of_layers() -> None:
-    """The oracle is the contract's line, layer by layer, as nn.Sequential."""
+def test_forward_equals_the_specified_order_of_layers() -> None:
+    """The oracle is the specification, layer by layer, as nn.Sequential."""
     model = DigitCNN().eval()
     layers = torch.nn.Sequential(
         model.conv1, torch.nn.MaxPool2d(2), torch.nn.ReLU(), model.conv2, model.dropout, torch.nn.MaxPool2d(2),
         torch.nn.ReLU(), torch.nn.Flatten(), model.linear,
     )  # fmt: skip
-    pictures = torch.rand(4, 3, 64, 64)
-    torch.testing.assert_close(model(pictures), layers(pictures))
+    images = torch.rand(4, 3, 64, 64)
+    torch.testing.assert_close(model(images), layers(images))
 
 
-def test_folded_network_is_the_contracts_and_gives_the_same_logits() -> None:
-    """The oracle is the network with torch's own batch norms, after a few batches of running statistics."""
+def test_folding_batch_norms_keeps_architecture_and_logits() -> None:
+    """The oracle is the network with batch norms, after a few batches of running statistics."""
     torch.manual_seed(0)
-    model = DigitCNN(dropout=0.2, normalise=True)
+    model = DigitCNN(dropout=0.2, batch_norm=True)
     with torch.no_grad():
         for norm in (module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)):
             torch.nn.init.normal_(norm.weight)  # of both signs
@@ -58,10 +58,10 @@ def test_folded_network_is_the_contracts_and_gives_the_same_logits() -> None:
         torch.testing.assert_close(folded(images), model.eval()(images), atol=1e-5, rtol=1e-5)
 
 
-def test_all_three_released_files_load_and_agree() -> None:
-    given = to_input([frame(SMOKE[digit]) for digit in range(10)])
+def test_all_three_shipped_files_load_and_agree() -> None:
+    inputs = to_input([frame(SMOKE[digit]) for digit in range(10)])
     with torch.inference_mode():
-        logits = [load_model(ROOT / name)(given) for name in (MODEL, PARAMETERS, SCRIPTED)]
+        logits = [load_model(ROOT / name)(inputs) for name in (MODEL, PARAMETERS, SCRIPTED)]
     for others in logits[1:]:
         torch.testing.assert_close(logits[0], others)
     assert logits[0].argmax(1).tolist() == list(range(10))
@@ -75,7 +75,7 @@ class Malicious:
         return os.system, (f"touch {self.target}",)
 
 
-def test_a_malicious_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
+def test_malicious_pickle_is_an_error_and_does_not_run(tmp_path: Path) -> None:
     model = DigitCNN()
     model.extra = Malicious(tmp_path / "ran")  # type: ignore[assignment]
     torch.save(model, tmp_path / "whole.pt")
@@ -87,7 +87,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no model", b"PK\3\4 half a zip"])
-def test_a_file_that_is_no_model_is_named(content: bytes, tmp_path: Path) -> None:
+def test_file_that_is_not_a_model_is_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "broken.pt"
     with pytest.raises(ModelError, match="no such file"):
         load_model(path)

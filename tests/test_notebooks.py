@@ -1,7 +1,7 @@
-"""notebooks/: each runs from start to end, and what is committed shows all that it prints and plots.
+"""notebooks/: all run from start to end, and their committed outputs are complete.
 
-`.venv/bin/python -m tests.test_notebooks` executes them and saves them in place, after a change of the code or the
-released model.
+`.venv/bin/python -m tests.test_notebooks` executes them and saves their outputs; run it after changes of the code or
+the shipped model.
 """
 
 import ast
@@ -28,13 +28,13 @@ METADATA = {
 ABSOLUTE_PATH = re.compile(r"""(?:^|[\s"'`(\[=<])(?:/[\w.-]+/|[A-Z]:\\|~/)""", re.MULTILINE)
 
 
-def read(name: str) -> NotebookNode:
+def read_notebook(name: str) -> NotebookNode:
     notebook: NotebookNode = nbformat.read(FOLDER / name, as_version=4)  # type: ignore[no-untyped-call]
     return notebook
 
 
-def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
-    """Runs all cells in a fresh kernel that works in `folder`, and fills in their outputs."""
+def execute_notebook(notebook: NotebookNode, folder: Path) -> NotebookNode:
+    """Run all cells in a new kernel with working directory `folder`; fill in their outputs."""
     client = NotebookClient(
         notebook,
         timeout=TIMEOUT,
@@ -46,68 +46,68 @@ def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
     return client.execute()
 
 
-def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+def get_code_cells(notebook: NotebookNode) -> list[NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def shows(source: str) -> bool:
-    """Whether the cell prints, plots or ends in a value."""
+def has_output(source: str) -> bool:
+    """Return whether the cell prints, plots or ends in a value."""
     *_, last = body = ast.parse(source).body
     run = [node for part in body if not isinstance(part, ast.FunctionDef) for node in ast.walk(part)]
     called = {ast.unparse(node.func) for node in run if isinstance(node, ast.Call)}
     return isinstance(last, ast.Expr) or bool(called & {"print", "plt.show"})
 
 
-def texts(cell: NotebookNode) -> str:
-    """All that the cell's outputs say, its pictures left out."""
+def get_text(cell: NotebookNode) -> str:
+    """Return the text of the cell's outputs, without images."""
     data = [output.get("data", {}) for output in cell.outputs]
-    said = [each[kind] for each in data for kind in each if not kind.startswith("image/")]
-    return "\n".join(said + [output.get("text", "") for output in cell.outputs])
+    texts = [part[kind] for part in data for kind in part if not kind.startswith("image/")]
+    return "\n".join(texts + [output.get("text", "") for output in cell.outputs])
 
 
-def kinds(notebook: NotebookNode) -> list[set[str]]:
-    """Of each code cell, the kinds of its outputs."""
+def list_output_kinds(notebook: NotebookNode) -> list[set[str]]:
+    """Return the kinds of outputs by code cell."""
     return [
         {kind for output in cell.outputs for kind in (output.output_type, *output.get("data", {}))}
-        for cell in code_cells(notebook)
+        for cell in get_code_cells(notebook)
     ]
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", NAMES)
-def test_notebook_runs_from_start_to_end_and_shows_what_the_committed_one_does(name: str) -> None:
-    committed = kinds(read(name))
-    executed = kinds(execute(read(name), FOLDER))
-    assert [each - {"stream"} for each in executed] == [each - {"stream"} for each in committed]
+def test_notebook_runs_and_has_the_committed_kinds_of_output(name: str) -> None:
+    committed = list_output_kinds(read_notebook(name))
+    executed = list_output_kinds(execute_notebook(read_notebook(name), FOLDER))
+    assert [kinds - {"stream"} for kinds in executed] == [kinds - {"stream"} for kinds in committed]
 
 
 @pytest.mark.parametrize("name", ["digit_recognition.ipynb", "test_scripted_model.ipynb"])
-def test_a_notebook_starts_in_the_projects_folder_too(name: str) -> None:
-    """The third has the first one's first cell."""
-    notebook = read(name)
-    notebook.cells = code_cells(notebook)[:2]
-    execute(notebook, ROOT)
+def test_notebook_also_starts_in_the_repository_root(name: str) -> None:
+    """The third notebook has the same first cell as the first."""
+    notebook = read_notebook(name)
+    notebook.cells = get_code_cells(notebook)[:2]
+    execute_notebook(notebook, ROOT)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_committed_notebook_shows_everything_in_order_and_nothing_that_changes_by_itself(name: str) -> None:
-    notebook = read(name)
+def test_committed_notebook_is_complete_and_reproducible(name: str) -> None:
+    notebook = read_notebook(name)
     nbformat.validate(notebook)
-    cells = code_cells(notebook)
+    cells = get_code_cells(notebook)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    assert [cell.source for cell in cells if shows(cell.source) and not cell.outputs] == []
-    assert any("image/png" in each for each in kinds(notebook))
+    assert [cell.source for cell in cells if has_output(cell.source) and not cell.outputs] == []
+    assert any("image/png" in kinds for kinds in list_output_kinds(notebook))
     outputs = [output for cell in cells for output in cell.outputs]
     assert [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"] == []
-    assert [found for cell in cells for found in ABSOLUTE_PATH.findall(texts(cell))] == []
+    assert [found for cell in cells for found in ABSOLUTE_PATH.findall(get_text(cell))] == []
     assert notebook.metadata == METADATA
     assert all(cell.metadata == {} for cell in notebook.cells)
     assert (FOLDER / name).stat().st_size <= MAX_BYTES
 
 
-def refresh(name: str) -> None:
-    """Executes the notebook and saves it with its outputs, without what would differ from run to run."""
-    notebook = execute(read(name), FOLDER)
+def refresh_notebook(name: str) -> None:
+    """Execute the notebook and save it with its outputs, without metadata that differs between runs."""
+    notebook = execute_notebook(read_notebook(name), FOLDER)
     notebook["metadata"] = METADATA
     for cell in notebook.cells:
         cell["metadata"] = {}
@@ -115,6 +115,6 @@ def refresh(name: str) -> None:
 
 
 if __name__ == "__main__":
-    for each in NAMES:
-        refresh(each)
-        print(FOLDER / each)
+    for name in NAMES:
+        refresh_notebook(name)
+        print(FOLDER / name)

@@ -1,4 +1,4 @@
-"""training/runs.py and what a training checks before it starts: no run is lost, none fails at its end."""
+"""training/runs.py and the checks before training: no run is lost, none fails at its end."""
 
 import errno
 import json
@@ -15,19 +15,19 @@ from common.command_line import run_command
 from serving.config import ROOT
 from tests.datasets import write_folder
 from training import export
-from training.__main__ import parser
+from training.__main__ import make_parser
 from training.data import load_data
 from training.model import DigitCNN
-from training.recipe import configure
-from training.runs import FILES, RELEASED_RUN, RUNS, RunError, find_run, release_run
+from training.recipe import make_config
+from training.runs import FILES, RUNS, SHIPPED_RUN, RunError, find_run, release_run
 from training.train import Trainer, make_run_id
 
-QUICK = ("--epochs", "1", "--teacher", "0", "--no-augment", "--outliers", "0", "--threads", "1")
-CONFIG = configure("default", epochs=1, teacher=0, augment=False, outliers=0.0, threads=1)
+QUICK = ("--epochs", "1", "--teacher-epochs", "0", "--no-augment", "--outlier-ratio", "0", "--threads", "1")
+CONFIG = make_config("default", epochs=1, teacher_epochs=0, augment=False, outlier_ratio=0.0, threads=1)
 
 
-def training(*words: object) -> int:
-    return run_command(parser(), list(map(str, words)))
+def run_training(*argv: object) -> int:
+    return run_command(make_parser(), list(map(str, argv)))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_run(folder: Path, **record: Any) -> dict[Path, bytes]:
     """Write a run's files; return them."""
-    export.export(DigitCNN(), record, folder)
+    export.export_model(DigitCNN(), record, folder)
     (folder / export.CURVES).write_bytes(json.dumps(record).encode())
     return read_run(folder)
 
@@ -46,51 +46,51 @@ def read_run(folder: Path) -> dict[Path, bytes]:
     return {path: (folder / path).read_bytes() for path in FILES}
 
 
-def test_the_released_run_is_gits() -> None:
+def test_shipped_run_is_the_one_in_git() -> None:
     show = ["git", "show", "HEAD:model/model.json"]
-    assert json.loads(subprocess.check_output(show, cwd=ROOT))["run_id"] == RELEASED_RUN
+    assert json.loads(subprocess.check_output(show, cwd=ROOT))["run_id"] == SHIPPED_RUN
 
 
-def test_a_training_keeps_the_run_that_it_replaces_and_release_brings_it_back(
+def test_training_keeps_the_replaced_run_and_release_restores_it(
     own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for path, content in read_run(ROOT).items():
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_bytes(content)
-    assert training("train", "--data", own, "--out", tmp_path, *QUICK) == 0
-    shown = capsys.readouterr()
-    assert "warning: own has 30 images (0: 3, 1: 3," in shown.err
-    assert "expected at least 100 of a digit" in shown.err
-    assert "make train FROM=released DATA=…\n" in shown.err
-    assert f"replaced run {RELEASED_RUN} (mnist, validation 99." in shown.out
-    assert f'to go back: make release RUN={RELEASED_RUN} ARGS="--out {tmp_path}"\n' in shown.out
+    assert run_training("train", "--data", own, "--out", tmp_path, *QUICK) == 0
+    output = capsys.readouterr()
+    assert "warning: own has 30 images (0: 3, 1: 3," in output.err
+    assert "expected at least 100 of a digit" in output.err
+    assert "make train FROM=released DATA=…\n" in output.err
+    assert f"replaced run {SHIPPED_RUN} (mnist, validation 99." in output.out
+    assert f'to go back: make release RUN={SHIPPED_RUN} ARGS="--out {tmp_path}"\n' in output.out
     run_id = make_run_id(CONFIG, load_data(str(own)))
     trained = read_run(tmp_path)
     assert read_run(tmp_path / RUNS / run_id) == trained
     assert json.loads(trained[export.RECORD])["run_id"] == run_id
-    assert read_run(tmp_path / RUNS / RELEASED_RUN) == read_run(ROOT)
+    assert read_run(tmp_path / RUNS / SHIPPED_RUN) == read_run(ROOT)
 
-    assert training("release", "released", "--out", tmp_path) == 0
-    assert f"current run: {RELEASED_RUN} (mnist, " in capsys.readouterr().out
+    assert run_training("release", "released", "--out", tmp_path) == 0
+    assert f"current run: {SHIPPED_RUN} (mnist, " in capsys.readouterr().out
     assert read_run(tmp_path) == read_run(ROOT)
-    assert training("release", run_id, "--out", tmp_path) == 0
+    assert run_training("release", run_id, "--out", tmp_path) == 0
     assert read_run(tmp_path) == trained
 
     capsys.readouterr()
-    assert training("train", "--data", own, "--out", tmp_path, *QUICK) == 0
+    assert run_training("train", "--data", own, "--out", tmp_path, *QUICK) == 0
     assert "replaced" not in capsys.readouterr().out
     assert read_run(tmp_path) == read_run(tmp_path / RUNS / run_id) == trained
-    assert {path.name for path in (tmp_path / RUNS).iterdir()} == {run_id, RELEASED_RUN}
+    assert {path.name for path in (tmp_path / RUNS).iterdir()} == {run_id, SHIPPED_RUN}
 
 
 @pytest.mark.parametrize(
     ("owner", "name", "error"),
     [(Path, "replace", KeyboardInterrupt), (Path, "replace", OSError), (os, "fsync", OSError)],
 )
-def test_a_release_that_is_interrupted_anywhere_changes_nothing(
+def test_interrupted_release_changes_nothing(
     owner: Any, name: str, error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the first, second, … rename, or write to the disk from then on; until it is not interrupted any more."""
+    """Interrupt the first, second, … rename or all later syncs, until a release is no longer interrupted."""
     before, after = write_run(tmp_path, run_id="one"), write_run(tmp_path / RUNS / "two", run_id="two")
     true, count, last = getattr(owner, name), 0, 0
 
@@ -114,7 +114,7 @@ def test_a_release_that_is_interrupted_anywhere_changes_nothing(
     assert last > len(FILES)
 
 
-def test_an_unknown_run_is_answered_with_those_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_run_lists_the_existing_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_run(tmp_path / RUNS / "one", run_id="one", data={"name": "own"}, metrics={"test": {"accuracy": 0.975}})
     write_run(tmp_path / RUNS / "two", run_id="two")
     (tmp_path / RUNS / "stopped" / "model").mkdir(parents=True)
@@ -128,11 +128,11 @@ def test_an_unknown_run_is_answered_with_those_there_are(tmp_path: Path, monkeyp
         find_run("released", tmp_path)
 
 
-@pytest.mark.parametrize("record", [{"run_id": "one", "reference": "of own images"}, {}, {"run_id": "../../one"}])
-def test_current_files_that_no_run_has_are_kept_too(
+@pytest.mark.parametrize("record", [{"run_id": "one", "reference": "other"}, {}, {"run_id": "../../one"}])
+def test_current_files_without_a_run_are_kept(
     record: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A record with another drift baseline, a model of another version, a record that names a folder elsewhere."""
+    """A changed drift baseline, a model without run id, a run id that is a path."""
     kept, current = write_run(tmp_path / RUNS / "one", run_id="one"), write_run(tmp_path, **record)
     write_run(tmp_path / RUNS / "two", run_id="two")
     release_run("two", tmp_path)
@@ -143,47 +143,52 @@ def test_current_files_that_no_run_has_are_kept_too(
     assert read_run(tmp_path) == current
 
 
-def test_a_stopped_run_of_other_options_is_neither_resumed_nor_destroyed(
+def test_stopped_run_with_other_options_is_neither_resumed_nor_removed(
     own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, other = load_data(str(own)), replace(CONFIG, epochs=2)
     checkpoint = tmp_path / RUNS / make_run_id(other, data) / export.CHECKPOINT
-    Trainer(other, data).save(checkpoint)
+    Trainer(other, data).save_checkpoint(checkpoint)
     content = checkpoint.read_bytes()
     options = ("train", "--data", own, "--out", tmp_path, *QUICK)
-    assert training(*options, "--resume") == 1
-    assert f"{checkpoint}: belongs to another run than this one" in capsys.readouterr().err
-    assert training(*options) == 0
+    assert run_training(*options, "--resume") == 1
+    assert f"{checkpoint}: belongs to another run" in capsys.readouterr().err
+    assert run_training(*options) == 0
     assert checkpoint.read_bytes() == content
-    assert training(*options, "--epochs", 2, "--resume") == 0
+    assert run_training(*options, "--epochs", 2, "--resume") == 0
     assert not checkpoint.exists()
 
 
 def break_smoke(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes | None) -> None:
-    for path in export.SMOKE.iterdir():
+    for path in export.SMOKE_FOLDER.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
-    monkeypatch.setattr(export, "SMOKE", folder)
+    monkeypatch.setattr(export, "SMOKE_FOLDER", folder)
 
 
-def is_not_installed(name: str) -> NoReturn:
+def raise_not_installed(name: str) -> NoReturn:
     raise PackageNotFoundError(name)
 
 
 @pytest.mark.parametrize(
-    ("case", "said"),
+    ("case", "message"),
     [
         ("no smoke image", "3.png"),
-        ("damaged smoke image", "not an image"),
+        ("damaged smoke image", "`git checkout handler/smoke` restores the ten images"),
         ("no library", "torch is not installed; expected all of requirements.txt"),
-        ("out is a file", "cannot be written (File exists); choose another by --out"),
-        ("runs is a file", "cannot be written (Not a directory); choose another by --out"),
-        ("read-only", "cannot be written (Read-only file system); choose another by --out"),
-        ("full", "cannot be written (No space left on device); choose another by --out"),
+        ("out is a file", "cannot be written (File exists); choose another with --out"),
+        ("runs is a file", "cannot be written (Not a directory); choose another with --out"),
+        ("read-only", "cannot be written (Read-only file system); choose another with --out"),
+        ("full", "cannot be written (No space left on device); choose another with --out"),
     ],
 )
-def test_what_would_fail_at_the_end_is_said_before_the_first_epoch(
-    case: str, said: str, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_errors_of_the_last_step_come_before_the_first_epoch(
+    case: str,
+    message: str,
+    own: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
@@ -193,7 +198,7 @@ def test_what_would_fail_at_the_end_is_said_before_the_first_epoch(
         case "damaged smoke image":
             break_smoke(tmp_path, monkeypatch, "7.png", b"seven")
         case "no library":
-            monkeypatch.setattr(export, "version", is_not_installed)
+            monkeypatch.setattr(export, "version", raise_not_installed)
         case "out is a file":
             out = tmp_path / "file"
             out.write_text("")
@@ -206,9 +211,9 @@ def test_what_would_fail_at_the_end_is_said_before_the_first_epoch(
                 raise OSError(number, os.strerror(number))
 
             monkeypatch.setattr(os, "open" if case == "read-only" else "fsync", fail)
-    assert training("train", "--data", own, "--out", out, *QUICK) == 1
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    *_, error = shown.err.splitlines()
+    assert run_training("train", "--data", own, "--out", out, *QUICK) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    *_, error = output.err.splitlines()
     assert error.startswith("error: ")
-    assert said in error
+    assert message in error

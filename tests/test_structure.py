@@ -49,7 +49,7 @@ def find_commands() -> list[str]:
     from evaluation.__main__ import parser as evaluation
     from monitoring.__main__ import parser as monitoring
     from serving.__main__ import parser as serving
-    from training.__main__ import parser as training
+    from training.__main__ import make_parser as training
 
     parsers = [make() for make in (benchmarks, evaluation, monitoring, serving, training)]
     actions = [action for parser in parsers for action in parser._actions if action.choices]

@@ -1,4 +1,4 @@
-"""training/train.py: one real small run, and a training that is stopped anywhere ends the same."""
+"""training/train.py: a small real run, and bit-identical weights after stopping and resuming."""
 
 import itertools
 import os
@@ -18,10 +18,10 @@ import torch.nn.functional as F  # noqa: N812 - as all of torch writes it
 from common.command_line import run_command
 from serving.config import ROOT
 from tests.datasets import mnist5k, write_mnist
-from training.__main__ import parser
+from training.__main__ import make_parser
 from training.data import DataSet, load_data
 from training.export import CHECKPOINT, PARAMETERS, RECORD
-from training.recipe import Config, configure
+from training.recipe import Config, make_config
 from training.runs import RUNS
 from training.teacher import Teacher
 from training.train import ResumeError, Trainer, fit, make_run_id
@@ -30,21 +30,21 @@ LINE = (
     r"Epoch : \d+ \| Train_loss : \d\.\d{3} \| Train_acc : \d+% \| Val_loss : \d\.\d{3} \| Val_acc : \d+%"
     r" \| \d+:\d\d:\d\d left"
 )
-SMALL = configure("default", epochs=3, rounds=2, teacher=0, threads=1)
+SMALL = make_config("default", epochs=3, augmentation_passes=2, teacher_epochs=0, threads=1)
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
-    """A hundred training pictures: for what takes many trainings."""
+    """A hundred training images, for tests that train often."""
     return load_data(str(write_mnist(tmp_path_factory.mktemp("mnist"))))
 
 
-def silent(_: str) -> None:
-    """Reports nothing."""
+def ignore_report(_: str) -> None:
+    """Print nothing."""
 
 
 def fit_until(line: str, config: Config, data: DataSet, checkpoint: Path) -> None:
-    """Resume the training and stop it as Ctrl-C does when it reports a line that starts so."""
+    """Resume training; raise KeyboardInterrupt when it reports a line that starts with `line`."""
 
     def report(reported: str) -> None:
         if reported.startswith(line):
@@ -54,18 +54,19 @@ def fit_until(line: str, config: Config, data: DataSet, checkpoint: Path) -> Non
         fit(config, data, checkpoint, resume=True, report=report)
 
 
-def weights(trainer: Trainer) -> list[torch.Tensor]:
+def list_weights(trainer: Trainer) -> list[torch.Tensor]:
     return [*trainer.model.state_dict().values(), *trainer.average.state_dict().values()]
 
 
-def same(first: Trainer, second: Trainer) -> bool:
-    return all(torch.equal(*pair) for pair in zip(weights(first), weights(second), strict=True))
+def have_equal_weights(first: Trainer, second: Trainer) -> bool:
+    return all(torch.equal(*pair) for pair in zip(list_weights(first), list_weights(second), strict=True))
 
 
 def test_two_epochs_of_half_of_mnist5k_reach_90_percent() -> None:
     lines: list[str] = []
-    data = replace(mnist5k(), all_training=mnist5k().all_training.at(np.arange(0, 5000, 2)))
-    trainer = fit(configure("default", epochs=2, rounds=1, teacher=0, threads=1), data, report=lines.append)
+    data = replace(mnist5k(), all_training=mnist5k().all_training.select(np.arange(0, 5000, 2)))
+    config = replace(SMALL, epochs=2, augmentation_passes=1)
+    trainer = fit(config, data, report=lines.append)
     assert trainer.history[-1].held_acc >= 0.9
     assert lines[0] == "epochs: 2 in all, 2 of the digit model (--epochs), on 2290 images of mnist5k"
     assert len(lines) == 3
@@ -76,31 +77,29 @@ def test_two_epochs_of_half_of_mnist5k_reach_90_percent() -> None:
     ("recipe", "teacher", "stops"),
     [("default", 2, ["Teacher, Epoch : 1", "Epoch : 1"]), ("original", 0, ["Epoch : 1"])],
 )
-def test_a_training_that_is_stopped_anywhere_and_resumed_ends_in_the_same_bits(
+def test_resumed_training_is_bit_identical(
     recipe: str, teacher: int, stops: list[str], small: DataSet, tmp_path: Path
 ) -> None:
-    config = configure(recipe, epochs=3, rounds=2, teacher=teacher, threads=1)
-    whole = fit(config, small, report=silent)
+    config = make_config(recipe, epochs=3, augmentation_passes=2, teacher_epochs=teacher, threads=1)
+    expected = fit(config, small, report=ignore_report)
     for line in stops:
         fit_until(line, config, small, tmp_path / "checkpoint.pt")
     lines: list[str] = []
     resumed = fit(config, small, tmp_path / "checkpoint.pt", resume=True, report=lines.append)
-    assert same(whole, resumed)
-    assert whole.history == resumed.history
-    shown = [line.split(" |")[0] for line in lines[1:]]  # no epoch of before is printed as new
+    assert have_equal_weights(expected, resumed)
+    assert expected.history == resumed.history
+    starts = [line.split(" |")[0] for line in lines[1:]]  # earlier epochs are not printed again
     resumed_teacher = ["Teacher, resumed after 2 of 2 epochs"] if teacher else []
-    assert shown == [*resumed_teacher, "resumed after 1 of 3 epochs", "Epoch : 1", "Epoch : 2"]
+    assert starts == [*resumed_teacher, "resumed after 1 of 3 epochs", "Epoch : 1", "Epoch : 2"]
 
 
-def test_the_header_counts_the_teachers_epochs_and_each_line_the_time_left(
-    small: DataSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An epoch takes a minute here."""
+def test_header_counts_teacher_epochs_and_lines_show_time_left(small: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An epoch takes a minute of the fake clock."""
     monkeypatch.setattr("training.train.monotonic", itertools.count(step=60).__next__)
     lines: list[str] = []
-    fit(replace(SMALL, epochs=4, teacher=2), small, report=lines.append)
+    fit(replace(SMALL, epochs=4, teacher_epochs=2), small, report=lines.append)
     assert lines[0].startswith(
-        "epochs: 6 in all, 2 of the teacher (--teacher), then 4 of the digit model (--epochs), on "
+        "epochs: 6 in all, 2 of the teacher (--teacher-epochs), then 4 of the digit model (--epochs), on "
     )
     assert [line.split(" | ")[-1] for line in lines[1:]] == [
         *("0:05:00 left", "0:04:00 left"),
@@ -108,24 +107,26 @@ def test_the_header_counts_the_teachers_epochs_and_each_line_the_time_left(
     ]
 
 
-def test_a_teacher_changes_what_is_learned(small: DataSet) -> None:
-    one, other = (fit(replace(SMALL, epochs=1, teacher=epochs), small, report=silent) for epochs in (0, 1))
-    assert not same(one, other)
+def test_teacher_changes_the_weights(small: DataSet) -> None:
+    one, other = (
+        fit(replace(SMALL, epochs=1, teacher_epochs=epochs), small, report=ignore_report) for epochs in (0, 1)
+    )
+    assert not have_equal_weights(one, other)
 
 
-def test_distillation_has_the_gradient_of_the_divergence_from_the_softened_teacher(small: DataSet) -> None:
+def test_distillation_loss_has_the_gradient_of_the_kl_divergence(small: DataSet) -> None:
     trainer = Trainer(SMALL, small)
-    logits, taught = torch.randn(50, 10, requires_grad=True), torch.randn(50, 10)
-    temperature = SMALL.softness
-    mine, its = (F.log_softmax(each / temperature, 1) for each in (logits, taught))
-    divergence = F.kl_div(mine, its, reduction="batchmean", log_target=True) * temperature**2
-    losses = divergence, trainer.distillation_loss(logits, taught)
+    logits, teacher_logits = torch.randn(50, 10, requires_grad=True), torch.randn(50, 10)
+    temperature = SMALL.distillation_temperature
+    student, teacher = (F.log_softmax(values / temperature, 1) for values in (logits, teacher_logits))
+    divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+    losses = divergence, trainer.compute_distillation_loss(logits, teacher_logits)
     torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in losses))
 
 
-def test_the_average_is_exponential_over_weights_and_buffers_after_a_warm_up(small: DataSet) -> None:
-    """The oracle is one number at a time."""
-    trainer = Trainer(replace(SMALL, average=0.9), small, network=Teacher)
+def test_average_is_exponential_over_weights_and_buffers_after_warm_up(small: DataSet) -> None:
+    """The oracle updates one tensor at a time."""
+    trainer = Trainer(replace(SMALL, ema_decay=0.9), small, network=Teacher)
     expected = {name: value.double() for name, value in trainer.average.module.state_dict().items()}
     for step in range(40):
         for value in trainer.model.state_dict().values():
@@ -135,25 +136,25 @@ def test_the_average_is_exponential_over_weights_and_buffers_after_a_warm_up(sma
         for name, value in trainer.model.state_dict().items():
             expected[name] = decay * expected[name] + (1 - decay) * value
     for name, value in trainer.average.module.state_dict().items():
-        if value.is_floating_point():  # counters of batches are averaged by whole numbers, and used for nothing
+        if value.is_floating_point():  # batch counters are integers, and unused
             torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-5)
 
 
-def test_a_resumed_training_writes_the_same_files_and_says_what_it_does_with_a_checkpoint(
+def test_resumed_training_writes_identical_files_and_reports_its_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_mnist(tmp_path / "data")
-    options = ["train", "--data", str(data), "--epochs", "3", "--rounds", "2", "--teacher", "2", "--threads", "1"]
+    options = f"train --data {data} --epochs 3 --augmentation-passes 2 --teacher-epochs 2 --threads 1".split()
     for out, more, hint in (
         ("whole", ["--resume"], "nothing to resume"),
         ("resumed", ["--resume"], ""),
-        ("replaced", [], "--resume would go on from it"),
+        ("replaced", [], "--resume would continue it"),
     ):
         folder = tmp_path / out
         if out != "whole":
-            config, loaded = replace(SMALL, teacher=2), load_data(str(data))
+            config, loaded = replace(SMALL, teacher_epochs=2), load_data(str(data))
             fit_until("Epoch : 1", config, loaded, folder / RUNS / make_run_id(config, loaded) / CHECKPOINT)
-        assert run_command(parser(), [*options, "--out", str(folder), *more]) == 0
+        assert run_command(make_parser(), [*options, "--out", str(folder), *more]) == 0
         errors = capsys.readouterr().err
         assert hint in errors
         assert ("resume" in errors) == bool(hint)
@@ -162,34 +163,34 @@ def test_a_resumed_training_writes_the_same_files_and_says_what_it_does_with_a_c
             assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_a_checkpoint_that_is_damaged_or_of_another_training_is_refused(
+def test_damaged_or_different_checkpoint_is_an_error(
     small: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = tmp_path / "checkpoint.pt"
     checkpoint.write_bytes(b"half")
-    with pytest.raises(ResumeError, match="no checkpoint of ours"):
-        fit(SMALL, small, checkpoint, resume=True, report=silent)
-    Trainer(SMALL, small).save(checkpoint)
-    with pytest.raises(ResumeError, match="its options, its data or the version of training differ"):
-        fit(replace(SMALL, seed=1), small, checkpoint, resume=True, report=silent)
+    with pytest.raises(ResumeError, match="not a checkpoint"):
+        fit(SMALL, small, checkpoint, resume=True, report=ignore_report)
+    Trainer(SMALL, small).save_checkpoint(checkpoint)
+    with pytest.raises(ResumeError, match="options, data or training version differ"):
+        fit(replace(SMALL, seed=1), small, checkpoint, resume=True, report=ignore_report)
     monkeypatch.setattr("training.train.TRAINING_VERSION", 3)
-    with pytest.raises(ResumeError, match="the version of training differ"):
-        fit(SMALL, small, checkpoint, resume=True, report=silent)
+    with pytest.raises(ResumeError, match="training version differ"):
+        fit(SMALL, small, checkpoint, resume=True, report=ignore_report)
 
 
 @pytest.mark.slow
-def test_a_stopped_training_says_how_to_go_on_and_leaves_no_process(tmp_path: Path) -> None:
-    """Ctrl-C reaches the processes that augment pictures, too; all are in its group."""
+def test_stopped_training_says_how_to_resume_and_leaves_no_process(tmp_path: Path) -> None:
+    """Ctrl-C also reaches the augmentation processes, which are in the same group."""
     data = write_mnist(tmp_path / "data")
     command = [sys.executable, "-m", "training", "train", "--data", str(data), "--out", str(tmp_path)]
     with subprocess.Popen(
-        [*command, "--teacher", "10000"],
+        [*command, "--teacher-epochs", "10000"],
         cwd=ROOT,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores SIGINT
     ) as run:
         assert run.stdout is not None
         assert run.stdout.readline().startswith("epochs: 10040 in all, 10000 of the teacher")
@@ -199,14 +200,14 @@ def test_a_stopped_training_says_how_to_go_on_and_leaves_no_process(tmp_path: Pa
         os.killpg(run.pid, signal.SIGINT)
         _, errors = run.communicate(timeout=30)
     assert run.returncode == 130
-    assert "stopped; --resume with the same options goes on" in errors
+    assert "stopped; the same options with --resume continue" in errors
     assert psutil.wait_procs(children, timeout=20)[1] == []
 
 
-def test_the_original_recipe_measures_the_test_images_or_names_the_validation_part(small: DataSet) -> None:
+def test_original_recipe_evaluates_test_images_or_else_validation(small: DataSet) -> None:
     lines: list[str] = []
-    trainer = fit(configure("original", epochs=1, threads=1), small, report=lines.append)
+    trainer = fit(make_config("original", epochs=1, threads=1), small, report=lines.append)
     assert "| Test_loss : " in lines[1]
-    assert (len(trainer.train), len(trainer.held)) == (100, 20)
-    trainer = Trainer(configure("original"), mnist5k())
-    assert (trainer.held_out, len(trainer.held)) == ("validation", 420)
+    assert (len(trainer.train), len(trainer.held_out_images)) == (100, 20)
+    trainer = Trainer(make_config("original"), mnist5k())
+    assert (trainer.held_out_part, len(trainer.held_out_images)) == ("validation", 420)

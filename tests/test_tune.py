@@ -1,4 +1,4 @@
-"""training/tune.py: a study that is stopped goes on, and its recipe trains."""
+"""training/tune.py: a stopped study resumes, and its recipe trains."""
 
 import json
 from dataclasses import asdict, replace
@@ -9,11 +9,11 @@ import pytest
 
 from tests.datasets import write_mnist
 from training.data import DataSet, load_data
-from training.recipe import ConfigError, configure
+from training.recipe import make_config
 from training.train import ResumeError
-from training.tune import PICTURE, RECIPE, STUDY, propose, tune
+from training.tune import PLOT, RECIPE, SEARCHED, STUDY, propose_config, run_study
 
-SMALL = configure("default", epochs=2, rounds=1, threads=1)
+SMALL = make_config("default", epochs=2, augmentation_passes=1, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -21,56 +21,44 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
     return load_data(str(write_mnist(tmp_path_factory.mktemp("mnist"))))
 
 
-def silent(_: str) -> None:
-    """Reports nothing."""
+def ignore_report(_: str) -> None:
+    """Print nothing."""
 
 
-def test_a_study_goes_on_where_it_ended_and_leaves_a_recipe_that_trains(small: DataSet, tmp_path: Path) -> None:
-    """The options are the first trial, no trial is repeated, and the same seed proposes the same trials."""
-    config = replace(SMALL, epochs=1, teacher=0, batch=40, lr=0.05, dropout=0.3, outliers=0.25)
-    assert len(tune(config, small, 2, tmp_path, silent).trials) == 2
-    study = tune(config, small, 3, tmp_path, silent)
+def test_study_resumes_and_writes_a_valid_recipe(small: DataSet, tmp_path: Path) -> None:
+    """The options are the first trial, no trial is repeated, and equal seeds propose equal trials."""
+    config = replace(SMALL, epochs=1, teacher_epochs=0, batch_size=40, lr=0.05, dropout=0.3, outlier_ratio=0.25)
+    assert len(run_study(config, small, 2, tmp_path, ignore_report).trials) == 2
+    study = run_study(config, small, 3, tmp_path, ignore_report)
     assert [trial.number for trial in study.trials] == [0, 1, 2]
-    searched = ("batch", "lr", "dropout", "average", "outliers")
-    assert study.trials[0].params == {name: getattr(config, name) for name in searched}
+    assert study.trials[0].params == {name: getattr(config, name) for name in SEARCHED}
     assert len({trial.params["lr"] for trial in study.trials}) == 3
-    recipe = configure(str(tmp_path / RECIPE))
+    recipe = make_config(str(tmp_path / RECIPE))
     assert (recipe.recipe, recipe.epochs, recipe.lr) == ("tuned", 1, study.best_params["lr"])
     assert json.loads((tmp_path / RECIPE).read_text()) == asdict(recipe)
-    assert (tmp_path / PICTURE).read_bytes().startswith(b"\x89PNG")
-    again = tune(config, small, 2, tmp_path / "again", silent)
+    assert (tmp_path / PLOT).read_bytes().startswith(b"\x89PNG")
+    again = run_study(config, small, 2, tmp_path / "again", ignore_report)
     assert [(trial.params, trial.value) for trial in again.trials] == [
         (trial.params, trial.value) for trial in study.trials[:2]
     ]
     with pytest.raises(ResumeError, match="a study of other data or options"):
-        tune(replace(config, epochs=3), small, 4, tmp_path, silent)
+        run_study(replace(config, epochs=3), small, 4, tmp_path, ignore_report)
 
 
 @pytest.mark.slow
-def test_a_poor_trial_is_pruned(small: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.tune.UNPRUNED", 1)
+def test_poor_trial_is_pruned(small: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.tune.STARTUP_TRIALS", 1)
     lines: list[str] = []
-    study = tune(SMALL, small, 8, tmp_path, lines.append)
+    study = run_study(SMALL, small, 8, tmp_path, lines.append)
     states = {trial.state for trial in study.trials}
     assert states == {optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED}
     assert any(line.startswith("pruned after epoch") for line in lines)
 
 
-def test_a_trial_that_ran_when_the_search_was_killed_is_repeated(small: DataSet, tmp_path: Path) -> None:
-    tune(SMALL, small, 1, tmp_path, silent)
+def test_killed_trial_is_repeated(small: DataSet, tmp_path: Path) -> None:
+    run_study(SMALL, small, 1, tmp_path, ignore_report)
     killed = optuna.load_study(study_name="digits", storage=f"sqlite:///{tmp_path / STUDY}").ask()
-    propose(killed, SMALL)
-    study = tune(SMALL, small, 2, tmp_path, silent)
+    propose_config(killed, SMALL)
+    study = run_study(SMALL, small, 2, tmp_path, ignore_report)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "COMPLETE"]
     assert study.trials[2].params == killed.params
-
-
-@pytest.mark.parametrize(
-    ("content", "named"), [('{"lr": "fast"}', "lr"), ('{"speed": 1}', "speed"), ("[1]", "not a recipe"), ("{", "not a")]
-)
-def test_a_wrong_recipe_is_refused_by_what_is_wrong(content: str, named: str, tmp_path: Path) -> None:
-    (tmp_path / "recipe.json").write_text(content)
-    with pytest.raises(ConfigError, match=named):
-        configure(str(tmp_path / "recipe.json"))
-    with pytest.raises(ConfigError, match="--recipe fastest: expected default, original or a file"):
-        configure("fastest")

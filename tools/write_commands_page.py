@@ -12,9 +12,9 @@ import serving.__main__
 import training.__main__
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "commands.md"
-DIGITS, SERVING = digits_client.__main__.make_parser(), serving.__main__.parser()
-OTHERS = [training.__main__.parser(), evaluation.__main__.parser()]
-OTHERS += [monitoring.__main__.parser(), benchmarks.__main__.parser()]
+DIGITS, SERVING = digits_client.__main__.make_parser(), serving.__main__.make_parser()
+OTHERS = [training.__main__.make_parser(), evaluation.__main__.parser()]
+OTHERS += [monitoring.__main__.make_parser(), benchmarks.__main__.parser()]
 INTRODUCTION = """# Commands
 
 `make docs` writes this page from the programs' `--help`. Results go to standard output, progress and errors to standard

@@ -1,7 +1,7 @@
-"""Pictures as another hand, pen or camera might have made them: changed anew for every picture of a batch.
+"""Random augmentation: affine and elastic distortion, stroke width, edge sharpness, blur, resolution and noise.
 
-Every picture gets a strength of its own, uniform in 0..1, that all its changes are scaled by: most pictures stay near
-the original, a few go far. Everything is drawn from the generator, on the pictures' device.
+Every image draws a strength, uniform in 0..1, that scales its distortion: most images stay near the original, a few go
+far. All random numbers come from the generator, on the images' device.
 """
 
 import math
@@ -13,126 +13,126 @@ from torch import Generator, Tensor
 
 from handler.geometry import FRAME_SIZE
 
-ROTATION = math.radians(15)
-ASPECT = 0.2  # natural logarithm of width over height
-SHEAR = 0.2
-SHIFT = 2  # pixels
-MARGIN = 1.2  # pictures are drawn smaller by this, so that nothing is turned out of the frame; framing undoes it
+MAX_ROTATION = math.radians(15)
+MAX_ASPECT = 0.2  # natural logarithm of width / height
+MAX_SHEAR = 0.2
+MAX_SHIFT = 2  # pixels
+MARGIN = 1.2  # factor by which images shrink, so that rotation clips nothing; framing undoes it
 ELASTIC = 1.8  # pixels, standard deviation of the displacement
-KNOTS = 7  # of the displacement a side: smooth over about 10 pixels (Simard, Steinkraus, Platt, ICDAR 2003)
-STROKE_SHARE = 0.6  # of the pictures get a thicker or thinner stroke
-THICKER, THINNER = 1.5, 1.0  # pixels on each side of the stroke, at most
-CRISP_SHARE = 0.2  # of the pictures get the hard edges of a pen on a large picture; MNIST's are soft
-CRISP_LEVELS, CRISP_BANDS = (0.35, 0.6), (0.1, 0.5)  # of full ink: where the stroke ends, how wide its edge is
-BLUR_SHARE, BLUR = 0.1, 2.8  # share of the pictures, largest standard deviation in pixels
-NOTHING = 1e-30  # a blur's weights below are 0: numbers near float32's smallest are 30 times slower to multiply
-LOW_SHARE, LOW_SIDES = 0.1, (10, 28)  # share of the pictures, pixels a side that they are reduced to and back
-NOISE_SHARE, NOISE, NOISE_SIDE = 0.07, 0.25, 28  # share, largest standard deviation, pixels a side of its grain
+KNOTS = 7  # a side; displacement is smooth over about 10 pixels (Simard, Steinkraus, Platt, ICDAR 2003)
+STROKE_RATIO = 0.6  # of the images get dilated or thinner strokes
+MAX_THICKENING, MAX_THINNING = 1.5, 1.0  # pixels on both sides of the stroke
+SHARPEN_RATIO = 0.2  # of the images get hard edges, as of a pen in a large image; MNIST's are soft
+EDGE_LEVELS, EDGE_WIDTHS = (0.35, 0.6), (0.1, 0.5)  # of full intensity: position and width of the edge
+BLUR_RATIO, MAX_BLUR = 0.1, 2.8  # of the images, standard deviation in pixels
+MIN_BLUR_WEIGHT = 1e-30  # smaller ones are 0: denormal float32 are 30 times slower to multiply
+LOW_RESOLUTION_RATIO, LOW_RESOLUTION_SIDES = 0.1, (10, 28)  # of the images, pixels a side
+NOISE_RATIO, MAX_NOISE, NOISE_SIDE = 0.07, 0.25, 28  # of the images, standard deviation, pixels a side
 
 
-def augment(grey: Tensor, generator: Generator) -> Tensor:
-    """Grey float32 [n,1,64,64] in 0..1, each turned, stretched, sheared, shifted, bent, thickened, blurred or noisy."""
-    strength = _uniform(grey, generator)
-    changed = _bent(grey, strength, generator)
-    _change_some(changed, STROKE_SHARE, _stroked, generator)
-    _change_some(changed, CRISP_SHARE, _crisp, generator)
-    _change_some(changed, BLUR_SHARE, _blurred, generator)
-    _change_some(changed, LOW_SHARE, _coarse, generator)
-    _change_some(changed, NOISE_SHARE, _noisy, generator)
-    return changed.clamp_(0, 1)
+def augment_images(gray: Tensor, generator: Generator) -> Tensor:
+    """Return randomly augmented copies of images float32 [n,1,64,64] in 0..1."""
+    strength = _draw_uniform(gray, generator)
+    augmented = _warp_images(gray, strength, generator)
+    _apply_to_some(augmented, STROKE_RATIO, _change_stroke_width, generator)
+    _apply_to_some(augmented, SHARPEN_RATIO, _sharpen_edges, generator)
+    _apply_to_some(augmented, BLUR_RATIO, _blur_images, generator)
+    _apply_to_some(augmented, LOW_RESOLUTION_RATIO, _reduce_resolution, generator)
+    _apply_to_some(augmented, NOISE_RATIO, _add_noise, generator)
+    return augmented.clamp_(0, 1)
 
 
-def _uniform(grey: Tensor, generator: Generator, low: float = 0, high: float = 1) -> Tensor:
-    """One number a picture [n,1,1]."""
-    return torch.rand(len(grey), 1, 1, generator=generator, device=grey.device) * (high - low) + low
+def _draw_uniform(gray: Tensor, generator: Generator, low: float = 0, high: float = 1) -> Tensor:
+    """Draw one number per image [n,1,1]."""
+    return torch.rand(len(gray), 1, 1, generator=generator, device=gray.device) * (high - low) + low
 
 
-def _normal(generator: Generator, *shape: int) -> Tensor:
+def _draw_normal(generator: Generator, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=generator, device=generator.device)
 
 
-def _bent(grey: Tensor, strength: Tensor, generator: Generator) -> Tensor:
-    """Affine and elastic changes together, sampled once; the grid is in -1..1 over the frame."""
-    turn, aspect, shear, right, below = (_uniform(grey, generator, -1, 1) * strength for _ in range(5))
-    cos, sin = torch.cos(ROTATION * turn), torch.sin(ROTATION * turn)
-    wide = torch.exp(ASPECT / 2 * aspect)
-    x = (torch.arange(FRAME_SIZE, device=grey.device) + 0.5) * 2 / FRAME_SIZE - 1  # [64]
+def _warp_images(gray: Tensor, strength: Tensor, generator: Generator) -> Tensor:
+    """Apply affine and elastic distortion in one resampling; grid coordinates are -1..1 over the frame."""
+    angle, aspect, shear, right, down = (_draw_uniform(gray, generator, -1, 1) * strength for _ in range(5))
+    cos, sin = torch.cos(MAX_ROTATION * angle), torch.sin(MAX_ROTATION * angle)
+    stretch = torch.exp(MAX_ASPECT / 2 * aspect)
+    x = (torch.arange(FRAME_SIZE, device=gray.device) + 0.5) * 2 / FRAME_SIZE - 1  # [64]
     y = x[:, None]  # [64,1]
-    columns = MARGIN * wide * (cos * x + (sin + SHEAR * shear) * y) + 2 / FRAME_SIZE * SHIFT * right  # [n,64,64]
-    rows = MARGIN / wide * (cos * y - sin * x) + 2 / FRAME_SIZE * SHIFT * below
-    smooth = _interpolation(FRAME_SIZE, KNOTS, grey.device)  # [64,knots]
-    knots = _normal(generator, len(grey), 2, KNOTS, KNOTS) * (strength * 2 / FRAME_SIZE * ELASTIC)[:, None] / 2
-    bend = smooth @ knots @ smooth.T  # [n,2,64,64]
-    grid = grey.new_empty(len(grey), FRAME_SIZE, FRAME_SIZE, 2)
-    torch.add(columns, bend[:, 0], out=grid[..., 0])
-    torch.add(rows, bend[:, 1], out=grid[..., 1])
-    return F.grid_sample(grey.contiguous(), grid, align_corners=False)
+    columns = (
+        MARGIN * stretch * (cos * x + (sin + MAX_SHEAR * shear) * y) + 2 / FRAME_SIZE * MAX_SHIFT * right
+    )  # [n,64,64]
+    rows = MARGIN / stretch * (cos * y - sin * x) + 2 / FRAME_SIZE * MAX_SHIFT * down
+    smooth = _make_interpolation_matrix(FRAME_SIZE, KNOTS, gray.device)  # [64,knots]
+    knots = _draw_normal(generator, len(gray), 2, KNOTS, KNOTS) * (strength * 2 / FRAME_SIZE * ELASTIC)[:, None] / 2
+    displacement = smooth @ knots @ smooth.T  # [n,2,64,64]
+    grid = gray.new_empty(len(gray), FRAME_SIZE, FRAME_SIZE, 2)
+    torch.add(columns, displacement[:, 0], out=grid[..., 0])
+    torch.add(rows, displacement[:, 1], out=grid[..., 1])
+    return F.grid_sample(gray.contiguous(), grid, align_corners=False)
 
 
-def _interpolation(pixels: int, knots: int, device: torch.device) -> Tensor:
-    """Cubic interpolation [pixels,knots] as a matrix."""
+def _make_interpolation_matrix(pixels: int, knots: int, device: torch.device) -> Tensor:
+    """Return the matrix [pixels,knots] of cubic interpolation."""
     unit = torch.eye(knots, device=device)[None, None]
     return F.interpolate(unit, (pixels, knots), mode="bicubic", align_corners=True)[0, 0]
 
 
-Change = Callable[[Tensor, Generator], Tensor]
+Transform = Callable[[Tensor, Generator], Tensor]
 
 
-def _change_some(grey: Tensor, share: float, change: Change, generator: Generator) -> None:
-    """Changes a share of the pictures, in place."""
-    rows = torch.nonzero(_uniform(grey, generator).flatten() < share).flatten()
+def _apply_to_some(gray: Tensor, ratio: float, transform: Transform, generator: Generator) -> None:
+    """Apply the transform to a random subset of the images, in place."""
+    rows = torch.nonzero(_draw_uniform(gray, generator).flatten() < ratio).flatten()
     if len(rows):
-        grey[rows] = change(grey[rows], generator)
+        gray[rows] = transform(gray[rows], generator)
 
 
-def _stroked(grey: Tensor, generator: Generator) -> Tensor:
-    """Strokes thicker by up to THICKER or thinner by up to THINNER pixels on each side."""
-    amount = _uniform(grey, generator, -THINNER, THICKER)[..., None]
-    thin = amount.flatten() < 0
-    stroked = torch.empty_like(grey)
-    stroked[thin] = grey[thin].lerp(-_thicker(-grey[thin]), -amount[thin])
-    stroked[~thin] = _thickened(grey[~thin], amount[~thin])
-    return stroked
+def _change_stroke_width(gray: Tensor, generator: Generator) -> Tensor:
+    """Thicken or thin strokes by up to MAX_THICKENING or MAX_THINNING pixels on both sides."""
+    amount = _draw_uniform(gray, generator, -MAX_THINNING, MAX_THICKENING)[..., None]
+    is_thinner = amount.flatten() < 0
+    changed = torch.empty_like(gray)
+    changed[is_thinner] = gray[is_thinner].lerp(-_dilate_strokes(-gray[is_thinner]), -amount[is_thinner])
+    changed[~is_thinner] = _thicken_strokes(gray[~is_thinner], amount[~is_thinner])
+    return changed
 
 
-def _thickened(grey: Tensor, amount: Tensor) -> Tensor:
-    """By 0 to 2 pixels on each side."""
-    thicker = _thicker(grey)
-    return torch.where(amount > 1, thicker.lerp(_thicker(thicker), amount - 1), grey.lerp(thicker, amount))
+def _thicken_strokes(gray: Tensor, amount: Tensor) -> Tensor:
+    """Thicken strokes by `amount`, 0 to 2 pixels, on both sides."""
+    dilated = _dilate_strokes(gray)
+    return torch.where(amount > 1, dilated.lerp(_dilate_strokes(dilated), amount - 1), gray.lerp(dilated, amount))
 
 
-def _thicker(grey: Tensor) -> Tensor:
-    """Thicken strokes by a pixel on each side."""
-    return F.max_pool2d(grey, 3, 1, 1)
+def _dilate_strokes(gray: Tensor) -> Tensor:
+    """Dilate strokes by a pixel on both sides."""
+    return F.max_pool2d(gray, 3, 1, 1)
 
 
-def _crisp(grey: Tensor, generator: Generator) -> Tensor:
-    """With harder edges."""
-    level, band = (_uniform(grey, generator, *limits)[..., None] for limits in (CRISP_LEVELS, CRISP_BANDS))
-    return ((grey - level) / band + 0.5).clamp(0, 1)
+def _sharpen_edges(gray: Tensor, generator: Generator) -> Tensor:
+    """Increase the contrast at edges."""
+    level, width = (_draw_uniform(gray, generator, *limits)[..., None] for limits in (EDGE_LEVELS, EDGE_WIDTHS))
+    return ((gray - level) / width + 0.5).clamp(0, 1)
 
 
-def _blurred(grey: Tensor, generator: Generator) -> Tensor:
-    """Under a Gaussian of up to BLUR pixels, each picture its own."""
-    sigma = _uniform(grey, generator, 0.4, BLUR)
-    offset = torch.arange(FRAME_SIZE, device=grey.device)
-    kernel = torch.exp(-((offset - offset[:, None]) ** 2) / (2 * sigma**2))  # [n,64,64]: as a matrix
-    kernel = F.threshold(kernel, NOTHING, 0)
+def _blur_images(gray: Tensor, generator: Generator) -> Tensor:
+    """Blur every image by a Gaussian of up to MAX_BLUR pixels."""
+    sigma = _draw_uniform(gray, generator, 0.4, MAX_BLUR)
+    offset = torch.arange(FRAME_SIZE, device=gray.device)
+    kernel = torch.exp(-((offset - offset[:, None]) ** 2) / (2 * sigma**2))  # [n,64,64], as a matrix
+    kernel = F.threshold(kernel, MIN_BLUR_WEIGHT, 0)
     kernel = (kernel / kernel.sum(2, keepdim=True))[:, None]
-    return kernel @ grey @ kernel.mT
+    return kernel @ gray @ kernel.mT
 
 
-def _coarse(grey: Tensor, generator: Generator) -> Tensor:
-    """Reduced to few pixels and enlarged again; one size for all."""
-    side = int(torch.randint(*LOW_SIDES, (), generator=generator, device=grey.device))
-    small = F.interpolate(grey, (side, side), mode="area")
+def _reduce_resolution(gray: Tensor, generator: Generator) -> Tensor:
+    """Reduce all images to one random size of LOW_RESOLUTION_SIDES and enlarge them again."""
+    side = int(torch.randint(*LOW_RESOLUTION_SIDES, (), generator=generator, device=gray.device))
+    small = F.interpolate(gray, (side, side), mode="area")
     return F.interpolate(small, (FRAME_SIZE, FRAME_SIZE), mode="bicubic").clamp(0, 1)
 
 
-def _noisy(grey: Tensor, generator: Generator) -> Tensor:
-    """Under Gaussian noise of up to NOISE, with the grain of a small picture."""
-    grain = _normal(generator, len(grey), 1, NOISE_SIDE, NOISE_SIDE)
-    smooth = (
-        F.interpolate(grain, (FRAME_SIZE, FRAME_SIZE), mode="bilinear") * 1.5
-    )  # interpolation takes a third of its deviation
-    return grey + smooth * _uniform(grey, generator, 0, NOISE)[..., None]
+def _add_noise(gray: Tensor, generator: Generator) -> Tensor:
+    """Add Gaussian noise of up to MAX_NOISE, with the grain of a small image."""
+    grain = _draw_normal(generator, len(gray), 1, NOISE_SIDE, NOISE_SIDE)
+    smooth = F.interpolate(grain, (FRAME_SIZE, FRAME_SIZE), mode="bilinear") * 1.5  # undoes its smoothing
+    return gray + smooth * _draw_uniform(gray, generator, 0, MAX_NOISE)[..., None]

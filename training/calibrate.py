@@ -1,4 +1,4 @@
-"""Temperature and threshold, fitted on validation pictures that the network was not trained on."""
+"""Fits temperature and acceptance threshold to validation images."""
 
 import numpy as np
 import torch
@@ -9,25 +9,25 @@ from torch import Tensor
 from handler.calibration import Calibration
 from training.model_metrics import Evaluation
 
-REJECTED_SHARE = 0.013  # share of the validation digits that the threshold refuses
+REJECTED_RATIO = 0.013  # of the validation images are rejected by the threshold
 TEMPERATURES = (0.05, 20.0)
 
 
-def calibrate(measures: Evaluation) -> Calibration:
-    """Of validation pictures: the likeliest temperature, and the threshold that refuses REFUSED of them."""
-    temperature = _temperature(measures.logits, measures.labels)
-    return Calibration(
-        temperature,
-        float(np.quantile(Calibration(temperature).compute_scores(measures.logits).numpy(), REJECTED_SHARE)),
-    )
+def fit_calibration(evaluation: Evaluation) -> Calibration:
+    """Fit the temperature, then the threshold that rejects REJECTED_RATIO of the validation images."""
+    temperature = _fit_temperature(evaluation.logits, evaluation.labels)
+    scores = Calibration(temperature).compute_scores(evaluation.logits)
+    return Calibration(temperature, float(np.quantile(scores.numpy(), REJECTED_RATIO)))
 
 
-def _temperature(logits: Tensor, labels: Tensor) -> float:
-    """The temperature of least cross-entropy (Guo, Pleiss, Sun, Weinberger: On calibration, ICML 2017)."""
+def _fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """Return the temperature that minimizes cross-entropy (Guo, Pleiss, Sun, Weinberger: On calibration, ICML 2017)."""
 
-    def loss(logarithm: float) -> float:
-        return float(F.cross_entropy(logits.double() / np.exp(logarithm), labels))
+    def compute_loss(log_temperature: float) -> float:
+        return float(F.cross_entropy(logits.double() / np.exp(log_temperature), labels))
 
     with torch.inference_mode():
-        found = minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded", options={"xatol": 1e-6})
-    return float(np.exp(found.x))
+        result = minimize_scalar(
+            compute_loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded", options={"xatol": 1e-6}
+        )
+    return float(np.exp(result.x))

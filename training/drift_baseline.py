@@ -1,4 +1,4 @@
-"""The drift baseline of a model: the distribution of its validation images, which traffic is compared with."""
+"""The drift baseline of a model: the distribution of its validation images, with which traffic is compared."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ from training.data import LabeledImages
 from training.model_metrics import Evaluation
 
 
-def compute_drift_baseline(pictures: LabeledImages, measures: Evaluation, calibration: Calibration) -> dict[str, Any]:
-    """Compute the baseline of the images and what the model gives on them, as model.json keeps it."""
-    probabilities = calibration.compute_probabilities(measures.logits)
-    ratios, widths = measure_foreground(pictures.frames)
+def compute_drift_baseline(images: LabeledImages, evaluation: Evaluation, calibration: Calibration) -> dict[str, Any]:
+    """Return the baseline of images and of the model's predictions for them, as model.json stores it."""
+    probabilities = calibration.compute_probabilities(evaluation.logits)
+    ratios, widths = measure_foreground(images.frames)
     return compute_baseline(
         confidence=probabilities.amax(1).tolist(),
         foreground_ratio=ratios,
         stroke_width=widths,
-        image_size=pictures.sides.tolist(),
-        inverted=pictures.inverted.tolist(),
+        image_size=images.sizes.tolist(),
+        inverted=images.inverted.tolist(),
         digits=probabilities.argmax(1).tolist(),
     )

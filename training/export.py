@@ -1,4 +1,4 @@
-"""Writes what a training run leaves behind, each file whole or not at all: the models and their record."""
+"""Writes the files of a training run atomically: models and model.json."""
 
 import json
 import platform
@@ -23,31 +23,31 @@ from training.model import ARCHITECTURE, CLASSES
 
 if TYPE_CHECKING:
     from training.data import DataSet
-    from training.fine_tuning import Start
+    from training.fine_tuning import InitialModel
     from training.model_metrics import Evaluation
     from training.train import Trainer
 
 MODEL = Path("model/DigitRecognitionModel.pt")  # whole model
 PARAMETERS = Path("model/DigitRecognitionModelParameter.pt")  # state dict
-SCRIPTED = Path("scripted_model.pt")  # what `make archive` bundles
+SCRIPTED = Path("scripted_model.pt")  # bundled by `make archive`
 RECORD = Path("model/model.json")
 CURVES = Path("model/curves.png")
 CHECKPOINT = Path("model/checkpoint.pt")
-SMOKE = Path(__file__).resolve().parents[1] / "handler" / "smoke"  # <digit>.png
+SMOKE_FOLDER = Path(__file__).resolve().parents[1] / "handler" / "smoke"  # <digit>.png
 LIBRARIES = ("torch", "torchvision", "torchmetrics", "numpy", "pillow", "opencv-python-headless")
-ROOM = 1_000_000  # bytes that a run's files need, with some to spare
+RESERVED_BYTES = 1_000_000  # bytes; more than the files of a run need
 
 
 class ExportError(UserError):
-    """What a training would miss at its end; the message names it and says what to do."""
+    """Something that a run needs at its end is missing; the message names it and says what to do."""
 
 
 def read_smoke_images() -> dict[str, NDArray[np.uint8]]:
-    """Return the frames [64,64] of the ten smoke images by digit; raise ExportError if one cannot be read."""
+    """Return the frames [64,64] of the ten smoke images by digit; raise ExportError if one is unreadable."""
     try:
-        return {str(digit): frame((SMOKE / f"{digit}.png").read_bytes()) for digit in range(CLASSES)}
+        return {str(digit): frame((SMOKE_FOLDER / f"{digit}.png").read_bytes()) for digit in range(CLASSES)}
     except (ImageError, OSError) as error:
-        raise ExportError(f"{SMOKE}: {error}; `git checkout handler/smoke` brings the ten images back") from error
+        raise ExportError(f"{SMOKE_FOLDER}: {error}; `git checkout handler/smoke` restores the ten images") from error
 
 
 def read_versions() -> dict[str, str]:
@@ -59,54 +59,54 @@ def read_versions() -> dict[str, str]:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise ExportError if a run's files cannot be written below `folder` now."""
+    """Raise ExportError if the files of a run cannot be written to `folder`."""
     try:
-        for name, size in ((SCRIPTED, 0), (RECORD, ROOM)):
+        for name, size in ((SCRIPTED, 0), (RECORD, RESERVED_BYTES)):
             with ReservedFile(folder / name, size):
                 pass
     except OSError as error:
-        raise ExportError(f"{folder}: cannot be written ({error.strerror}); choose another by --out") from error
+        raise ExportError(f"{folder}: cannot be written ({error.strerror}); choose another with --out") from error
 
 
 def to_bytes(write: Callable[[IO[bytes]], object]) -> bytes:
-    """Return what `write` writes to a file."""
+    """Return the bytes that `write` writes to a file."""
     buffer = BytesIO()
     write(buffer)
     return buffer.getvalue()
 
 
-def export(model: nn.Module, record: dict[str, Any], folder: Path) -> None:
-    """Write whole model, state dict, scripted model and model.json below `folder`."""
+def export_model(model: nn.Module, record: dict[str, Any], folder: Path) -> None:
+    """Write whole model, state dict, scripted model and model.json to `folder`."""
     model = model.cpu().eval().requires_grad_(True)
     scripted = torch.jit.script(model)
     write_atomic(folder / MODEL, to_bytes(lambda file: torch.save(model, file)))
     write_atomic(folder / PARAMETERS, to_bytes(lambda file: torch.save(model.state_dict(), file)))
     write_record(record, folder)
-    write_atomic(folder / SCRIPTED, to_bytes(lambda file: torch.jit.save(scripted, file)))  # last: the run is whole
+    write_atomic(folder / SCRIPTED, to_bytes(lambda file: torch.jit.save(scripted, file)))  # last: marks a complete run
 
 
 def write_record(record: dict[str, Any], folder: Path) -> None:
-    """Write model.json below `folder`."""
+    """Write model.json to `folder`."""
     write_atomic(folder / RECORD, f"{json.dumps(record, indent=2)}\n".encode())
 
 
-def record(
+def make_record(
     trainer: "Trainer",
     data: "DataSet",
-    measures: dict[str, "Evaluation"],
+    evaluations: dict[str, "Evaluation"],
     calibration: Calibration | None,
-    seen: dict[str, Any] | None = None,
-    start: "Start | None" = None,
+    drift_baseline: dict[str, Any] | None = None,
+    start: "InitialModel | None" = None,
 ) -> dict[str, Any]:
-    """model.json: what determines the run, and what it measured. No date: a repeated run writes the same.
+    """Return the content of model.json: everything that determines the run, and its metrics.
 
-    `seen` is what `training.reference` gives; without it a server tells no drift of the version.
+    It has no date, so repeating a run writes the same file. Without a drift baseline a server reports no drift.
     """
     return {
         "version": __version__,
         "run_id": trainer.run_id,
         "architecture": ARCHITECTURE,
-        "parameters": sum(parameter.numel() for parameter in trainer.best.parameters()),
+        "parameters": sum(parameter.numel() for parameter in trainer.trained_model.parameters()),
         "data": {
             "name": data.name,
             "sha256": data.sha256,
@@ -120,18 +120,18 @@ def record(
         "libraries": read_versions(),
         "device": trainer.device.type,
         **({"calibration": asdict(calibration)} if calibration else {}),
-        **({"reference": seen} if seen else {}),
-        "smoke": smoke(trainer.best, calibration or Calibration()),
+        **({"reference": drift_baseline} if drift_baseline else {}),
+        "smoke": compute_smoke_probabilities(trainer.trained_model, calibration or Calibration()),
         "metrics": {
-            part: {"pictures": len(each.labels), "accuracy": each.accuracy, "loss": each.loss}
-            for part, each in measures.items()
+            part: {"pictures": len(evaluation.labels), "accuracy": evaluation.accuracy, "loss": evaluation.loss}
+            for part, evaluation in evaluations.items()
         },
     }
 
 
-def smoke(model: nn.Module, calibration: Calibration) -> dict[str, list[float]]:
-    """What the served model must answer: smoke picture's digit -> its ten probabilities."""
-    pictures = read_smoke_images()
+def compute_smoke_probabilities(model: nn.Module, calibration: Calibration) -> dict[str, list[float]]:
+    """Return the probabilities [10] of the ten smoke images by digit; a server checks that it computes the same."""
+    frames = read_smoke_images()
     with torch.inference_mode():
-        logits = model.cpu().eval()(to_input(list(pictures.values())))
-    return dict(zip(pictures, calibration.compute_probabilities(logits).tolist(), strict=True))
+        logits = model.cpu().eval()(to_input(list(frames.values())))
+    return dict(zip(frames, calibration.compute_probabilities(logits).tolist(), strict=True))

@@ -1,7 +1,7 @@
-"""Fine-tuning: a training that goes on from a model's weights, on own images with MNIST's mixed in.
+"""Fine-tuning: training from a model's weights, on own images mixed with MNIST's.
 
-Where the weights before read an image right, their probabilities are learned with its label, else the label alone, so
-that nothing is forgotten: Li, Hoiem: Learning without forgetting, 2016.
+Against forgetting, the initial model is the teacher on images that it classifies correctly; the others have only
+their label (Li, Hoiem: Learning without forgetting, 2016).
 """
 
 import hashlib
@@ -16,36 +16,36 @@ from training.export import PARAMETERS
 from training.model import load_model
 from training.runs import find_run, read_record
 
-MIXED_IN = "mnist5k"  # needs no download
+MIXED_IN = "mnist5k"  # no download needed
 
 
 @dataclass(frozen=True)
-class Start:
-    """What a fine-tuning starts from: a model, its weights' SHA-256 and the id of its run, if that is known."""
+class InitialModel:
+    """The initial model of fine-tuning, the SHA-256 of its weights and its run id, if known."""
 
     model: nn.Module
     sha256: str
     run_id: str | None
 
 
-def load_start(name: str, out: Path) -> Start:
-    """Load the weights of a run, as `find_run` takes it, or of a model file; raise RunError if it is neither."""
+def load_initial_model(name: str, out: Path) -> InitialModel:
+    """Load the weights of a run (a name for `find_run`) or of a model file; raise RunError if `name` is neither."""
     path, run_id = Path(name), None
     if not path.is_file():
         folder = find_run(name, out)
         path, run_id = folder / PARAMETERS, read_record(folder).get("run_id")
     model = load_model(path)
     digest = hashlib.sha256(b"".join(weights.numpy().tobytes() for weights in model.state_dict().values()))
-    return Start(model, digest.hexdigest(), run_id)
+    return InitialModel(model, digest.hexdigest(), run_id)
 
 
 def mix_in_mnist(own: DataSet) -> DataSet:
-    """Mix mnist5k into own images. For training the fewer are repeated until both are as many, for validation not."""
+    """Mix mnist5k into own images; repeat the smaller of the two training parts until both have equal size."""
     mnist = load_data(MIXED_IN)
     trains, validations = (own.train, mnist.train), {"own": own.validation, MIXED_IN: mnist.validation}
     size = max(map(len, trains))
-    parts = [train.at(np.resize(np.arange(len(train)), size)) for train in trains] + list(validations.values())
-    columns = zip(*((part.frames, part.labels, part.inverted, part.sides) for part in parts), strict=True)
+    parts = [train.select(np.resize(np.arange(len(train)), size)) for train in trains] + list(validations.values())
+    columns = zip(*((part.frames, part.labels, part.inverted, part.sizes) for part in parts), strict=True)
     images = LabeledImages(*map(np.concatenate, columns))
     sha256 = own.sha256 | mnist.sha256
     return DataSet(f"{own.name}+{MIXED_IN}", images, own.test, sha256, own.skipped, validations)

@@ -1,4 +1,4 @@
-"""DigitCNN, the network of the contract with 20,180 parameters, and the loading of saved models."""
+"""DigitCNN, a network of 20,180 parameters, and the loading of saved models."""
 
 import zipfile
 from collections.abc import Callable
@@ -19,21 +19,21 @@ ARCHITECTURE = "Conv2d(3,10,5) MaxPool2d(2) ReLU Conv2d(10,10,5) Dropout2d MaxPo
 
 
 class ModelError(UserError):
-    """A model file that cannot be used; the message names it and says what was expected."""
+    """A model file that cannot be used; the message names it and what was expected."""
 
 
 class DigitCNN(nn.Module):
     """Map images float32 [N,3,64,64] in 0..1 to logits float32 [N,10].
 
-    With `normalise`, a batch norm follows each convolution while training (Ioffe and Szegedy, ICML 2015);
-    `fold_batch_norms` gives the network of the contract back.
+    With `batch_norm`, both convolutions have batch norms while training (Ioffe and Szegedy, ICML 2015);
+    `fold_batch_norms` merges them into the convolutions.
     """
 
-    def __init__(self, dropout: float = 0.5, normalise: bool = False) -> None:
+    def __init__(self, dropout: float = 0.5, batch_norm: bool = False) -> None:
         super().__init__()
-        self.conv1 = _convolution(CHANNELS, 10, normalise)
+        self.conv1 = _make_convolution(CHANNELS, 10, batch_norm)
         self.pool1 = nn.MaxPool2d(2)
-        self.conv2 = _convolution(10, 10, normalise)
+        self.conv2 = _make_convolution(10, 10, batch_norm)
         self.dropout = nn.Dropout2d(dropout)
         self.pool2 = nn.MaxPool2d(2)
         self.linear = nn.Linear(1690, CLASSES)
@@ -45,21 +45,21 @@ class DigitCNN(nn.Module):
         return logits
 
 
-def _convolution(channels: int, filters: int, normalise: bool) -> nn.Module:
-    if normalise:
+def _make_convolution(channels: int, filters: int, batch_norm: bool) -> nn.Module:
+    if batch_norm:
         return nn.Sequential(nn.Conv2d(channels, filters, 5, bias=False), nn.BatchNorm2d(filters))
     return nn.Conv2d(channels, filters, 5)
 
 
 def fold_batch_norms(model: DigitCNN) -> DigitCNN:
-    """Return a copy in evaluation mode whose convolutions contain the batch norms, if there are any."""
+    """Return a copy in evaluation mode with batch norms, if any, folded into the convolutions."""
     folded = deepcopy(model).eval()
     if isinstance(folded.conv1, nn.Sequential) and isinstance(folded.conv2, nn.Sequential):
         folded.conv1, folded.conv2 = fuse_conv_bn_eval(*folded.conv1), fuse_conv_bn_eval(*folded.conv2)
     return folded
 
 
-# All that a whole model's pickle may name; anything else in it is refused before it runs.
+# The only classes that a whole model's pickle may contain; torch.load rejects others before anything runs.
 _ALLOWED: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     DigitCNN,
     nn.Conv2d,
@@ -70,22 +70,22 @@ _ALLOWED: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 
 
 def load_model(path: str | Path) -> nn.Module:
-    """The saved model in evaluation mode: whole model, state dict or scripted. Runs no pickled code.
+    """Load a whole model, state dict or scripted model in evaluation mode, without running pickled code.
 
-    Raises ModelError if the file is missing, is none of these or holds anything else.
+    Raises ModelError if the file is missing, is none of these or contains anything else.
     """
     try:
-        return _load(Path(path)).eval()
+        return _load_file(Path(path)).eval()
     except ModelError:
         raise
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file; `make train` writes the models") from error
-    except Exception as error:  # torch reports a damaged or hostile file by whatever type its reader has
+    except Exception as error:  # torch raises many types for a damaged or malicious file
         reason = str(error).split("\n")[0]
         raise ModelError(f"{path}: not a whole model, state dict or scripted model of DigitCNN: {reason}") from error
 
 
-def _load(path: Path) -> nn.Module:
+def _load_file(path: Path) -> nn.Module:
     if _is_scripted(path):
         scripted: nn.Module = torch.jit.load(str(path), map_location="cpu")
         return scripted
@@ -99,7 +99,7 @@ def _load(path: Path) -> nn.Module:
 
 
 def _is_scripted(path: Path) -> bool:
-    """Of torch's archives only a scripted model's holds a table of constants."""
+    """Return whether a file is a scripted model: only those of torch's archives have constants.pkl."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:

@@ -1,4 +1,4 @@
-"""What a model is worth: loss and accuracy of an epoch, logits and labels of a set of pictures."""
+"""Metrics of a model: loss and accuracy of an epoch, logits and labels of a set of images."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from training.torchvision_import import torchmetrics
 
 @dataclass(frozen=True)
 class Epoch:
-    """Mean cross-entropy and accuracy (0..1) of one epoch, on the training and on the held-out pictures."""
+    """Mean cross-entropy and accuracy (0..1) of an epoch, on training and held-out images."""
 
     number: int
     train_loss: float
@@ -24,7 +24,8 @@ class Epoch:
     held_loss: float
     held_acc: float
 
-    def line(self, held_out: str) -> str:
+    def format_line(self, held_out: str) -> str:
+        """Return the line that training prints; `held_out` is test or validation."""
         held = "Test" if held_out == "test" else "Val"
         return (
             f"Epoch : {self.number} | Train_loss : {self.train_loss:.3f} | Train_acc : {self.train_acc:.0%}"
@@ -34,14 +35,14 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model gives on N pictures: logits [N,10] and labels [N], on the CPU."""
+    """Logits [N,10] and labels [N] of N images, on the CPU."""
 
     logits: Tensor
     labels: Tensor
 
     @classmethod
-    def of_probabilities(cls, probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> "Evaluation":
-        """Of probabilities [N,10] and labels [N]; their logarithms are logits."""
+    def from_probabilities(cls, probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> "Evaluation":
+        """Create an evaluation from probabilities [N,10] and labels [N]; logarithms of probabilities are logits."""
         return cls(torch.from_numpy(probabilities).log(), torch.from_numpy(labels))
 
     @property
@@ -50,15 +51,15 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        return accuracy(self.logits, self.labels)
+        return compute_accuracy(self.logits, self.labels)
 
 
-def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share of the N pictures whose largest logit is the label's, by torchmetrics."""
+def compute_accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Return the accuracy of logits [N,10], 0..1, computed by torchmetrics."""
     multiclass_accuracy = torchmetrics.functional.classification.multiclass_accuracy
     return float(multiclass_accuracy(logits, labels, CLASSES, average="micro"))
 
 
-def evaluate(model: nn.Module, pictures: LabeledImages) -> Evaluation:
-    """The model's logits on the pictures, in evaluation mode; the mode it came in is put back."""
-    return Evaluation(compute_logits(model, torch.from_numpy(pictures.frames)), torch.from_numpy(pictures.labels))
+def evaluate_model(model: nn.Module, images: LabeledImages) -> Evaluation:
+    """Return the model's logits on the images, in evaluation mode; restore its mode."""
+    return Evaluation(compute_logits(model, torch.from_numpy(images.frames)), torch.from_numpy(images.labels))

@@ -1,4 +1,4 @@
-"""The digit on one picture, by the released model and the preprocessing that serving uses."""
+"""Predicts the digit in an image with the current model and the preprocessing that serving uses."""
 
 import sys
 from argparse import Namespace
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parents[1]
-RELEASED = ROOT / PARAMETERS
+CURRENT_MODEL = ROOT / PARAMETERS
 
 
 class MakePrediction:
-    """Reads one picture; `show_prediction().item()` is its digit, `accepted` whether it is surely one.
+    """Predicts one image: `show_prediction().item()` is the digit, `accepted` compares its score with the threshold.
 
-    `frame` is what the model saw, uint8 [64,64], `warnings` are serving's. Raises OSError if the file cannot be opened,
-    ImageError if it is no picture or shows nothing, ModelError if the model cannot be loaded.
+    `frame` uint8 [64,64] is the model's input, `warnings` are those of a response. Raises OSError if the file is not
+    readable, ImageError if it is not an image or is blank, ModelError if the model cannot be loaded.
     """
 
-    def __init__(self, path: str | Path, model: str | Path = RELEASED) -> None:
+    def __init__(self, path: str | Path, model: str | Path = CURRENT_MODEL) -> None:
         self.path = Path(path)
         self.frame, self.warnings = frame_with_warnings(self.path.read_bytes())
-        network, calibration = _model(Path(model)), _calibration(Path(model))
+        network, calibration = _get_model(Path(model)), _get_calibration(Path(model))
         with torch.inference_mode():
             logits = network(to_input([self.frame]))
         self.probabilities: Tensor = calibration.compute_probabilities(logits)[0]  # float64 [10], index = digit
         self.accepted = bool(calibration.accept(logits)[0])
 
     def show_prediction(self) -> Tensor:
-        """The digit, int64 []."""
+        """Return the digit, int64 []."""
         return self.probabilities.argmax()
 
     @property
@@ -47,11 +47,8 @@ class MakePrediction:
         return float(self.probabilities.max())
 
     def plot_img(self) -> "Figure":
-        """Plot the image as the model sees it below digit, confidence, rejection and warnings.
-
-        The plot is shown where there is a screen.
-        """
-        import matplotlib.pyplot as plt  # here, as it takes longer than a prediction
+        """Plot the frame, titled with digit, confidence, rejection and warnings; show it where there is a display."""
+        import matplotlib.pyplot as plt  # slow to import
 
         figure, axes = plt.subplots(figsize=(3, 3))
         axes.imshow(self.frame, cmap="gray")
@@ -62,28 +59,28 @@ class MakePrediction:
         return figure
 
 
-def run_predict(given: Namespace) -> int:
-    """Run the command `predict`; return 1 if any picture cannot be read."""
-    failed = 0
-    for image in given.images:
+def run_predict(args: Namespace) -> int:
+    """Run the command `predict`; return 1 if any image is unreadable."""
+    errors = 0
+    for image in args.images:
         try:
-            prediction = MakePrediction(image, given.model or RELEASED)
+            prediction = MakePrediction(image, args.model or CURRENT_MODEL)
             digit, verdict = prediction.show_prediction().item(), "accepted" if prediction.accepted else "rejected"
             print(image, digit, f"{prediction.confidence:.4f}", verdict, " ".join(prediction.warnings), sep="\t")
         except (OSError, ImageError) as error:
-            failed += 1
+            errors += 1
             reason = error.message if isinstance(error, ImageError) else error.strerror
             print(f"error: {image}: {reason}", file=sys.stderr)
-    return 1 if failed else 0
+    return 1 if errors else 0
 
 
 @cache
-def _model(path: Path) -> nn.Module:
+def _get_model(path: Path) -> nn.Module:
     return load_model(path)
 
 
 @cache
-def _calibration(model: Path) -> Calibration:
-    """Of the record that training wrote with this model; the neutral one for a model without."""
+def _get_calibration(model: Path) -> Calibration:
+    """Return the calibration from the model.json next to a model; the neutral one if there is none."""
     records = (model.parent / RECORD.name, model.parent / RECORD)
     return next((read_calibration(record) for record in records if record.exists()), Calibration())

@@ -1,4 +1,4 @@
-"""Recipes: all that a training run is told, by name, by file or by option."""
+"""Recipes: the hyperparameters of a training run, from a named recipe, a file or options."""
 
 import json
 from dataclasses import dataclass, replace
@@ -7,6 +7,13 @@ from typing import Any, Final, get_type_hints
 
 from common.errors import UserError
 
+# Names of options before version 1.0; options and recipe files with them are read for one more release.
+OLD_NAMES: Final = {
+    "batch": "batch_size", "average": "ema_decay", "normalise": "batch_norm", "rounds": "augmentation_passes",
+    "outliers": "outlier_ratio", "teacher": "teacher_epochs", "distillation": "distillation_weight",
+    "softness": "distillation_temperature",
+}  # fmt: skip
+
 
 class ConfigError(UserError):
     """An option out of its range; the message names option, value and range."""
@@ -14,82 +21,77 @@ class ConfigError(UserError):
 
 @dataclass(frozen=True)
 class Config:
-    """One training run; the defaults are the best recipe found on the validation split."""
+    """Hyperparameters of a training run; the defaults are the best recipe found on the validation split."""
 
     recipe: str = "default"
     epochs: int = 40
-    batch: int = 50
-    lr: float = 0.01  # Adam's; the peak where the schedule is onecycle
+    batch_size: int = 50
+    lr: float = 0.01  # Adam's; the peak of a onecycle schedule
     dropout: float = 0.0  # Dropout2d after the second convolution
     schedule: str = "onecycle"  # or constant
-    average: float = 0.999  # decay of the weights' moving average (EMA), 0 for none
-    normalise: bool = True  # batch normalisation while training, folded into the weights afterwards
-    augment: bool = True  # changed pictures, framed anew
-    rounds: int = 12  # versions of every picture that epochs take turns with
-    outliers: float = 0.1  # pictures of no digit, as a share of a batch's digits
-    teacher: int = 12  # epochs of a larger network that is trained first, 0 for none
-    distillation: float = 0.9  # share of the teacher's probabilities in the loss, the labels have the rest
-    softness: float = 4.0  # temperature of both networks' probabilities in it
-    held_out: str = "validation"  # or test: what each epoch is measured on
+    ema_decay: float = 0.999  # exponential moving average of the weights, 0 for none
+    batch_norm: bool = True  # folded into the weights after training
+    augment: bool = True
+    augmentation_passes: int = 12  # augmented copies of the training set; epochs cycle through them
+    outlier_ratio: float = 0.1  # outliers per digit in a batch
+    teacher_epochs: int = 12  # 0 for no teacher
+    distillation_weight: float = 0.9  # of the teacher's probabilities in the loss; the labels have the rest
+    distillation_temperature: float = 4.0
+    held_out: str = "validation"  # or test: evaluated after every epoch
     seed: int = 0
-    threads: int = 2  # of the CPU; part of what makes a run repeatable
+    threads: int = 2  # CPU threads; another number gives slightly different weights
 
     def __post_init__(self) -> None:
         ranges = {
-            "epochs": (1, 100_000), "batch": (1, 60_000), "lr": (1e-9, 10), "dropout": (0, 0.99),
-            "average": (0, 0.999999), "rounds": (1, 1000), "outliers": (0, 1), "teacher": (0, 100_000),
-            "distillation": (0, 1), "softness": (0.1, 100), "seed": (0, 2**32), "threads": (1, 1024),
+            "epochs": (1, 100_000), "batch_size": (1, 60_000), "lr": (1e-9, 10), "dropout": (0, 0.99),
+            "ema_decay": (0, 0.999999), "augmentation_passes": (1, 1000), "outlier_ratio": (0, 1),
+            "teacher_epochs": (0, 100_000), "distillation_weight": (0, 1), "distillation_temperature": (0.1, 100),
+            "seed": (0, 2**32), "threads": (1, 1024),
         }  # fmt: skip
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"--{name} {getattr(self, name)}; expected {low} to {high}")
+                option = name.replace("_", "-")
+                raise ConfigError(f"--{option} {getattr(self, name)}; expected {low} to {high}")
 
 
 RECIPES: Final = {
     "default": Config(),
     "original": Config(
-        "original",
-        epochs=30,
-        lr=0.01,
-        dropout=0.5,
-        schedule="constant",
-        average=0.0,
-        normalise=False,
-        augment=False,
-        rounds=1,
-        outliers=0.0,
-        teacher=0,
-        distillation=0.0,
+        "original", epochs=30, lr=0.01, dropout=0.5, schedule="constant", ema_decay=0.0, batch_norm=False,
+        augment=False, augmentation_passes=1, outlier_ratio=0.0, teacher_epochs=0, distillation_weight=0.0,
         held_out="test",
     ),
-}
+}  # fmt: skip
 
 FINE_TUNING: Final = Config(
-    "fine-tuning", epochs=20, lr=0.004, average=0.99, normalise=False, rounds=10, teacher=0, distillation=0.5
-)  # goes on from weights whose batch norms are folded
+    "fine-tuning", epochs=20, lr=0.004, ema_decay=0.99, batch_norm=False, augmentation_passes=10, teacher_epochs=0,
+    distillation_weight=0.5,
+)  # fmt: skip  # no batch norm: it is already folded into the initial weights
 
-# What a teacher's training has of its own; the rest is its pupil's.
-TEACHER: Final[dict[str, Any]] = {"batch": 100, "lr": 0.004, "average": 0.998, "normalise": False, "outliers": 0.0}
+# Hyperparameters of the teacher that differ from the digit model's.
+TEACHER: Final[dict[str, Any]] = {
+    "batch_size": 100, "lr": 0.004, "ema_decay": 0.998, "batch_norm": False, "outlier_ratio": 0.0
+}  # fmt: skip
 
 
-def configure(recipe: str, **changes: Any) -> Config:
-    """The Config of a named recipe or of a recipe file, with the given fields changed; None leaves the recipe's own.
+def make_config(recipe: str, **changes: Any) -> Config:
+    """Return the Config of a named recipe or a recipe file, with fields replaced by the changes that are not None.
 
-    Raises ConfigError if there is no such recipe, or the file holds anything else.
+    Raises ConfigError if the recipe does not exist or the file is invalid.
     """
-    start = (RECIPES | {FINE_TUNING.recipe: FINE_TUNING}).get(recipe) or _read_recipe(Path(recipe))
-    return replace(start, **{name: value for name, value in changes.items() if value is not None})
+    base = (RECIPES | {FINE_TUNING.recipe: FINE_TUNING}).get(recipe) or _read_recipe(Path(recipe))
+    return replace(base, **{name: value for name, value in changes.items() if value is not None})
 
 
 def _read_recipe(path: Path) -> Config:
     try:
-        fields = json.loads(path.read_text())
+        fields = {OLD_NAMES.get(name, name): value for name, value in json.loads(path.read_text()).items()}
         types = get_type_hints(Config)
         wrong = [name for name, value in fields.items() if name not in types or type(value) is not types[name]]
     except FileNotFoundError as error:
-        raise ConfigError(f"--recipe {path}: expected {', '.join(RECIPES)} or a file that tune wrote") from error
+        raise ConfigError(f"--recipe {path}: expected {', '.join(RECIPES)} or a recipe file from tune") from error
     except (OSError, ValueError, AttributeError) as error:
         raise ConfigError(f"--recipe {path}: not a recipe file: {error}") from error
     if wrong:
-        raise ConfigError(f"--recipe {path}: {', '.join(wrong)}: no such option, or not of its type")
+        raise ConfigError(f"--recipe {path}: {', '.join(wrong)}: unknown option, or a value of the wrong type")
     return Config(**fields)

@@ -1,4 +1,4 @@
-"""Kept runs: a training has a folder of its own below runs/; one of them is current, which `make archive` bundles."""
+"""Kept runs: every training run has a folder in runs/; `make archive` bundles the current run."""
 
 import hashlib
 import json
@@ -14,41 +14,41 @@ from training.export import CURVES, MODEL, PARAMETERS, RECORD, SCRIPTED
 from training.predict import ROOT
 
 RUNS = Path("runs")
-RELEASED_RUN = "a9af06e3a145"  # the run in git's model/, which commands take as `released`
-FILES = (MODEL, PARAMETERS, CURVES, RECORD, SCRIPTED)  # as they are written: a run that has the last one is whole
+SHIPPED_RUN = "a9af06e3a145"  # run id of the shipped model, which commands call `released`
+FILES = (MODEL, PARAMETERS, CURVES, RECORD, SCRIPTED)  # in the order of writing: a run with the last one is complete
 
 
 class RunError(UserError):
-    """A run that does not exist; the message names it, and those that do."""
+    """A run that does not exist; the message lists those that do."""
 
 
-def run_release(given: Namespace) -> int:
+def run_release(args: Namespace) -> int:
     """Run the command `release`."""
-    release_run(given.run, given.out)
+    release_run(args.run, args.out)
     return 0
 
 
 def find_run(name: str, out: Path) -> Path:
-    """Return the folder of a run, by its id or as `released`: below runs/, or `out` if it is current; else RunError."""
-    run_id = RELEASED_RUN if name == "released" else name
+    """Return the folder of a run id or `released`: in runs/, or `out` for the current run; or raise RunError."""
+    run_id = SHIPPED_RUN if name == "released" else name
     for root in (out, ROOT):
         if run_id in _list_runs(root):
             return root / RUNS / run_id
         if run_id == read_record(root).get("run_id"):
             return root
     if name == "released":
-        raise RunError(f"the released run {run_id} is gone; `git checkout model scripted_model.pt` brings it back")
-    listed = ", ".join(["released", *(_describe_run(out / RUNS / each) for each in _list_runs(out))])
+        raise RunError(f"the shipped run {run_id} is missing; `git checkout model scripted_model.pt` restores it")
+    listed = ", ".join(["released", *(_describe_run(out / RUNS / run) for run in _list_runs(out))])
     raise RunError(f"{name}: no such run in {out / RUNS}; expected one of: {listed}")
 
 
 def release_run(name: str, out: Path) -> None:
-    """Make a run the current one of `out`; keep the one before and print how to go back to it."""
-    files, before = (_read_files(folder) for folder in (find_run(name, out), out))
-    if files != before:
-        kept = _keep_files(before, out)
+    """Make a run the current one of `out`; keep the previous one and print how to restore it."""
+    files, previous = (_read_files(folder) for folder in (find_run(name, out), out))
+    if files != previous:
+        kept = _keep_files(previous, out)
         _replace_files({out / path: content for path, content in files.items()})
-        for path in before.keys() - files.keys():
+        for path in previous.keys() - files.keys():
             (out / path).unlink()
         if kept:
             options = "" if out == Path() else f' ARGS="--out {quote(str(out))}"'
@@ -70,9 +70,9 @@ def _list_runs(root: Path) -> list[str]:
 
 def _describe_run(folder: Path) -> str:
     record = read_record(folder)
-    measured = [f"{part} {each['accuracy']:.2%}" for part, each in record.get("metrics", {}).items()]
+    accuracies = [f"{part} {metrics['accuracy']:.2%}" for part, metrics in record.get("metrics", {}).items()]
     name = folder.name if folder.parent.name == RUNS.name else record.get("run_id")
-    return f"{name} ({', '.join([record.get('data', {}).get('name', 'unknown data'), *measured])})"
+    return f"{name} ({', '.join([record.get('data', {}).get('name', 'unknown data'), *accuracies])})"
 
 
 def _read_files(folder: Path) -> dict[Path, bytes]:
@@ -80,20 +80,20 @@ def _read_files(folder: Path) -> dict[Path, bytes]:
 
 
 def _keep_files(files: dict[Path, bytes], out: Path) -> Path | None:
-    """Write the current run's files below runs/, unless they are there; return their folder, or None without files."""
+    """Copy the current run's files to runs/, unless they are there; return their folder, or None without files."""
     if not files:
         return None
     run_id, digest = str(read_record(out).get("run_id", "")), hashlib.sha256(b"".join(files.values())).hexdigest()
     folder = out / RUNS / (run_id if run_id.isalnum() else digest[:12])
-    if _read_files(folder) not in ({}, files):  # as after `reference`: another drift baseline
+    if _read_files(folder) not in ({}, files):  # such as a changed drift baseline
         folder = folder.with_name(f"{folder.name}-{digest[:6]}")
     _replace_files({folder / path: content for path, content in files.items()})
     return folder
 
 
 def _replace_files(contents: dict[Path, bytes]) -> None:
-    """Replace all files or, after an error or Ctrl-C, none: all contents are on the disk before the first rename."""
-    before = {path: path.read_bytes() for path in contents if path.is_file()}
+    """Replace all files or, after an error or Ctrl-C, none: all contents are on disk before the first rename."""
+    previous = {path: path.read_bytes() for path in contents if path.is_file()}
     with ExitStack() as stack:
         staged = [stack.enter_context(ReservedFile(path, 0)) for path in contents]
         for file, content in zip(staged, contents.values(), strict=True):
@@ -102,8 +102,8 @@ def _replace_files(contents: dict[Path, bytes]) -> None:
             for file in staged:
                 file.replace()
         except BaseException:
-            for path in contents.keys() - before.keys():
+            for path in contents.keys() - previous.keys():
                 path.unlink(missing_ok=True)
-            for path, content in before.items():
+            for path, content in previous.items():
                 write_atomic(path, content)
             raise

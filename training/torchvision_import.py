@@ -1,7 +1,7 @@
-"""Imports torchvision and torchmetrics, also beside a CPU-only torch; import both from here.
+"""Imports torchvision and torchmetrics, also with a CPU-only torch; import both from here.
 
-PyPI's Linux wheel of torchvision is built for CUDA. Without CUDA its compiled operators do not load, and its import
-fails, and with it that of torchmetrics, for want of two names. Declaring them is enough: nothing here calls them.
+PyPI's Linux wheel of torchvision is built for CUDA. Without CUDA its compiled operators do not load, and importing it,
+or torchmetrics, fails because two operators are undefined. Declaring them is enough: nothing here calls them.
 """
 
 import importlib
@@ -19,6 +19,7 @@ _OPERATORS = (
 
 
 def _import_torchvision() -> torch.library.Library | None:
+    """Import torchvision; return the library of declared operators, or None if none were missing."""
     try:
         importlib.import_module("torchvision")
         return None
@@ -34,7 +35,7 @@ def _import_torchvision() -> torch.library.Library | None:
     return library
 
 
-_LIBRARY: Final = _import_torchvision()  # kept: the declarations end with the object
+_LIBRARY: Final = _import_torchvision()  # keep a reference: it owns the declarations
 
 import torchmetrics  # noqa: E402 - imports torchvision
 import torchvision  # noqa: E402

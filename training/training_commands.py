@@ -10,131 +10,140 @@ import numpy as np
 
 from handler.calibration import read_calibration
 from training import export, model_metrics, plots
-from training.calibrate import calibrate
+from training.calibrate import fit_calibration
 from training.data import DataError, DataSet, LabeledImages, load_data
-from training.drift_baseline import compute_drift_baseline as make_reference
-from training.fine_tuning import load_start, mix_in_mnist
+from training.drift_baseline import compute_drift_baseline
+from training.fine_tuning import load_initial_model, mix_in_mnist
 from training.model import CLASSES, load_model
-from training.predict import RELEASED
-from training.recipe import FINE_TUNING, Config, ConfigError, configure
-from training.runs import RUNS, release_run
+from training.predict import CURRENT_MODEL
+from training.recipe import FINE_TUNING, Config, ConfigError, make_config
+from training.runs import RUNS, read_record, release_run
 from training.torchvision_import import torchmetrics
-from training.train import ResumeError, fit, make_run_id, teacher_checkpoint
+from training.train import ResumeError, fit, make_run_id, make_teacher_path
 
-FEW = 100  # training images of a digit: with fewer, fine-tuning is better than training from the beginning
+MIN_PER_DIGIT = 100  # training images of a digit; with fewer, fine-tuning is better than training from scratch
 
 
-def train(given: Namespace) -> int:
-    config = configure_recipe(given)
-    for check in (export.read_smoke_images, export.read_versions):  # needed at the end
+def run_train(args: Namespace) -> int:
+    """Run the command `train`."""
+    config = parse_config(args)
+    for check in (export.read_smoke_images, export.read_versions):  # fail now, not at the end
         check()
-    export.check_folder(given.out)
-    start = load_start(given.start, given.out) if given.start else None
-    data = load_pictures(given)
+    export.check_folder(args.out)
+    start = load_initial_model(args.start, args.out) if args.start else None
+    data = load_images(args)
     if start and "folder" in data.sha256:
         data = mix_in_mnist(data)
     elif not start:
-        _warn_of_few(data)
+        _warn_if_few(data)
     run_id = make_run_id(config, data, start)
-    folder = given.out / RUNS / run_id
+    folder = args.out / RUNS / run_id
     checkpoint = folder / export.CHECKPOINT
-    _check_stopped_runs(checkpoint, given.resume)
+    _check_stopped_runs(checkpoint, args.resume)
     export.check_folder(folder)
-    trainer = fit(config, data, checkpoint, given.resume, start=start)
-    model, validated = trainer.best, trainer.held_out == "validation"
-    parts = {trainer.held_out: trainer.held} | ({"test": data.test} if data.test else {})
-    parts |= {f"validation_{name}": images for name, images in data.validation_parts.items() if validated}
-    measured = {part: model_metrics.evaluate(model, pictures) for part, pictures in parts.items()}
-    calibration = calibrate(measured["validation"]) if validated else None
-    baseline = make_reference(trainer.held, measured["validation"], calibration) if calibration else None
-    plots.curves(trainer.history, trainer.held_out, folder / export.CURVES)
-    export.export(model, export.record(trainer, data, measured, calibration, baseline, start), folder)
-    for part, result in measured.items():
-        print(f"{part}: accuracy {result.accuracy:.2%} of {len(result.labels)} pictures")
+    trainer = fit(config, data, checkpoint, args.resume, start=start)
+    model, has_validation = trainer.trained_model, trainer.held_out_part == "validation"
+    parts = {trainer.held_out_part: trainer.held_out_images} | ({"test": data.test} if data.test else {})
+    parts |= {f"validation_{name}": images for name, images in data.validation_parts.items() if has_validation}
+    evaluations = {part: model_metrics.evaluate_model(model, images) for part, images in parts.items()}
+    calibration = fit_calibration(evaluations["validation"]) if has_validation else None
+    baseline = None
+    if calibration:
+        baseline = compute_drift_baseline(trainer.held_out_images, evaluations["validation"], calibration)
+    title, caption = f"Training on {data.name}, run {run_id}", f"python -m training train --data {args.data}"
+    plots.plot_curves(trainer.history, trainer.held_out_part, title, folder / export.CURVES, caption)
+    export.export_model(model, export.make_record(trainer, data, evaluations, calibration, baseline, start), folder)
+    for part, evaluation in evaluations.items():
+        print(f"{part}: accuracy {evaluation.accuracy:.2%} of {len(evaluation.labels)} images")
     for path in (export.PARAMETERS, export.MODEL, export.SCRIPTED, export.RECORD):
-        print(given.out / path)
-    release_run(run_id, given.out)
+        print(args.out / path)
+    release_run(run_id, args.out)
     checkpoint.unlink()
-    teacher_checkpoint(checkpoint).unlink(missing_ok=True)
+    make_teacher_path(checkpoint).unlink(missing_ok=True)
     return 0
 
 
 def _check_stopped_runs(checkpoint: Path, resume: bool) -> None:
-    """Print what becomes of a stopped run; raise ResumeError if only runs of other options or data were stopped."""
-    existing = [path for path in (checkpoint, teacher_checkpoint(checkpoint)) if path.exists()]
+    """Print whether a stopped run is replaced; raise ResumeError if --resume finds only different runs."""
+    existing = [path for path in (checkpoint, make_teacher_path(checkpoint)) if path.exists()]
     if existing and not resume:
-        print(f"{existing[0]} of a stopped run is replaced; --resume would go on from it", file=sys.stderr)
+        print(f"{existing[0]} of a stopped run is replaced; --resume would continue it", file=sys.stderr)
     if resume and not existing:
         runs, run_id = checkpoint.parents[2], checkpoint.parents[1].name
         if others := sorted(runs.glob(f"*/{export.CHECKPOINT.with_suffix('')}*")):
             raise ResumeError(
-                f"{others[0]}: belongs to another run than this one, {run_id}: its options, its data or the version of "
-                "training differ; repeat those of the run that was stopped, or leave out --resume"
+                f"{others[0]}: belongs to another run, not to {run_id}: options, data or training version differ; "
+                "repeat the options and data of the stopped run, or omit --resume"
             )
-        print(f"{checkpoint}: nothing to resume, starting from the first epoch", file=sys.stderr)
+        print(f"{checkpoint}: nothing to resume, training from the first epoch", file=sys.stderr)
 
 
-def _warn_of_few(data: DataSet) -> None:
+def _warn_if_few(data: DataSet) -> None:
     counts = np.bincount(data.all_training.labels, minlength=CLASSES)
-    if counts.min() < FEW:
+    if counts.min() < MIN_PER_DIGIT:
         listed = ", ".join(f"{digit}: {count}" for digit, count in enumerate(counts))
         print(
-            f"warning: {data.name} has {counts.sum()} images ({listed}); expected at least {FEW} of a digit; "
-            "with fewer, rather fine-tune the released model: make train FROM=released DATA=…",
+            f"warning: {data.name} has {counts.sum()} images ({listed}); expected at least {MIN_PER_DIGIT} of a digit; "
+            "better fine-tune the shipped model: make train FROM=released DATA=…",
             file=sys.stderr,
         )
 
 
-def evaluate(given: Namespace) -> int:
-    path = given.model or RELEASED
+def run_evaluate(args: Namespace) -> int:
+    """Run the command `evaluate`."""
+    path = args.model or CURRENT_MODEL
     model = load_model(path)
-    data = load_pictures(given)
-    part, pictures = _choose_part(data, given.part)
-    result = model_metrics.evaluate(model, pictures)
-    print(f"{path} on {data.name}, {part}: {len(pictures)} pictures")
-    _print_measures(result)
-    plots.confusion_matrix(result, f"{data.name}, {part}: accuracy {result.accuracy:.2%}", given.plot)
-    print(given.plot)
+    data = load_images(args)
+    part, images = _choose_part(data, args.part)
+    evaluation = model_metrics.evaluate_model(model, images)
+    print(f"{path} on {data.name}, {part}: {len(images)} images")
+    _print_metrics(evaluation)
+    title = f"{data.name}, {part}: accuracy {evaluation.accuracy:.2%} of {len(images)} images"
+    run_id = (read_record(path.parent) or read_record(path.parent.parent)).get("run_id", "unknown")
+    caption = f"{path.name}, run {run_id}; python -m training evaluate --data {args.data} --part {part}"
+    plots.plot_confusion_matrix(evaluation, title, args.plot, caption)
+    print(args.plot)
     return 0
 
 
-def reference(given: Namespace) -> int:
-    record_path = given.out / export.RECORD
+def run_drift_baseline(args: Namespace) -> int:
+    """Run the command `drift-baseline`."""
+    record_path = args.out / export.RECORD
     record = json.loads(record_path.read_text())
-    model, calibration = load_model(given.out / export.PARAMETERS), read_calibration(record_path)
-    part, pictures = _choose_part(load_pictures(given), given.part)
-    record["reference"] = make_reference(pictures, model_metrics.evaluate(model, pictures), calibration)
-    export.write_record(record, given.out)
-    print(f"{record_path}: {len(pictures)} pictures, {part}")
+    model, calibration = load_model(args.out / export.PARAMETERS), read_calibration(record_path)
+    part, images = _choose_part(load_images(args), args.part)
+    record["reference"] = compute_drift_baseline(images, model_metrics.evaluate_model(model, images), calibration)
+    export.write_record(record, args.out)
+    print(f"{record_path}: {len(images)} images, {part}")
     return 0
 
 
-def configure_recipe(given: Namespace) -> Config:
-    """Return the Config of --recipe with the options that were given."""
+def parse_config(args: Namespace) -> Config:
+    """Return the Config of --recipe, changed by the other options."""
     names = [field.name for field in fields(Config) if field.name != "recipe"]
-    start = getattr(given, "start", None)
-    recipe = given.recipe or (FINE_TUNING.recipe if start else "default")
-    config = configure(recipe, **{name: getattr(given, name) for name in names})
-    if start and config.normalise:
-        raise ConfigError(f"--from {start}: its batch norms are folded; add --no-normalise to --recipe {recipe}")
+    start = getattr(args, "start", None)
+    recipe = args.recipe or (FINE_TUNING.recipe if start else "default")
+    config = make_config(recipe, **{name: getattr(args, name) for name in names})
+    if start and config.batch_norm:
+        raise ConfigError(f"--from {start}: its batch norms are folded; add --no-batch-norm to --recipe {recipe}")
     if config.recipe == FINE_TUNING.recipe and not start:
-        raise ConfigError(f"--recipe {recipe}: needs weights to go on from, such as --from released")
+        raise ConfigError(f"--recipe {recipe}: needs initial weights, such as --from released")
     return config
 
 
-def load_pictures(given: Namespace) -> DataSet:
-    """Load --data and list what --skip-unreadable skipped."""
-    data = load_data(given.data, given.skip_unreadable)
+def load_images(args: Namespace) -> DataSet:
+    """Load --data and list the images that --skip-unreadable skipped."""
+    data = load_data(args.data, args.skip_unreadable)
     for line in data.skipped:
         print(f"skipped {line}", file=sys.stderr)
     if data.skipped:
-        print(f"skipped {len(data.skipped)} unreadable pictures", file=sys.stderr)
+        print(f"skipped {len(data.skipped)} unreadable images", file=sys.stderr)
     return data
 
 
 def _choose_part(data: DataSet, part: str | None) -> tuple[str, LabeledImages]:
     if part == "test" and data.test is None:
-        raise DataError(f"{data.name} has no test pictures; leave out --part test")
+        raise DataError(f"{data.name} has no test images; omit --part test")
     if part == "validation":
         return part, data.validation
     if part == "all" or data.test is None:
@@ -142,11 +151,11 @@ def _choose_part(data: DataSet, part: str | None) -> tuple[str, LabeledImages]:
     return "test", data.test
 
 
-def _print_measures(result: model_metrics.Evaluation) -> None:
-    print(f"accuracy {result.accuracy:.2%}, loss {result.loss:.4f}")
+def _print_metrics(evaluation: model_metrics.Evaluation) -> None:
+    print(f"accuracy {evaluation.accuracy:.2%}, loss {evaluation.loss:.4f}")
     metrics = torchmetrics.functional.classification
-    recall = metrics.multiclass_recall(result.logits, result.labels, CLASSES, average="none")
-    matrix = metrics.multiclass_confusion_matrix(result.logits, result.labels, CLASSES)
-    print("digit  recall   read as" + "".join(f"{digit:6}" for digit in range(CLASSES)))
+    recall = metrics.multiclass_recall(evaluation.logits, evaluation.labels, CLASSES, average="none")
+    matrix = metrics.multiclass_confusion_matrix(evaluation.logits, evaluation.labels, CLASSES)
+    print("digit  recall predicted" + "".join(f"{digit:6}" for digit in range(CLASSES)))
     for digit in range(CLASSES):
         print(f"{digit:5} {recall[digit]:7.2%}          " + "".join(f"{count:6}" for count in matrix[digit].tolist()))
