@@ -10,17 +10,17 @@ from pathlib import Path
 from common.command_line import add_command, run_command
 from digits_client.digits_commands import add_commands
 from digits_client.exceptions import DigitsError
-from serving.config import DEFAULT, TOKENS, read_config
+from serving.config import DEFAULT_PATH, TOKEN_KINDS, read_config
 
 
-def parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         "python -m serving",
         description="Digit recognition, served by TorchServe.",
         epilog="COMMAND --help tells more. --config comes before COMMAND.",
     )
     text = "config.properties (default: the project's)"
-    top.add_argument("--config", type=lambda path: read_config(Path(path)), default=str(DEFAULT), help=text)
+    top.add_argument("--config", type=lambda path: read_config(Path(path)), default=str(DEFAULT_PATH), help=text)
     listed = top.add_subparsers(required=True, metavar="COMMAND")
     as_json = argparse.ArgumentParser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="print JSON (predict: a line per image)")
@@ -39,10 +39,10 @@ def parser() -> argparse.ArgumentParser:
     add_server("status", "is it ready, what does it serve, how often restarted; exits 1 if not ready", json=True)
     token = add_server("token", "print a token of the running server")
     kind = "of the API that it opens; API makes keys (default: %(default)s)"
-    token.add_argument("--kind", choices=TOKENS, default="inference", help=kind)
+    token.add_argument("--kind", choices=TOKEN_KINDS, default="inference", help=kind)
     token.add_argument("--rotate", action="store_true", help="have new tokens made first")
     return top
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(parser(), errors=(DigitsError,)))
+    sys.exit(run_command(make_parser(), errors=(DigitsError,)))

@@ -23,16 +23,22 @@ import yaml
 from digits_client.smoke_test import Smoke
 from serving.config import MODEL, ROOT, ServingError
 
-VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]*")
+VERSION_PATTERN = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]*")
 _MANIFEST = "MAR-INF/MANIFEST.json"
-_NEEDED = {"digit_handler.py", "scripted_model.pt", "model-config.yaml", "model.json", "handler/preprocessing.py"}
+_REQUIRED_FILES = {
+    "digit_handler.py",
+    "scripted_model.pt",
+    "model-config.yaml",
+    "model.json",
+    "handler/preprocessing.py",
+}
 # What a damaged or foreign archive makes of being read; RuntimeError: it is encrypted.
-_UNREADABLE = (
+_READ_ERRORS = (
     *(OSError, EOFError, BadZipFile, zlib.error, RuntimeError),
     *(LookupError, ValueError, TypeError, AttributeError, yaml.YAMLError),
 )
 # TorchServe's own, for what an archive's model-config.yaml leaves out.
-_DEFAULTS = {
+_DEFAULT_SETTINGS = {
     "minWorkers": 1,
     "maxWorkers": 1,
     "batchSize": 1,
@@ -53,9 +59,9 @@ class Archive:
 
 def build_archive(version: str, store: Path, root: Path = ROOT) -> Path:
     """Writes the archive of `root`'s released model into the store, whole or not at all; returns its path."""
-    if not VERSION.fullmatch(version):
+    if not VERSION_PATTERN.fullmatch(version):
         raise ServingError(f"version {version!r}; expected letters, digits, dots and dashes, such as 1.1")
-    target = archive_path(store, version)
+    target = get_archive_path(store, version)
     try:
         store.mkdir(parents=True, exist_ok=True)
         # The archiver stages in $TMPDIR under the model's name: a folder of our own keeps parallel runs apart.
@@ -65,45 +71,49 @@ def build_archive(version: str, store: Path, root: Path = ROOT) -> Path:
             f"{store}: cannot be written ({error.strerror}); change that, or set DIGITS_HOME to another folder"
         ) from error
     with staging as temporary:
-        staged = _stage(root, Path(temporary) / "staged")
-        _archiver(root, staged, version, Path(temporary))
+        staged = _stage_files(root, Path(temporary) / "staged")
+        _run_archiver(root, staged, version, Path(temporary))
         written = Path(temporary) / f"{MODEL}.mar"
         listed = Path(temporary) / "sha256"
-        listed.write_text(f"{sha256(written)}  {target.name}\n", encoding="utf-8")  # `sha256sum --check` reads it
-        listed.replace(_sum_file(target))  # first: make takes an archive that is there for a finished one
+        listed.write_text(
+            f"{compute_sha256(written)}  {target.name}\n", encoding="utf-8"
+        )  # `sha256sum --check` reads it
+        listed.replace(_get_checksum_path(target))  # first: make takes an archive that is there for a finished one
         written.replace(target)
     return target
 
 
-def archive_path(store: Path, version: str) -> Path:
+def get_archive_path(store: Path, version: str) -> Path:
     return store / f"{MODEL}-{version}.mar"
 
 
-def sha256(path: Path) -> str:
+def compute_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_changed(path: Path) -> bool:
     """Whether the archive is not the one whose SHA-256 is beside it; False if none is."""
-    listed = _sum_file(path)
-    return listed.is_file() and listed.read_bytes().split()[:1] != [sha256(path).encode()]
+    listed = _get_checksum_path(path)
+    return listed.is_file() and listed.read_bytes().split()[:1] != [compute_sha256(path).encode()]
 
 
 def check_archive(store: Path, given: str) -> Archive:
     """The archive that a person names by file name or path; ServingError unless it is ours, unchanged, in the store."""
-    path = _in_store(store, given)
-    if not _sum_file(path).is_file():
-        raise ServingError(f"{path.name}: no {_sum_file(path).name} beside it; remove it, `make archive` writes both")
+    path = _resolve_in_store(store, given)
+    if not _get_checksum_path(path).is_file():
+        raise ServingError(
+            f"{path.name}: no {_get_checksum_path(path).name} beside it; remove it, `make archive` writes both"
+        )
     if is_changed(path):
         raise ServingError(
-            f"{path.name}: its SHA-256 is not the one in {_sum_file(path).name}: it was changed since; "
+            f"{path.name}: its SHA-256 is not the one in {_get_checksum_path(path).name}: it was changed since; "
             "remove it, `make archive` writes it anew"
         )
     try:
         with ZipFile(path) as members:
-            return Archive(path, _version(members, path.name), _settings(members))
-    except _UNREADABLE as error:
+            return Archive(path, _check_members(members, path.name), _parse_settings(members))
+    except _READ_ERRORS as error:
         raise ServingError(f"{path.name}: is no archive of ours ({error}); `make archive` writes one") from error
 
 
@@ -111,8 +121,8 @@ def read_smoke(path: Path) -> Smoke:
     """The smoke pictures of an archive; ServingError if it has not one of each digit, and what it must give."""
     try:
         with ZipFile(path) as members:
-            return _smoke(members)
-    except _UNREADABLE as error:
+            return _parse_smoke(members)
+    except _READ_ERRORS as error:
         raise ServingError(f"{path.name}: its smoke pictures cannot be read ({error})") from error
 
 
@@ -120,12 +130,12 @@ def read_settings(path: Path) -> dict[str, Any]:
     """Return how an archive's model-config.yaml wants to be run; TorchServe's defaults if it cannot be read."""
     try:
         with ZipFile(path) as members:
-            return _settings(members)
-    except _UNREADABLE:
-        return dict(_DEFAULTS)
+            return _parse_settings(members)
+    except _READ_ERRORS:
+        return dict(_DEFAULT_SETTINGS)
 
 
-def _in_store(store: Path, given: str) -> Path:
+def _resolve_in_store(store: Path, given: str) -> Path:
     """The file itself, in the store itself: no URL, no `..`, no link."""
     if "://" in given or given.startswith("file:"):
         raise ServingError(f"{given}: is a URL; only archives in {store} are registered")
@@ -139,10 +149,10 @@ def _in_store(store: Path, given: str) -> Path:
     return path
 
 
-def _version(members: ZipFile, name: str) -> str:
+def _check_members(members: ZipFile, name: str) -> str:
     """What the manifest says, if everything that makes an archive ours is there."""
     manifest = json.loads(members.read(_MANIFEST))["model"]
-    missing = sorted(_NEEDED - set(members.namelist()))
+    missing = sorted(_REQUIRED_FILES - set(members.namelist()))
     if missing:
         raise ValueError(f"{missing[0]} is missing")
     outside = [name for name in members.namelist() if name.startswith("/") or ".." in PurePosixPath(name).parts]
@@ -150,9 +160,9 @@ def _version(members: ZipFile, name: str) -> str:
         raise ValueError(f"{outside[0]} would be written outside of it")
     if damaged := members.testzip():
         raise ValueError(f"{damaged} is damaged")
-    _smoke(members)
+    _parse_smoke(members)
     version = str(manifest["modelVersion"])
-    if not VERSION.fullmatch(version):
+    if not VERSION_PATTERN.fullmatch(version):
         raise ValueError(f"its manifest says version {version!r}; expected letters, digits, dots and dashes")
     expected = {
         "modelName": MODEL,
@@ -167,7 +177,7 @@ def _version(members: ZipFile, name: str) -> str:
     return version
 
 
-def _smoke(members: ZipFile) -> Smoke:
+def _parse_smoke(members: ZipFile) -> Smoke:
     """ValueError or LookupError if a picture or its ten probabilities are missing."""
     pictures = {digit: members.read(f"handler/smoke/{digit}.png") for digit in "0123456789"}
     expected = json.loads(members.read("model.json")).get("smoke", {})
@@ -181,27 +191,27 @@ def _smoke(members: ZipFile) -> Smoke:
     return Smoke(pictures, expected)
 
 
-def _settings(members: ZipFile) -> dict[str, Any]:
+def _parse_settings(members: ZipFile) -> dict[str, Any]:
     configured = yaml.safe_load(members.read("model-config.yaml"))
-    settings = {key: int(configured.get(key, default)) for key, default in _DEFAULTS.items()}
+    settings = {key: int(configured.get(key, default)) for key, default in _DEFAULT_SETTINGS.items()}
     settings["minWorkers"] = max(1, settings["minWorkers"])  # as TorchServe reads it
     if settings["maxWorkers"] < settings["minWorkers"]:  # TorchServe leaves it to who registers
-        settings |= dict.fromkeys(("minWorkers", "maxWorkers"), cores())
+        settings |= dict.fromkeys(("minWorkers", "maxWorkers"), count_cores())
     return settings
 
 
-def cores() -> int:
+def count_cores() -> int:
     """That this process may use, by its affinity and its container's quota; each is one worker's."""
     from joblib import cpu_count  # here: a fifth of a second, of no use to most commands
 
     return int(cpu_count())
 
 
-def _sum_file(path: Path) -> Path:
+def _get_checksum_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def _stage(root: Path, folder: Path) -> Path:
+def _stage_files(root: Path, folder: Path) -> Path:
     """What comes beside model and entry: the handler package under its own name, so that imports read alike."""
     smoke = folder / "handler" / "smoke"
     smoke.mkdir(parents=True)
@@ -213,7 +223,7 @@ def _stage(root: Path, folder: Path) -> Path:
     return folder
 
 
-def _archiver(root: Path, staged: Path, version: str, temporary: Path) -> None:
+def _run_archiver(root: Path, staged: Path, version: str, temporary: Path) -> None:
     options = {
         "--model-name": MODEL,
         "--version": version,

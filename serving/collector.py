@@ -14,13 +14,13 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from digits_client.types import Version
 from handler.drift import DriftWindow, count_features
-from serving.archive import archive_path, sha256
+from serving.archive import compute_sha256, get_archive_path
 from serving.config import Config
 from serving.worker_metrics import WorkerMetrics
 
-INFO = ("run_id", "accuracy", "data_sha256", "archive_sha256")  # accuracy 0..1 on test images, if there were any
+INFO_LABELS = ("run_id", "accuracy", "data_sha256", "archive_sha256")  # accuracy 0..1 on test images, if there were any
 
-Record = tuple[list[str], dict[str, dict[str, float]]]  # the values of INFO, and the shares of the drift baseline
+ModelRecord = tuple[list[str], dict[str, dict[str, float]]]  # the values of INFO, and the shares of the drift baseline
 
 
 class Collector:
@@ -34,11 +34,11 @@ class Collector:
         self.drift = VersionDrift(workers)
         registry.register(self)
 
-    def show(self, versions: dict[str, Version], default: str, server: object) -> None:
+    def update(self, versions: dict[str, Version], default: str, server: object) -> None:
         """Take over the versions that `server` lists, and what its workers have counted."""
         self.versions, self.default = versions, default
-        self.restarts.count(versions, server)
-        self.drift.update({version: self._read_record(version)[1] for version in versions})
+        self.restarts.count_restarts(versions, server)
+        self.drift.update({version: self._get_model_record(version)[1] for version in versions})
 
     def collect(self) -> Iterator[Metric]:
         """Every value but the restarts, as prometheus_client's registry asks for them."""
@@ -54,16 +54,16 @@ class Collector:
         yield by_version(
             "model_default", "1 for the default version, else 0", lambda version: version.version == self.default
         )
-        infos = [([version.version, *self._read_record(version.version)[0]], 1) for version in versions]
-        yield _make_gauge("model_info", "1; what the version is", ["version", *INFO], infos)
+        infos = [([version.version, *self._get_model_record(version.version)[0]], 1) for version in versions]
+        yield _make_gauge("model_info", "1; what the version is", ["version", *INFO_LABELS], infos)
         yield from self.drift.collect([version.version for version in versions])
 
-    def _read_record(self, version: str) -> Record:
-        path = archive_path(self.config.model_store, version)
+    def _get_model_record(self, version: str) -> ModelRecord:
+        path = get_archive_path(self.config.model_store, version)
         try:
-            return _read_record(path, path.stat().st_mtime_ns)
+            return _read_model_record(path, path.stat().st_mtime_ns)
         except (OSError, BadZipFile, ValueError, LookupError, TypeError, AttributeError):  # gone, or not ours
-            return [""] * len(INFO), {}
+            return [""] * len(INFO_LABELS), {}
 
 
 class WorkerRestarts:
@@ -75,7 +75,7 @@ class WorkerRestarts:
         text = "workers that were replaced, by version"
         self.counter = Counter("digits_worker_restarts", text, ["version"], registry=registry)
 
-    def count(self, versions: dict[str, Version], server: object) -> None:
+    def count_restarts(self, versions: dict[str, Version], server: object) -> None:
         """Compare the workers' processes with those of the last call."""
         if server is not self.server:
             self.server, self.processes = server, {}
@@ -118,14 +118,14 @@ class VersionDrift:
 
 
 @lru_cache
-def _read_record(path: Path, _: int) -> Record:
+def _read_model_record(path: Path, _: int) -> ModelRecord:
     """Read an archive's model.json; again when the file has changed."""
     with ZipFile(path) as members:
         record: dict[str, Any] = json.loads(members.read("model.json"))
     measured = record["metrics"]
     accuracy = measured.get("test", measured.get("validation", {})).get("accuracy", math.nan)
     data = hashlib.sha256(json.dumps(record["data"]["sha256"], sort_keys=True).encode()).hexdigest()
-    info = [str(value) for value in (record["run_id"], f"{accuracy:.4f}", data, sha256(path))]
+    info = [str(value) for value in (record["run_id"], f"{accuracy:.4f}", data, compute_sha256(path))]
     shares = record.get("reference", {}).get("shares", {})
     return info, {name: {bin_: float(share) for bin_, share in bins.items()} for name, bins in shares.items()}
 

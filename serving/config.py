@@ -13,13 +13,13 @@ from digits_client.transport import Server
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "digits"
-DEFAULT = ROOT / "config.properties"
-TOKENS = ("inference", "management", "API")  # by what they open; API makes the others
+DEFAULT_PATH = ROOT / "config.properties"
+TOKEN_KINDS = ("inference", "management", "API")  # by what they open; API makes the others
 DRAW_PATH = "/draw"  # of the supervisor's address
 LOG_LEVELS = ("info", "warning", "error", "off")
 _ADDRESSES = ("inference", "management", "metrics", "supervisor")
-_WITH_TOKENS = ("inference", "management")
-_TLS = ("certificate_file", "private_key_file")
+_TLS_ADDRESSES = ("inference", "management")
+_TLS_KEYS = ("certificate_file", "private_key_file")
 _GRPC = ("grpc_inference", "grpc_management")
 # TorchServe's own, and the supervisor's address.
 _DEFAULTS = {
@@ -104,29 +104,29 @@ class Config:
     @property
     def certificate(self) -> Path | None:
         """Certificate for TLS, PEM; None without TLS."""
-        return self.folder / self.properties[_TLS[0]] if _TLS[0] in self.properties else None
+        return self.folder / self.properties[_TLS_KEYS[0]] if _TLS_KEYS[0] in self.properties else None
 
-    def url(self, api: str) -> str:
+    def get_url(self, api: str) -> str:
         """Return the base URL of `inference`, `management`, `metrics` or `supervisor`; https if TLS guards tokens."""
         address = self.properties[f"{api}_address"]
-        is_tls = self.certificate is not None and api in _WITH_TOKENS
+        is_tls = self.certificate is not None and api in _TLS_ADDRESSES
         return address.replace("http://", "https://", 1) if is_tls else address
 
     def make_server(self, key_file: Path | None = None) -> Server:
         """Return the addresses for clients on this machine."""
-        urls = {api: self.url(api) for api in _ADDRESSES}
+        urls = {api: self.get_url(api) for api in _ADDRESSES}
         return Server(**urls, key_file=str(key_file or self.key_file), certificate=str(self.certificate or ""))
 
-    def ports(self) -> dict[str, tuple[str, int]]:
+    def get_ports(self) -> dict[str, tuple[str, int]]:
         """Return what will listen: name -> host and port."""
-        http = {api: urlsplit(self.url(api)) for api in _ADDRESSES}
+        http = {api: urlsplit(self.get_url(api)) for api in _ADDRESSES}
         return {name: (url.hostname or "", url.port or 0) for name, url in http.items()} | {
             name: (self.properties[f"{name}_address"].strip("[]"), int(self.properties[f"{name}_port"]))
             for name in _GRPC
         }
 
 
-def read_config(path: Path = DEFAULT) -> Config:
+def read_config(path: Path = DEFAULT_PATH) -> Config:
     """Read the file as Java reads properties; ServingError for a value that cannot be right."""
     path = path.resolve()
     home = Path(os.environ.get("DIGITS_HOME") or path.parent).absolute()
@@ -135,9 +135,9 @@ def read_config(path: Path = DEFAULT) -> Config:
     _check_numbers(config)
     if config.request_log_level not in LOG_LEVELS:
         raise ServingError(f"{path}: request_log_level is {config.request_log_level}; expected {', '.join(LOG_LEVELS)}")
-    given = [key for key in _TLS if key in config.properties]
+    given = [key for key in _TLS_KEYS if key in config.properties]
     if len(given) == 1:
-        raise ServingError(f"{path}: {given[0]} alone; expected {' and '.join(_TLS)}, as `make certs` prints them")
+        raise ServingError(f"{path}: {given[0]} alone; expected {' and '.join(_TLS_KEYS)}, as `make certs` prints them")
     return config
 
 
@@ -171,7 +171,7 @@ def _check_ports(config: Config) -> None:
         if not re.fullmatch("[0-9]+", config.properties[key]):
             raise ServingError(f"{config.path}: {key} is {config.properties[key]}; expected such as {_DEFAULTS[key]}")
     try:
-        listed = config.ports()
+        listed = config.get_ports()
     except ValueError as error:
         raise ServingError(f"{config.path}: {error}; expected addresses such as http://127.0.0.1:8080") from error
     for name, (host, port) in listed.items():

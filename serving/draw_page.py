@@ -26,15 +26,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from digits_client.exceptions import ApiError, DigitsError, UnreachableError
 from digits_client.management import ManagementClient
 from digits_client.types import make_sort_key
-from serving.archive import VERSION
+from serving.archive import VERSION_PATTERN
 from serving.config import DRAW_PATH as PATH
 from serving.config import Config
 from serving.start_checks import resolve_address
 
-HOSTS = ["localhost", "127.0.0.1", "[::1]"]
-AT_ONCE = 4  # images of the page, which others wait for; callers with a token come first
-BODY_SECONDS = 10.0  # that an image may take to arrive
-HEADERS = {
+ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
+MAX_CONCURRENT_IMAGES = 4  # images of the page, which others wait for; callers with a token come first
+BODY_TIMEOUT_SECONDS = 10.0  # that an image may take to arrive
+SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'",
@@ -44,26 +44,26 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
 }
-PAGE = Path(__file__).parent / "page"
+PAGE_FOLDER = Path(__file__).parent / "page"
 
 mimetypes.add_type("text/javascript", ".js")  # some systems know another, or none
 
 
 def make_draw_routes(config: Config, problem: Callable[[], str | None]) -> list[BaseRoute]:
     """Make the routes of the page; `problem` says why the service is not ready, None if it is."""
-    _, (host, _port) = resolve_address(*config.ports()["supervisor"])
+    _, (host, _port) = resolve_address(*config.get_ports()["supervisor"])
     if not ipaddress.ip_address(host).is_loopback:
         reason = f"the page needs no token: it is here only while supervisor_address is loopback, not {host}\n"
         return [Mount(PATH, PlainTextResponse(reason, 403)), Route(PATH, PlainTextResponse(reason, 403))]
     page = DrawPage(config, problem)
-    guards = [Middleware(PageGuard), Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)]
+    guards = [Middleware(PageGuard), Middleware(TrustedHostMiddleware, allowed_hosts=ALLOWED_HOSTS, www_redirect=False)]
     below = [
         Route("/state", page.read_state),
         Route("/predictions", page.predict, methods=["POST"]),
         Route("/explanations", page.explain, methods=["POST"]),
-        Mount("/", StaticFiles(directory=PAGE, html=True)),
+        Mount("/", StaticFiles(directory=PAGE_FOLDER, html=True)),
     ]
-    index = Route(PATH, lambda _: FileResponse(PAGE / "index.html"), middleware=guards)
+    index = Route(PATH, lambda _: FileResponse(PAGE_FOLDER / "index.html"), middleware=guards)
     return [index, Mount(PATH, routes=below, middleware=guards)]
 
 
@@ -76,7 +76,7 @@ class PageGuard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                MutableHeaders(scope=message).update(SECURITY_HEADERS)
             await send(message)
 
         headers = Headers(scope=scope)
@@ -84,7 +84,7 @@ class PageGuard:
         app = self.app
         if scope["method"] == "POST" and origin != f"http://{host}":
             message = f"Origin is {origin or 'missing'}; only the page at http://{host}{PATH} may ask here"
-            app = _error_response(403, "Forbidden", message, status=403)
+            app = _make_error_response(403, "Forbidden", message, status=403)
         await app(scope, receive, send_with_headers)
 
 
@@ -97,11 +97,11 @@ class DrawPage:
 
     def __init__(self, config: Config, problem: Callable[[], str | None]) -> None:
         self.config, self.problem = config, problem
-        self.turns = asyncio.Semaphore(AT_ONCE)
+        self.turns = asyncio.Semaphore(MAX_CONCURRENT_IMAGES)
 
     def read_state(self, _: Request) -> Response:
         """Name the versions, or the problem."""
-        return _respond(self._find_state)
+        return _make_response(self._find_state)
 
     async def predict(self, request: Request) -> Response:
         return await self._handle(request, self._predict)
@@ -112,16 +112,16 @@ class DrawPage:
     async def _handle(self, request: Request, answer: Callable[[bytes, str, str], Any]) -> Response:
         async with self.turns:
             try:
-                picture = await asyncio.wait_for(self._read_body(request), BODY_SECONDS)
+                picture = await asyncio.wait_for(self._read_body(request), BODY_TIMEOUT_SECONDS)
             except TimeoutError:
-                message = f"the picture did not arrive within {BODY_SECONDS:g} s"
-                return _error_response(408, "RequestTimeout", message, status=408)
+                message = f"the picture did not arrive within {BODY_TIMEOUT_SECONDS:g} s"
+                return _make_error_response(408, "RequestTimeout", message, status=408)
             except ClientDisconnect:
                 return Response(status_code=400)  # nobody reads it
             if isinstance(picture, Response):
                 return picture
             version, target = (request.query_params.get(name, "") for name in ("version", "target"))
-            return await run_in_threadpool(_respond, lambda: answer(picture, version, target))
+            return await run_in_threadpool(_make_response, lambda: answer(picture, version, target))
 
     async def _read_body(self, request: Request) -> bytes | Response:
         body, size, most = bytearray(), int(request.headers.get("content-length", 0)), self.config.max_body
@@ -131,7 +131,9 @@ class DrawPage:
                 if len(body) > most:
                     break
         if max(size, len(body)) > most:
-            return _error_response(413, "InvalidImage", f"the picture has over {most} bytes, the limit", status=413)
+            return _make_error_response(
+                413, "InvalidImage", f"the picture has over {most} bytes, the limit", status=413
+            )
         return bytes(body)
 
     def _find_state(self) -> dict[str, Any]:
@@ -155,7 +157,7 @@ class DrawPage:
 
     def _choose_version(self, client: ManagementClient, version: str) -> str:
         """Name the version even if it is the default: its own URL keeps the page out of the callers' figures."""
-        if version and not VERSION.fullmatch(version):
+        if version and not VERSION_PATTERN.fullmatch(version):
             raise ApiError(400, "InvalidRequest", f"version is {version}; expected one of {PATH}/state")
         return version or client.get_default().version
 
@@ -164,18 +166,18 @@ class DrawPage:
         return ManagementClient(server=self.config.make_server())
 
 
-def _respond(answer: Callable[[], Any]) -> Response:
+def _make_response(answer: Callable[[], Any]) -> Response:
     try:
         return JSONResponse(answer())
     except ApiError as error:
-        return _error_response(error.status, error.type, error.message)
+        return _make_error_response(error.status, error.type, error.message)
     except UnreachableError as error:
-        return _error_response(503, "ServiceUnavailableException", str(error))
+        return _make_error_response(503, "ServiceUnavailableException", str(error))
     except DigitsError as error:
-        return _error_response(502, "InvalidAnswer", str(error))
+        return _make_error_response(502, "InvalidAnswer", str(error))
 
 
-def _error_response(code: int, kind: str, message: str, status: int = 200) -> Response:
+def _make_error_response(code: int, kind: str, message: str, status: int = 200) -> Response:
     """Make a response in the service's shape of an error; a sender that is not read to its end is disconnected."""
     headers = {"Connection": "close"} if status in (408, 413) else None
     return JSONResponse({"code": code, "type": kind, "message": message}, status, headers)

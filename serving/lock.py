@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import IO
 
 from serving.config import Config, ServingError
-from serving.torchserve import TorchServe, end_leftovers
+from serving.torchserve import TorchServe, kill_remaining
 
 STOP_SECONDS = 90.0  # more than drain and TorchServe are given
 _POLL_SECONDS = 0.05
-_LENGTH = 1000  # of the file: written at once, so that no reader finds half of it
+_FILE_BYTES = 1000  # of the file: written at once, so that no reader finds half of it
 _PROBE_SECONDS = 0.3  # somebody who only looks whether a server runs holds the lock for a moment
 
 
@@ -37,49 +37,51 @@ class Lock:
 
     def record(self, server: TorchServe) -> None:
         """Write down what is to be ended if this process is killed."""
-        _write(self.file, Owner(os.getpid(), server.process.pid, str(server.temporary)))
+        _write_owner(self.file, Owner(os.getpid(), server.process.pid, str(server.temporary)))
 
 
 @contextmanager
-def locked(config: Config) -> Iterator[Lock]:
+def hold_lock(config: Config) -> Iterator[Lock]:
     """Hold the lock of this folder; ServingError if a server runs here. First, end what a killed one has left."""
     config.lock_file.touch()
     with config.lock_file.open("r+", encoding="utf-8") as file:
-        if not _take(file, fcntl.LOCK_EX, _PROBE_SECONDS):
-            raise ServingError(f"a server already runs here, as process {_owner(file).supervisor}; `make stop` ends it")
-        left = _owner(file)
-        _write(file, replace(left, supervisor=os.getpid()))  # `stop` reaches us from now on
+        if not _acquire_lock(file, fcntl.LOCK_EX, _PROBE_SECONDS):
+            raise ServingError(
+                f"a server already runs here, as process {_read_owner(file).supervisor}; `make stop` ends it"
+            )
+        left = _read_owner(file)
+        _write_owner(file, replace(left, supervisor=os.getpid()))  # `stop` reaches us from now on
         if left.java:
-            end_leftovers(left.java, Path(left.temporary))
+            kill_remaining(left.java, Path(left.temporary))
         config.key_file.unlink(missing_ok=True)
-        _write(file, Owner(os.getpid()))
+        _write_owner(file, Owner(os.getpid()))
         yield Lock(file)
-        _write(file, Owner())
+        _write_owner(file, Owner())
 
 
-def process_of(config: Config) -> int | None:
+def find_process(config: Config) -> int | None:
     """Return the process of the supervisor that serves here; None if there is none."""
     if not config.lock_file.exists():
         return None
     with config.lock_file.open(encoding="utf-8") as file:
-        return None if _take(file, fcntl.LOCK_SH) else _owner(file).supervisor or None
+        return None if _acquire_lock(file, fcntl.LOCK_SH) else _read_owner(file).supervisor or None
 
 
-def stop(config: Config) -> bool:
+def stop_server(config: Config) -> bool:
     """Stop the server of this configuration and wait until all of it has ended; False if none runs."""
-    process = process_of(config)
+    process = find_process(config)
     if process is None:
         return False
     os.kill(process, signal.SIGTERM)
     deadline = time.monotonic() + STOP_SECONDS
-    while process_of(config) == process:
+    while find_process(config) == process:
         if time.monotonic() > deadline:
             raise ServingError(f"the server still runs {STOP_SECONDS:.0f} s after SIGTERM")
         time.sleep(_POLL_SECONDS)
     return True
 
 
-def _take(file: IO[str], lock: int, seconds: float = 0) -> bool:
+def _acquire_lock(file: IO[str], lock: int, seconds: float = 0) -> bool:
     """Take the file's lock, alone or shared, until the file is closed; False if a server holds it."""
     deadline = time.monotonic() + seconds
     while True:
@@ -92,7 +94,7 @@ def _take(file: IO[str], lock: int, seconds: float = 0) -> bool:
         time.sleep(_POLL_SECONDS)
 
 
-def _owner(file: IO[str]) -> Owner:
+def _read_owner(file: IO[str]) -> Owner:
     file.seek(0)
     try:
         return Owner(**json.loads(file.read()))
@@ -100,5 +102,5 @@ def _owner(file: IO[str]) -> Owner:
         return Owner()
 
 
-def _write(file: IO[str], owner: Owner) -> None:
-    os.pwrite(file.fileno(), json.dumps(asdict(owner)).ljust(_LENGTH).encode(), 0)
+def _write_owner(file: IO[str], owner: Owner) -> None:
+    os.pwrite(file.fileno(), json.dumps(asdict(owner)).ljust(_FILE_BYTES).encode(), 0)

@@ -22,7 +22,7 @@ TRANSITIONS = {
 }
 
 
-def advance(phase: Phase, following: Phase) -> Phase:
+def check_transition(phase: Phase, following: Phase) -> Phase:
     """Return the following phase; ValueError if it may not follow."""
     if following not in TRANSITIONS[phase]:
         raise ValueError(f"{following} after {phase}; expected one of {', '.join(sorted(TRANSITIONS[phase]))}")

@@ -18,7 +18,7 @@ from serving.archive import read_smoke
 from serving.config import MODEL, Config, ServingError
 from serving.torchserve import TorchServe
 
-PROOF_SECONDS = 5.0  # workers that have answered may hang since
+RECHECK_SECONDS = 5.0  # workers that have answered may hang since
 _DEAD = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD, psutil.STATUS_STOPPED)
 
 
@@ -47,16 +47,16 @@ class Readiness:
 
     def find_problem(self, all_workers: bool = False) -> str | None:
         """Return why the default version cannot answer now, None if it can; with `all_workers`, if all of them can."""
-        problem = self._probe(all_workers)
+        problem = self._probe_server(all_workers)
         if problem is None or not all_workers:
             self.is_ready = problem is None
         return problem
 
-    def _probe(self, all_workers: bool) -> str | None:
+    def _probe_server(self, all_workers: bool) -> str | None:
         if self.is_draining:
             return "draining: this server stops"
         server = self.get_server()
-        if server is None or server.exit_code() is not None:
+        if server is None or server.get_exit_code() is not None:
             return "TorchServe has ended"
         try:
             with self.open_client() as client:
@@ -74,7 +74,7 @@ class Readiness:
         if not ready or (all_workers and len(ready) < len(default.workers)):
             return f"{len(ready)} of {len(default.workers)} workers of {MODEL} {default.version} are READY"
         known = ready <= self.proven
-        if known and time.monotonic() - self.proven_at < PROOF_SECONDS:
+        if known and time.monotonic() - self.proven_at < RECHECK_SECONDS:
             return None
         smoke = self._read_smoke(default)
         problem = find_smoke_problem(client.inference, default.version, smoke.take_first() if known else smoke)

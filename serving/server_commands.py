@@ -26,8 +26,8 @@ from serving.state import read_state
 ROTATION_SECONDS = 10.0  # until the supervisor has changed the tokens
 
 
-def archive(given: Namespace) -> int:
-    if lock.process_of(given.config) and given.version in read_state(given.config).versions:
+def create_archive(given: Namespace) -> int:
+    if lock.find_process(given.config) and given.version in read_state(given.config).versions:
         registered = ", ".join(sorted(read_state(given.config).versions, key=make_sort_key))
         raise ServingError(
             f"{given.version} is registered with the running server and stays what it is; choose a version that is not "
@@ -38,29 +38,29 @@ def archive(given: Namespace) -> int:
     return 0
 
 
-def serve(given: Namespace) -> int:
-    return _serve(given.config, given.version)
+def serve_model(given: Namespace) -> int:
+    return _run_supervisor(given.config, given.version)
 
 
-def demo(given: Namespace) -> int:
+def open_demo(given: Namespace) -> int:
     """Open the page to draw on; serve first, unless a server runs here already."""
     url = given.config.url("supervisor") + DRAW_PATH
-    if lock.process_of(given.config) is None:
+    if lock.find_process(given.config) is None:
         # In a thread: some browsers are waited for until they are closed, and the server has other things to do.
-        opening = threading.Thread(target=_open, args=(url,), daemon=True)
-        return _serve(given.config, None, opening.start)
+        opening = threading.Thread(target=_open_browser, args=(url,), daemon=True)
+        return _run_supervisor(given.config, None, opening.start)
     print(url)
-    _open(url)
+    _open_browser(url)
     return 0
 
 
-def stop(given: Namespace) -> int:
-    print("stopped" if lock.stop(given.config) else "no server is running here")
+def stop_server(given: Namespace) -> int:
+    print("stopped" if lock.stop_server(given.config) else "no server is running here")
     return 0
 
 
-def status(given: Namespace) -> int:
-    process = lock.process_of(given.config)
+def print_status(given: Namespace) -> int:
+    process = lock.find_process(given.config)
     if process is None:
         raise ServingError("no server is running here; `make serve` starts one")
     with StatusClient(server=given.config.make_server(), retries=0) as client:
@@ -88,9 +88,9 @@ def status(given: Namespace) -> int:
     return 0 if readiness.ready else 1
 
 
-def token(given: Namespace) -> int:
+def print_token(given: Namespace) -> int:
     if given.rotate:
-        _rotate(given.config)
+        _rotate_tokens(given.config)
     print(read_token(given.config.key_file, given.kind))  # the server's, whatever the environment says
     return 0
 
@@ -101,15 +101,15 @@ def run_client_command(given: Namespace) -> int:
     return int(given.command(given, add_environment_tokens(given.config.make_server())))
 
 
-def _serve(config: Config, version: str | None, welcome: Callable[[], None] = lambda: None) -> int:
-    from serving.supervisor import serve
+def _run_supervisor(config: Config, version: str | None, welcome: Callable[[], None] = lambda: None) -> int:
+    from serving.supervisor import run_supervisor
 
-    return serve(config, version, welcome)
+    return run_supervisor(config, version, welcome)
 
 
-def _rotate(config: Config) -> None:
+def _rotate_tokens(config: Config) -> None:
     """Have the supervisor, which alone changes tokens, make new ones, and wait for them."""
-    process = lock.process_of(config)
+    process = lock.find_process(config)
     if process is None:
         raise ServingError("no server is running here; `make serve` starts one")
     before = [read_token(config.key_file, kind) for kind in ("inference", "management")]
@@ -123,7 +123,7 @@ def _rotate(config: Config) -> None:
         time.sleep(0.05)
 
 
-def _open(url: str) -> None:
+def _open_browser(url: str) -> None:
     """Open a browser where there is a screen; else `webbrowser` would start one of text in this terminal."""
     if sys.platform == "darwin" or any(os.environ.get(name) for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY")):
         webbrowser.open(url)

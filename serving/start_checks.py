@@ -16,27 +16,27 @@ from serving.config import Config, ServingError
 
 TEMPORARY_PREFIX = "digits-"
 TEMPORARY_BYTES = 16 * 2**20  # free space that unpacked archives and Java's own files need
-HOME_BYTES = 2**20  # written to see whether state and logs have room
+TRIAL_BYTES = 2**20  # written to see whether state and logs have room
 # The name of a Unix socket in a temporary folder may be this long on Linux, and less on macOS.
 _SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
 _SOCKET_NAME = f"/{TEMPORARY_PREFIX}12345678/.ts.sock.65535"
-_STATE = "what is served is kept by the supervisor; remove the line, and use `make register` and `make promote`"
-_SWITCHES = {  # options that may be false
+_STATE_ADVICE = "what is served is kept by the supervisor; remove the line, and use `make register` and `make promote`"
+_REJECTED_SWITCHES = {  # options that may be false
     "disable_token_authorization": "the supervisor manages TorchServe by its tokens; remove the line",
     "enable_envvars_config": "variables of the environment would replace what this file says; write them here instead",
 }
-_OPTIONS = {
+_REJECTED_OPTIONS = {
     "keystore": "clients check a certificate in PEM; name it in certificate_file, and its key in private_key_file",
-    "load_models": _STATE,
-    "model_snapshot": _STATE,
-    "models": _STATE,
+    "load_models": _STATE_ADVICE,
+    "model_snapshot": _STATE_ADVICE,
+    "models": _STATE_ADVICE,
     "service_envelope": "the handler reads requests as they were sent; remove the line",
 }
-_FILES = {
+_FILE_ADVICE = {
     **dict.fromkeys(("certificate_file", "private_key_file"), "`make certs` writes one for a trial"),
     "metrics_config": "without that line, TorchServe's own is used",
 }
-_ADVICE = {  # errno of bind -> what it means, what to do
+_BIND_ADVICE = {  # errno of bind -> what it means, what to do
     errno.EADDRINUSE: (
         "already in use",
         "stop what listens there (`make stop` if it is this server), or change the port",
@@ -50,8 +50,8 @@ _ADVICE = {  # errno of bind -> what it means, what to do
 def check_options(config: Config) -> None:
     """Raise ServingError for an option that the supervisor cannot work with."""
     given = config.properties
-    problems = {key: reason for key, reason in _SWITCHES.items() if given.get(key, "").lower() == "true"} | {
-        key: reason for key, reason in _OPTIONS.items() if key in given
+    problems = {key: reason for key, reason in _REJECTED_SWITCHES.items() if given.get(key, "").lower() == "true"} | {
+        key: reason for key, reason in _REJECTED_OPTIONS.items() if key in given
     }
     if config.certificate is None:
         missing = "there is no certificate_file; `make certs` writes one for a trial"
@@ -61,10 +61,10 @@ def check_options(config: Config) -> None:
             problems["enable_grpc_ssl"] = missing
     if given["supervisor_address"].startswith("https:"):
         problems["supervisor_address"] = "the supervisor speaks no TLS; use http, and a proxy in front of it"
-    for name in [name for name in _FILES if name in given]:
+    for name in [name for name in _FILE_ADVICE if name in given]:
         path = config.folder / given[name]
         if not os.access(path, os.R_OK) or not path.is_file():
-            raise ServingError(f"{path}: {name} cannot be read; {_FILES[name]}")
+            raise ServingError(f"{path}: {name} cannot be read; {_FILE_ADVICE[name]}")
     for key, reason in problems.items():
         raise ServingError(f"{config.path}: {key} is {given[key]}, which cannot be served: {reason}")
 
@@ -75,7 +75,7 @@ def check_folders(config: Config) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=folder, prefix=".check-") as file:
-                file.write(bytes(HOME_BYTES))
+                file.write(bytes(TRIAL_BYTES))
                 os.fsync(file.fileno())
         except OSError as error:
             raise _make_folder_error(folder, error.strerror or str(error)) from error
@@ -94,13 +94,13 @@ def _make_folder_error(path: Path, problem: str) -> ServingError:
 def check_ports(config: Config) -> None:
     """Raise ServingError that names every address at which nothing can listen."""
     problems: dict[tuple[str, str], list[str]] = {}
-    for name, (host, port) in config.ports().items():
+    for name, (host, port) in config.get_ports().items():
         if problem := _find_port_problem(host, port):
             problems.setdefault(problem, []).append(f"{name} {host}:{port}")
     if problems:
         lines = (f"{problem}: {', '.join(listed)}; {advice}" for (problem, advice), listed in problems.items())
         raise ServingError(f"{'. '.join(lines)}; the addresses are in {config.path}")
-    resolved = {name: resolve_address(*address)[1] for name, address in config.ports().items()}
+    resolved = {name: resolve_address(*address)[1] for name, address in config.get_ports().items()}
     for (name, (host, port)), (other, (other_host, other_port)) in combinations(resolved.items(), 2):
         if port == other_port and (host == other_host or {host, other_host} & {"0.0.0.0", "::"}):
             raise ServingError(f"{config.path}: {name} and {other} share port {port}; give one of them another port")
@@ -116,7 +116,7 @@ def _find_port_problem(host: str, port: int) -> tuple[str, str] | None:
     except (socket.gaierror, UnicodeError):
         return "unknown host name", "check its spelling, or use an address such as 127.0.0.1"
     except OSError as error:
-        return _ADVICE.get(error.errno or 0, (str(error.strerror), "use another address"))
+        return _BIND_ADVICE.get(error.errno or 0, (str(error.strerror), "use another address"))
     return None
 
 
@@ -139,7 +139,7 @@ def make_temporary_folder(config: Config) -> Path:
         try:
             if place == config.home / "tmp":
                 place.mkdir(exist_ok=True)
-            _check_temporary(place)
+            _check_temporary_folder(place)
             folder = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=place))
         except OSError as error:
             problems.append(f"{place}: {error.strerror or error}")
@@ -152,7 +152,7 @@ def make_temporary_folder(config: Config) -> Path:
     )
 
 
-def _check_temporary(place: Path) -> None:
+def _check_temporary_folder(place: Path) -> None:
     longest = _SOCKET_BYTES - len(_SOCKET_NAME)
     if (length := len(os.fsencode(place))) > longest:
         raise OSError(f"its path has {length} bytes, at most {longest} leave room for the names of Unix sockets")

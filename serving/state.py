@@ -46,7 +46,7 @@ class State:
         """What `rollback` returns to."""
         return self.history[-2] if len(self.history) > 1 else None
 
-    def fold(self, models: dict[str, Versions]) -> "State":
+    def apply_models(self, models: dict[str, Versions]) -> "State":
         """This state after TorchServe has said what it serves now."""
         versions = models.get(MODEL, {})
         default = next((version for version, settings in versions.items() if settings["defaultVersion"]), None)
@@ -65,15 +65,17 @@ class State:
 
     def with_versions(self, versions: Versions, default: str) -> "State":
         """Return this state with these versions of `digits`, whatever else is served."""
-        mended = {version: _mended(settings) for version, settings in versions.items()}
-        return self.fold(self.models | {MODEL: _with_default(mended, default)})
+        mended = {version: _fix_negative_counts(settings) for version, settings in versions.items()}
+        return self.apply_models(self.models | {MODEL: _mark_default(mended, default)})
 
-    def without_lost(self, store: Path) -> tuple["State", list[str]]:
+    def drop_missing_archives(self, store: Path) -> tuple["State", list[str]]:
         """The part of it whose archives are in the store, unchanged; and what to tell of the rest."""
         told: list[str] = []
         models: dict[str, Versions] = {}
         for name, versions in self.models.items():
-            lost = {version: problem for version in versions if (problem := _problem(store, versions[version]))}
+            lost = {
+                version: problem for version in versions if (problem := _find_archive_problem(store, versions[version]))
+            }
             told += [f"{name} {version} is not served any more: {problem}" for version, problem in lost.items()]
             if rest := {version: versions[version] for version in versions if version not in lost}:
                 models[name] = rest
@@ -82,10 +84,10 @@ class State:
             left = [version for version in self.history if version in rest]
             default = left[-1] if left else max(rest, key=make_sort_key)
             told.append(f"the default is now {MODEL} {default}")
-            models[MODEL] = _with_default(rest, default)
-        return self.fold(models), told
+            models[MODEL] = _mark_default(rest, default)
+        return self.apply_models(models), told
 
-    def snapshot(self) -> str:
+    def make_snapshot(self) -> str:
         """TorchServe's `model_snapshot`, in one line."""
         count = sum(len(versions) for versions in self.models.values())
         return json.dumps({"name": "served", "modelCount": count, "models": self.models})
@@ -93,14 +95,14 @@ class State:
 
 def read_state(config: Config) -> State:
     """What is served here, or was when the server ended; empty if none has ever run."""
-    snapshots = _snapshots(config)  # first: one that is folded meanwhile is then in the file, and named there
-    return _folded(_read_file(config.state_file), snapshots)
+    snapshots = _read_snapshots(config)  # first: one that is folded meanwhile is then in the file, and named there
+    return _apply_snapshots(_read_file(config.state_file), snapshots)
 
 
-def fold_snapshots(config: Config, state: State) -> State:
+def apply_new_snapshots(config: Config, state: State) -> State:
     """Return this state after what TorchServe has written since."""
-    snapshots = _snapshots(config)
-    return _folded(state, snapshots) if snapshots else state
+    snapshots = _read_snapshots(config)
+    return _apply_snapshots(state, snapshots) if snapshots else state
 
 
 def write_state(config: Config, state: State) -> None:
@@ -108,26 +110,26 @@ def write_state(config: Config, state: State) -> None:
     text = json.dumps({"history": state.history, "models": state.models, "folded": sorted(state.folded)}, indent=2)
     write_atomic(config.state_file, f"{text}\n".encode())
     for name in state.folded:
-        (_folder(config) / name).unlink(missing_ok=True)
+        (_get_snapshot_folder(config) / name).unlink(missing_ok=True)
 
 
 def discard_snapshots(config: Config) -> None:
     """Forgets what is not folded: half a file of a killed server, those of starts and ends."""
-    for path in _folder(config).glob("*.cfg"):
+    for path in _get_snapshot_folder(config).glob("*.cfg"):
         path.unlink(missing_ok=True)
 
 
-def _folded(state: State, snapshots: dict[str, dict[str, Versions]]) -> State:
+def _apply_snapshots(state: State, snapshots: dict[str, dict[str, Versions]]) -> State:
     for name in sorted(snapshots.keys() - state.folded):
-        state = state.fold(snapshots[name])
+        state = state.apply_models(snapshots[name])
     return replace(state, folded=frozenset(snapshots))
 
 
-def _with_default(versions: Versions, default: str) -> Versions:
+def _mark_default(versions: Versions, default: str) -> Versions:
     return {version: settings | {"defaultVersion": version == default} for version, settings in versions.items()}
 
 
-def _problem(store: Path, settings: dict[str, Any]) -> str | None:
+def _find_archive_problem(store: Path, settings: dict[str, Any]) -> str | None:
     path = store / settings["marName"]
     if not path.is_file():
         return f"{path} has vanished; put it back and register it again"
@@ -142,7 +144,7 @@ def _read_file(path: Path) -> State:
         if not isinstance(kept, dict) or not kept.keys() >= {"history", "models", "folded"}:
             raise ValueError("expected an object with history, models and folded")
         for settings in (each for versions in kept["models"].values() for each in versions.values()):
-            _check(settings)
+            _check_settings(settings)
         return State(kept["models"], tuple(kept["history"]), frozenset(kept["folded"]))
     except FileNotFoundError:
         return State({})
@@ -150,38 +152,41 @@ def _read_file(path: Path) -> State:
         raise ServingError(f"{path}: cannot be read ({error}); mend it, or remove it to start anew") from error
 
 
-def _check(settings: dict[str, Any]) -> None:
+def _check_settings(settings: dict[str, Any]) -> None:
     for name, kind in {"marName": str, "defaultVersion": bool, "minWorkers": int, "maxWorkers": int}.items():
         if not isinstance(settings.get(name), kind):
             raise ValueError(f"{name} is {settings.get(name)!r}; expected {kind.__name__}")
 
 
-def _folder(config: Config) -> Path:
+def _get_snapshot_folder(config: Config) -> Path:
     return config.logs / "config"
 
 
-def _snapshots(config: Config) -> dict[str, dict[str, Versions]]:
+def _read_snapshots(config: Config) -> dict[str, dict[str, Versions]]:
     """Name -> models of every change's snapshot that is written to its end; names sort by time."""
     snapshots = {}
-    for path in _folder(config).glob("*-snapshot.cfg"):
+    for path in _get_snapshot_folder(config).glob("*-snapshot.cfg"):
         try:
             text = path.read_text()
         except FileNotFoundError:
             continue
-        if (models := _models(text)) is not None:
+        if (models := _parse_models(text)) is not None:
             snapshots[path.name] = models
     return snapshots
 
 
-def _models(text: str) -> dict[str, Versions] | None:
+def _parse_models(text: str) -> dict[str, Versions] | None:
     """The models of a snapshot, which is a Java properties file; None while it is half written."""
     try:
         models: dict[str, Versions] = json.loads(javaproperties.loads(text)["model_snapshot"])["models"]
     except (ValueError, LookupError):
         return None
-    return {name: {version: _mended(each) for version, each in versions.items()} for name, versions in models.items()}
+    return {
+        name: {version: _fix_negative_counts(each) for version, each in versions.items()}
+        for name, versions in models.items()
+    }
 
 
-def _mended(settings: dict[str, Any]) -> dict[str, Any]:
+def _fix_negative_counts(settings: dict[str, Any]) -> dict[str, Any]:
     """TorchServe 0.12.0 takes negative numbers for these, and does not start with less than no worker."""
     return settings | {name: 1 for name in _COUNTS if settings.get(name, 0) < 0}

@@ -14,7 +14,7 @@ from serving.collector import Collector
 from serving.config import Config
 from serving.worker_metrics import WorkerMetrics
 
-LOOK_SECONDS = 2.0
+POLL_SECONDS = 2.0
 
 
 class SupervisorMetrics:
@@ -40,21 +40,21 @@ class SupervisorMetrics:
         """Count a TorchServe that died."""
         self.restarts.inc()
 
-    def begin(self) -> None:
+    def reset_workers(self) -> None:
         """Forget what the workers of an earlier server have counted."""
-        self.workers.begin()
+        self.workers.reset_folder()
 
-    def show(self, versions: dict[str, Version], default: str, server: object) -> None:
+    def update_versions(self, versions: dict[str, Version], default: str, server: object) -> None:
         """Take over the versions that `server` lists; none, once it has ended."""
-        self.collector.show(versions, default, server)
+        self.collector.update(versions, default, server)
 
     @contextmanager
-    def look_regularly(self, look: Callable[[], None], log: Callable[[str], None]) -> Iterator[None]:
+    def poll_in_thread(self, look: Callable[[], None], log: Callable[[str], None]) -> Iterator[None]:
         """Call `look` every LOOK_SECONDS in a thread while the block runs."""
         ended = threading.Event()
 
         def run() -> None:
-            while not ended.wait(LOOK_SECONDS):
+            while not ended.wait(POLL_SECONDS):
                 try:
                     look()
                 except Exception as error:  # a handler, or files of workers, that are not ours; no certificate
@@ -66,4 +66,4 @@ class SupervisorMetrics:
             yield
         finally:
             ended.set()
-            thread.join(5 * LOOK_SECONDS)
+            thread.join(5 * POLL_SECONDS)

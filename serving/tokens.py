@@ -14,9 +14,9 @@ from digits_client.transport import read_token
 from serving.config import Config
 from serving.torchserve import TorchServe
 
-LOCK_SECONDS = 5.0  # a server that takes longer to answer is not ready
+LOCK_TIMEOUT_SECONDS = 5.0  # a server that takes longer to answer is not ready
 RETRY_SECONDS = 10.0  # after a rotation that failed
-ROOM = 4096  # bytes; more than a key file has
+KEY_FILE_BYTES = 4096  # bytes; more than a key file has
 
 
 class Tokens:
@@ -47,16 +47,16 @@ class Tokens:
         ):
             Gauge(name, text, registry=registry).set_function(value)
 
-    def note_creation(self, when: float) -> None:
+    def record_creation(self, when: float) -> None:
         """Note when the tokens were made; half of their life later they are replaced, with time left to retry."""
         self.rotate_at, self.expires_at = when + self.config.token_seconds / 2, when + self.config.token_seconds
 
-    def publish(self) -> None:
+    def publish_tokens(self) -> None:
         """Give callers the current tokens."""
         server = self.get_server()
         try:
             if server is not None:
-                server.publish_keys()
+                server.publish_tokens()
             self.problem = None
         except OSError as error:
             problem = f"the tokens are not published: {self.config.key_file}: {error.strerror or error}"
@@ -64,7 +64,7 @@ class Tokens:
                 self.log(problem)
             self.problem = problem
 
-    def unpublish(self) -> None:
+    def remove_published(self) -> None:
         """Remove the published tokens; those that cannot be removed are invalid once the server has ended."""
         try:
             self.config.key_file.unlink(missing_ok=True)
@@ -79,7 +79,7 @@ class Tokens:
         started = time.time()
         try:
             with self.lock:
-                self._rotate()
+                self._rotate_tokens()
         except (DigitsError, OSError) as error:  # a full disk; or it has just died, and starts with new tokens
             warning = f"the tokens are not replaced: {error}; the next try is in {RETRY_SECONDS:.0f} s"
             if warning != self.warning:
@@ -87,19 +87,19 @@ class Tokens:
             self.warning, self.rotate_at = warning, time.time() + RETRY_SECONDS
             return
         self.warning = None
-        self.note_creation(started)
+        self.record_creation(started)
         self.rotations.inc()
 
-    def revoke_inference(self) -> None:
+    def revoke_inference_token(self) -> None:
         """Make an inference token that is never published: TorchServe then rejects every new request at once."""
-        self.unpublish()
+        self.remove_published()
         with self.lock:
-            self._make("inference")
+            self._make_token("inference")
 
     @contextmanager
     def open_client(self) -> Iterator[ManagementClient]:
         """Open a client with TorchServe's own key file, which does not change while the block runs."""
-        if not self.lock.acquire(timeout=LOCK_SECONDS):
+        if not self.lock.acquire(timeout=LOCK_TIMEOUT_SECONDS):
             raise UnreachableError("TorchServe has not answered the last question yet")
         try:
             with self._open_client() as client:
@@ -107,25 +107,25 @@ class Tokens:
         finally:
             self.lock.release()
 
-    def _rotate(self) -> None:
+    def _rotate_tokens(self) -> None:
         """Make both tokens; OSError, with the old tokens still valid, where TorchServe or we could not write them."""
         server = self._require_server()
         for kind in ("inference", "management"):
-            with ReservedFile(server.key_file, ROOM):
+            with ReservedFile(server.key_file, KEY_FILE_BYTES):
                 pass
             write_atomic(self.config.key_file, server.key_file.read_bytes(), 0o600)  # it can be replaced
-            with ReservedFile(self.config.key_file, ROOM, 0o600) as reserved:
-                self._make(kind)
+            with ReservedFile(self.config.key_file, KEY_FILE_BYTES, 0o600) as reserved:
+                self._make_token(kind)
                 reserved.commit(server.key_file.read_bytes())
 
-    def _make(self, kind: str) -> None:
+    def _make_token(self, kind: str) -> None:
         with self._open_client() as client:
             headers = {"Authorization": f"Bearer {read_token(self._require_server().key_file, 'API')}"}
             client.api.call("GET", "/token", params={"type": kind}, headers=headers)
 
     def _open_client(self) -> ManagementClient:
         addresses = self.config.make_server(self._require_server().key_file)
-        return ManagementClient(server=addresses, timeout=LOCK_SECONDS, retries=0)
+        return ManagementClient(server=addresses, timeout=LOCK_TIMEOUT_SECONDS, retries=0)
 
     def _require_server(self) -> TorchServe:
         if (server := self.get_server()) is None:

@@ -26,8 +26,8 @@ from serving.state import State
 STOP_SECONDS = 20.0  # TorchServe stops its workers one after the other
 END_SECONDS = 2.0  # for what is left without Java; workers end with their connection
 POLL_SECONDS = 0.05
-LAST_LINES = 5  # kept of what TorchServe prints
-_ALWAYS_PRINTED = ("sun.reflect.Reflection", "-smi not available")
+MAX_LINES = 5  # kept of what TorchServe prints
+_IGNORED_OUTPUT = ("sun.reflect.Reflection", "-smi not available")
 _PR_SET_PDEATHSIG = 1
 
 
@@ -54,21 +54,21 @@ class TorchServe:
             start_new_session=True,  # Ctrl-C reaches the supervisor alone, which then stops this in order
             preexec_fn=end_with_parent(),
         )
-        self.printed: deque[str] = deque(maxlen=LAST_LINES)
-        self.reading = threading.Thread(target=_keep_lines, args=[self.process.stdout, self.printed], daemon=True)
+        self.printed: deque[str] = deque(maxlen=MAX_LINES)
+        self.reading = threading.Thread(target=_read_lines, args=[self.process.stdout, self.printed], daemon=True)
         self.reading.start()
 
-    def exit_code(self) -> int | None:
+    def get_exit_code(self) -> int | None:
         """Return the exit code of Java; None while it runs."""
         return self.process.poll()
 
     def get_last_lines(self) -> str:
         """Return what a TorchServe that has ended printed last, in one line."""
         self.reading.join(END_SECONDS)
-        lines = [line.strip() for line in self.printed if not any(text in line for text in _ALWAYS_PRINTED)]
+        lines = [line.strip() for line in self.printed if not any(text in line for text in _IGNORED_OUTPUT)]
         return " | ".join(filter(None, lines)) or "nothing"
 
-    def publish_keys(self) -> None:
+    def publish_tokens(self) -> None:
         """Give callers the keys that are valid now, whole and readable by their owner alone."""
         try:
             text = self.key_file.read_text(encoding="utf-8")
@@ -88,37 +88,37 @@ class TorchServe:
             self.process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(STOP_SECONDS)
-        end_leftovers(self.process.pid, self.temporary)
+        kill_remaining(self.process.pid, self.temporary)
         self.kill()
         self.process.wait()
 
 
-def _keep_lines(output: IO[str], kept: deque[str]) -> None:
+def _read_lines(output: IO[str], kept: deque[str]) -> None:
     """Read to the end, so that the pipe never fills up."""
     with output:
         kept.extend(output)
 
 
-def end_leftovers(java: int, temporary: Path) -> None:
+def kill_remaining(java: int, temporary: Path) -> None:
     """End what is left of a server, workers that outlived it among it; remove its temporary folder."""
-    left = _still_running(_group(java, temporary))
+    left = _wait_for_exit(_find_group(java, temporary))
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    _still_running(left)
+    _wait_for_exit(left)
     if temporary.name.startswith(TEMPORARY_PREFIX):
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _still_running(processes: list[psutil.Process]) -> list[psutil.Process]:
+def _wait_for_exit(processes: list[psutil.Process]) -> list[psutil.Process]:
     """Return those that have not ended by themselves within END_SECONDS."""
     deadline = time.monotonic() + END_SECONDS
-    while (running := [process for process in processes if _runs(process)]) and time.monotonic() < deadline:
+    while (running := [process for process in processes if _is_running(process)]) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
     return running
 
 
-def _runs(process: psutil.Process) -> bool:
+def _is_running(process: psutil.Process) -> bool:
     """A zombie has ended; the first process, whose child an orphan becomes, may take seconds to see that.
 
     Not so one with threads: the first has ended before the others, which hold its ports some hundredths of a second.
@@ -129,7 +129,7 @@ def _runs(process: psutil.Process) -> bool:
         return False
 
 
-def _group(java: int, temporary: Path) -> list[psutil.Process]:
+def _find_group(java: int, temporary: Path) -> list[psutil.Process]:
     """Return the processes of Java's group; by their environment, for a number may have been given to another since.
 
     One that is just ending has none any more.
@@ -137,7 +137,7 @@ def _group(java: int, temporary: Path) -> list[psutil.Process]:
     processes = []
     for process in psutil.process_iter():
         with contextlib.suppress(OSError, psutil.Error):
-            if os.getpgid(process.pid) != java or not _runs(process):
+            if os.getpgid(process.pid) != java or not _is_running(process):
                 continue
             if process.status() == psutil.STATUS_ZOMBIE or process.environ().get("TMPDIR") == str(temporary):
                 processes.append(process)

@@ -13,7 +13,7 @@ class WorkerMetrics:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def begin(self) -> None:
+    def reset_folder(self) -> None:
         """Empty the folder, or make it: counters begin at 0 with the supervisor."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in self.folder.glob("*.db"):

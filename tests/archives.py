@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from serving.archive import archive_path, build_archive
+from serving.archive import build_archive, get_archive_path
 from serving.config import ROOT
 from training.export import MODEL, RECORD, export
 from training.model import DigitCNN, load_model
@@ -21,13 +21,13 @@ def provide_archive(version: str, store: Path) -> Path:
     cache = Path(os.environ[CACHE])
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        built = archive_path(cache, version)
+        built = get_archive_path(cache, version)
         if not built.exists():
             build_archive(version, cache)
     store.mkdir(parents=True, exist_ok=True)
     for path in (built, Path(f"{built}.sha256")):
         shutil.copy2(path, store)
-    return archive_path(store, version)
+    return get_archive_path(store, version)
 
 
 def copy_project(folder: Path) -> Path:

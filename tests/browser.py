@@ -55,7 +55,7 @@ class DrawPage:
         self.page.add_init_script(WATCH)
         self.page.on("console", self._note)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.goto(config.url("supervisor") + "/draw")
+        self.page.goto(config.get_url("supervisor") + "/draw")
         expect(self.page.locator("#state")).to_have_text("Ready.", timeout=1000 * SECONDS)
 
     def _note(self, message: ConsoleMessage) -> None:

@@ -25,7 +25,7 @@ from common.command_line import run_command
 from digits_client.client import DigitsClient
 from digits_client.exceptions import DigitsError
 from digits_client.transport import read_token
-from serving.__main__ import parser
+from serving.__main__ import make_parser
 from serving.config import ROOT, Config, read_config
 from serving.local_management import LocalManagementClient
 from serving.phases import Phase
@@ -113,7 +113,7 @@ def started(config: Config, *words: str, before: Sequence[str] = ()) -> Iterator
 
 
 def ready(config: Config) -> tuple[int, str]:
-    response = requests.get(config.url("supervisor") + "/ready", timeout=10)
+    response = requests.get(config.get_url("supervisor") + "/ready", timeout=10)
     return response.status_code, response.text.strip()
 
 
@@ -173,7 +173,7 @@ def run_in_process(config: Config, *words: str) -> "subprocess.CompletedProcess[
     """Run a command of the command line in this process."""
     out, err = (TextIOWrapper(BytesIO(), write_through=True) for _ in range(2))
     with redirect_stdout(out), redirect_stderr(err):
-        code = run_command(parser(), ["--config", str(config.path), *words], (DigitsError,))
+        code = run_command(make_parser(), ["--config", str(config.path), *words], (DigitsError,))
     stdout, stderr = (stream.buffer.getvalue().decode() for stream in (out, err))
     return subprocess.CompletedProcess(words, code, stdout, stderr)
 
@@ -221,7 +221,7 @@ class Load:
     ended: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
-        host, port = self.config.ports()["inference"]
+        host, port = self.config.get_ports()["inference"]
         headers = {"Authorization": f"Bearer {read_token(self.config.key_file, 'inference')}"}
         connection = http.client.HTTPConnection(host, port, timeout=60)
         while not self.ended.is_set():

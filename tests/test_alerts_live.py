@@ -127,7 +127,7 @@ def _make_sick(found: Prometheus, config: Config, process: "subprocess.Popen[str
     """Drifting and slow, with workers that die: all at once, as what is sick is."""
     inverted = [encode_png(255 - grey) for grey in load_raw_images("mnist5k")[0][::250]]
     slow = make_batch_body(*[large_picture()] * 8, *inverted)  # over 0.2 s of a worker's
-    url = config.url("inference") + "/predictions/digits"
+    url = config.get_url("inference") + "/predictions/digits"
     headers = JSON | {"Authorization": f"Bearer {read_token(config.key_file, 'inference')}"}
     start = time.monotonic()
 
@@ -170,7 +170,7 @@ def _flood(found: Prometheus, config: Config, process: "subprocess.Popen[str]") 
 
     def send() -> None:
         """Send a request over a connection of its own, whether or not earlier ones have a response."""
-        connections.append(socket.create_connection(config.ports()["inference"]))
+        connections.append(socket.create_connection(config.get_ports()["inference"]))
         connections[-1].sendall(request)
         if len(connections) > FLOOD:
             connections.popleft().close()

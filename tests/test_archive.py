@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from digits_client.types import make_sort_key
-from serving.archive import build_archive, check_archive, cores, is_changed, read_smoke, sha256
+from serving.archive import build_archive, check_archive, compute_sha256, count_cores, is_changed, read_smoke
 from serving.config import ROOT, ServingError
 from tests.archives import provide_archive
 from tests.pictures import SMOKE
@@ -66,8 +66,8 @@ def test_an_archive_as_shipped_runs_with_a_worker_for_each_core(
     built = build_archive("1.0", tmp_path / "store", project)
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", str(count))
     settings = check_archive(built.parent, built.name).settings
-    assert (settings["minWorkers"], settings["maxWorkers"]) == (min(count, cores()), min(count, cores()))
-    assert cores() <= count
+    assert (settings["minWorkers"], settings["maxWorkers"]) == (min(count, count_cores()), min(count, count_cores()))
+    assert count_cores() <= count
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_an_archive_as_shipped_runs_with_a_worker_for_each_core(
     [
         ({"minWorkers": 3, "maxWorkers": 5}, (3, 5)),
         ({"batchSize": 1}, (1, 1)),
-        ({"minWorkers": 3}, (cores(), cores())),  # fewer at most than at least: TorchServe takes neither
+        ({"minWorkers": 3}, (count_cores(), count_cores())),  # fewer at most than at least: TorchServe takes neither
         ({"maxWorkers": 2}, (1, 2)),
         ({"minWorkers": 0, "maxWorkers": 4}, (1, 4)),
     ],
@@ -136,7 +136,7 @@ SPOILT: dict[str, Callable[[bytes], bytes]] = {
 def test_an_archive_that_cannot_be_read_is_named(spoilt: str, tmp_path: Path) -> None:
     path = provide_archive("1.0", tmp_path)
     path.write_bytes(SPOILT[spoilt](path.read_bytes()))
-    (tmp_path / "digits-1.0.mar.sha256").write_text(f"{sha256(path)}  digits-1.0.mar\n")
+    (tmp_path / "digits-1.0.mar.sha256").write_text(f"{compute_sha256(path)}  digits-1.0.mar\n")
     with pytest.raises(ServingError, match=r"digits-1.0.mar: is no archive of ours"):
         check_archive(tmp_path, "digits-1.0.mar")
     with pytest.raises(ServingError, match=r"digits-1.0.mar: its smoke pictures cannot be read"):

@@ -48,13 +48,13 @@ def test_every_line_has_a_default(tmp_path: Path) -> None:
     config = read_text(tmp_path, "")
     apis = ("inference", "management", "metrics", "supervisor", "grpc_inference", "grpc_management")
     ports = (8080, 8081, 8082, 8083, 7070, 7071)
-    assert config.ports() == {api: ("127.0.0.1", port) for api, port in zip(apis, ports, strict=True)}
+    assert config.get_ports() == {api: ("127.0.0.1", port) for api, port in zip(apis, ports, strict=True)}
     assert config.model_store == tmp_path / "model_store"
 
 
 def test_ipv6_addresses_are_read_with_brackets_and_without(tmp_path: Path) -> None:
     text = "inference_address=http://[::1]:8080\ngrpc_inference_address=::1\ngrpc_management_address=[::1]"
-    ports = read_text(tmp_path, text).ports()
+    ports = read_text(tmp_path, text).get_ports()
     assert [ports[api][0] for api in ("inference", "grpc_inference", "grpc_management")] == ["::1"] * 3
 
 
@@ -108,4 +108,4 @@ def test_what_is_written_is_in_digits_home(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_everything_listens_on_loopback_alone() -> None:
-    assert {host for host, _ in read_config().ports().values()} == {"127.0.0.1"}
+    assert {host for host, _ in read_config().get_ports().values()} == {"127.0.0.1"}

@@ -20,7 +20,7 @@ from serving import __main__ as serving_cli
 from serving.config import ROOT, read_config
 from serving.config import Config as ServingConfig
 from serving.local_management import LocalManagementClient
-from serving.lock import stop
+from serving.lock import stop_server
 from tests.pictures import SMOKE
 from tests.servers import configure_free_ports, wait_for
 from training import __main__ as training_cli
@@ -28,7 +28,7 @@ from training.recipe import RECIPES, Config
 
 README = (ROOT / "README.md").read_text()
 REFERENCE = "".join((ROOT / "docs" / name).read_text() for name in ("reference.md", "client.md"))
-PARSERS = [training_cli.parser(), serving_cli.parser(), evaluation_cli.parser(), monitoring_cli.parser()]
+PARSERS = [training_cli.parser(), serving_cli.make_parser(), evaluation_cli.parser(), monitoring_cli.parser()]
 PARSERS += [digits_cli.make_parser()]
 
 
@@ -80,7 +80,7 @@ def shown(value: object) -> str:
 
 def test_every_address_in_the_readme_is_the_configurations() -> None:
     config = read_config()
-    ports = {str(port) for _, port in config.ports().values()} | {monitoring_cli.ADDRESS.partition(":")[2]}
+    ports = {str(port) for _, port in config.get_ports().values()} | {monitoring_cli.ADDRESS.partition(":")[2]}
     assert set(re.findall(r"127\.0\.0\.1:(\d+)", README + REFERENCE)) <= ports
 
 
@@ -130,12 +130,12 @@ def checkout(tmp_path: Path) -> Iterator[tuple[Path, ServingConfig]]:
     (folder / "config.properties").write_text(with_ports(read_config().path.read_text(), free))
     config = read_config(folder / "config.properties")
     yield folder, config
-    stop(config)
+    stop_server(config)
 
 
 def with_ports(text: str, config: ServingConfig) -> str:
     """All at once: a new port may have the digits of an old one."""
-    ports = {str(port): str(config.ports()[name][1]) for name, (_, port) in read_config().ports().items()}
+    ports = {str(port): str(config.get_ports()[name][1]) for name, (_, port) in read_config().get_ports().items()}
     return re.sub(rf"\b({'|'.join(ports)})\b", lambda found: ports[found[0]], text)
 
 

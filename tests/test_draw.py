@@ -15,8 +15,8 @@ from digits_client.client import DigitsClient
 from digits_client.transport import read_token
 from handler.protocol import WARNINGS
 from serving import draw_page
-from serving.config import ROOT, TOKENS, Config
-from serving.draw_page import HEADERS, make_draw_routes
+from serving.config import ROOT, TOKEN_KINDS, Config
+from serving.draw_page import SECURITY_HEADERS, make_draw_routes
 from serving.local_management import LocalManagementClient
 from tests.pictures import SMOKE
 
@@ -29,7 +29,7 @@ def ask(
     server: Config, path: str, body: bytes | None = None, method: str = "", **headers: str | None
 ) -> requests.Response:
     """As the page asks; headers are added, or left out if they are None."""
-    url = server.url("supervisor")
+    url = server.get_url("supervisor")
     own: dict[str, str | None] = {"Origin": url} if body is not None else {}
     return requests.request(method or ("GET" if body is None else "POST"), url + path, data=body, headers=own | headers)
 
@@ -39,14 +39,14 @@ def test_the_page_is_small_whole_and_under_a_strict_policy(server: Config) -> No
     for name in OWN:
         response = ask(server, "/draw" if name == "index.html" else f"/draw/{name}")
         assert response.content == (PAGE / name).read_bytes()
-        assert {header: response.headers[header] for header in HEADERS} == HEADERS
+        assert {header: response.headers[header] for header in SECURITY_HEADERS} == SECURITY_HEADERS
         assert re.fullmatch(
             r"(text/(html|css|javascript); charset=utf-8|image/svg\+xml)", response.headers["Content-Type"]
         )
         size += len(response.content)
     print(f"the page has {size} bytes without its examples")
     assert size <= 100_000
-    policy = HEADERS["Content-Security-Policy"]
+    policy = SECURITY_HEADERS["Content-Security-Policy"]
     assert not re.search(r"unsafe|\*|https?:|data:", policy)
     assert "default-src 'none'" in policy
     assert "frame-ancestors 'none'" in policy
@@ -91,7 +91,7 @@ def test_what_is_refused_is_told_in_the_services_shape(
 
 @pytest.mark.parametrize("origin", [None, "null", "http://elsewhere.example", "http://127.0.0.1:1", "https://{host}"])
 def test_another_origin_is_refused_before_its_picture_is_read(server: Config, origin: str | None) -> None:
-    host = server.url("supervisor").removeprefix("http://")
+    host = server.get_url("supervisor").removeprefix("http://")
     response = ask(server, "/draw/predictions", SMOKE[7], Origin=origin and origin.format(host=host))
     assert response.status_code == 403
     assert response.json()["type"] == "Forbidden"
@@ -104,7 +104,7 @@ def test_another_origin_is_refused_before_its_picture_is_read(server: Config, or
     "host", ["elsewhere.example", "elsewhere.example:{port}", "127.0.0.1.elsewhere.example", "[", ""]
 )
 def test_a_foreign_name_that_was_made_to_point_here_is_refused(server: Config, host: str) -> None:
-    host = host.format(port=server.ports()["supervisor"][1])
+    host = host.format(port=server.get_ports()["supervisor"][1])
     for path in ("/draw", "/draw/draw.js", "/draw/state"):
         assert ask(server, path, Host=host).status_code == 400
     assert ask(server, "/draw/predictions", SMOKE[7], Host=host, Origin=f"http://{host}").status_code == 400
@@ -113,7 +113,7 @@ def test_a_foreign_name_that_was_made_to_point_here_is_refused(server: Config, h
 
 @pytest.mark.parametrize("host", ["localhost:{port}", "127.0.0.1:9999", "[::1]:9999"])
 def test_a_loopback_name_is_answered_whatever_port_was_forwarded(server: Config, host: str) -> None:
-    host = host.format(port=server.ports()["supervisor"][1])
+    host = host.format(port=server.get_ports()["supervisor"][1])
     assert ask(server, "/draw/predictions", SMOKE[7], Host=host, Origin=f"http://{host}").json()["digit"] == 7
 
 
@@ -129,7 +129,7 @@ def test_an_image_over_the_limit_is_refused(server: Config, chunked: bool) -> No
     size = 16 * 2**20 + 1
     if chunked:
         parts = (bytes(2**16) for _ in range(size // 2**16 + 1))
-        url = server.url("supervisor")
+        url = server.get_url("supervisor")
         response = requests.post(f"{url}/draw/predictions", parts, headers={"Origin": url})
         status, body = response.status_code, response.content
     else:
@@ -143,7 +143,7 @@ def test_an_image_over_the_limit_is_refused(server: Config, chunked: bool) -> No
 def test_an_image_that_arrives_too_slowly_or_by_half_is_given_up(
     server: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.create_connection(server.ports()["supervisor"], timeout=5) as half:
+    with socket.create_connection(server.get_ports()["supervisor"], timeout=5) as half:
         half.sendall(head(server, "1000") + SMOKE[7][:50])
         half.shutdown(socket.SHUT_WR)
         assert half.recv(1) == b""
@@ -154,7 +154,10 @@ def test_an_image_that_arrives_too_slowly_or_by_half_is_given_up(
 
 def exchange(server: Config, request: bytes) -> tuple[int, bytes]:
     """Send raw bytes; returns the response's status and body."""
-    with socket.create_connection(server.ports()["supervisor"], timeout=5) as asking, asking.makefile("rb") as answer:
+    with (
+        socket.create_connection(server.get_ports()["supervisor"], timeout=5) as asking,
+        asking.makefile("rb") as answer,
+    ):
         asking.sendall(request)
         first, _, body = answer.read().partition(b"\r\n\r\n")
     return int(first.split()[1]), body
@@ -164,8 +167,8 @@ def test_no_more_than_a_few_are_read_at_once(server: Config, monkeypatch: pytest
     """All turns are taken by images that do not arrive; the next image waits until they are given up."""
     monkeypatch.setattr(draw_page, "BODY_SECONDS", 1.0)
     with ExitStack() as held:
-        for _ in range(draw_page.AT_ONCE):
-            connection = held.enter_context(socket.create_connection(server.ports()["supervisor"]))
+        for _ in range(draw_page.MAX_CONCURRENT_IMAGES):
+            connection = held.enter_context(socket.create_connection(server.get_ports()["supervisor"]))
             connection.sendall(head(server, "1000"))
         time.sleep(0.3)  # until the server has read all heads
         started = time.monotonic()
@@ -188,7 +191,7 @@ def test_what_the_page_asks_moves_no_callers_figures(
 
 
 def test_no_token_is_in_any_answer(server: Config) -> None:
-    tokens = [read_token(server.key_file, kind) for kind in TOKENS]
+    tokens = [read_token(server.key_file, kind) for kind in TOKEN_KINDS]
     asked = [ask(server, f"/draw/{name}") for name in (*FILES, "", "state", "nothing")]
     asked += [
         ask(server, f"/draw/{path}", SMOKE[7]) for path in ("predictions", "explanations", "predictions?version=9")
@@ -206,7 +209,7 @@ def test_every_warning_of_the_handler_has_words() -> None:
 
 
 def head(server: Config, length: str) -> bytes:
-    url = server.url("supervisor")
+    url = server.get_url("supervisor")
     lines = [
         "POST /draw/predictions HTTP/1.0",
         f"Host: {url.removeprefix('http://')}",

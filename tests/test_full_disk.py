@@ -64,7 +64,7 @@ def read_kept(config: Config) -> float:
 
 
 def read_ready(config: Config) -> str:
-    response = requests.get(config.url("supervisor") + "/ready", timeout=10)
+    response = requests.get(config.get_url("supervisor") + "/ready", timeout=10)
     assert response.status_code == 200, response.text
     return response.text
 

@@ -19,7 +19,7 @@ from digits_client.status import StatusClient
 from digits_client.transport import read_token
 from evaluation.outlier_sets import texture
 from evaluation.sets import encode_png
-from serving.archive import archive_path, sha256
+from serving.archive import compute_sha256, get_archive_path
 from serving.config import ROOT, Config
 from serving.local_management import LocalManagementClient
 from tests.handler_calls import JSON, make_batch_body
@@ -87,7 +87,7 @@ class Callers:
 
     def _ask(self, session: requests.Session, kind: str, version: str, body: bytes) -> Exchange:
         path = "explanations" if kind == "explanation" else "predictions"
-        url = f"{self.config.url('inference')}/{path}/digits" + (f"/{version}" if version else "")
+        url = f"{self.config.get_url('inference')}/{path}/digits" + (f"/{version}" if version else "")
         response = session.post(url, body, headers=JSON if kind == "digits" else {}, timeout=30)
         told = response.json()
         answers = told.get("predictions", [told])
@@ -175,7 +175,9 @@ def _check_kill(config: Config, client: LocalManagementClient) -> None:
     for info in [each for each in client.status.read_metrics(False) if each.name == "digits_model_info"]:
         assert info.labels["run_id"] == record["run_id"]
         assert info.labels["accuracy"] == f"{record['metrics']['test']['accuracy']:.4f}"
-        assert info.labels["archive_sha256"] == sha256(archive_path(config.model_store, info.labels["version"]))
+        assert info.labels["archive_sha256"] == compute_sha256(
+            get_archive_path(config.model_store, info.labels["version"])
+        )
 
 
 def gauges(client: LocalManagementClient, name: str) -> dict[str, float]:

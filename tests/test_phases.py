@@ -5,7 +5,7 @@ import re
 import pytest
 
 from serving.config import ROOT
-from serving.phases import TRANSITIONS, Phase, advance
+from serving.phases import TRANSITIONS, Phase, check_transition
 
 
 def test_the_docs_draw_every_transition_and_no_other() -> None:
@@ -15,6 +15,6 @@ def test_the_docs_draw_every_transition_and_no_other() -> None:
 
 
 def test_a_phase_that_may_not_follow_is_an_error() -> None:
-    assert advance(Phase.SERVING, Phase.DRAINING) is Phase.DRAINING
+    assert check_transition(Phase.SERVING, Phase.DRAINING) is Phase.DRAINING
     with pytest.raises(ValueError, match="serving after draining; expected one of stopped"):
-        advance(Phase.DRAINING, Phase.SERVING)
+        check_transition(Phase.DRAINING, Phase.SERVING)

@@ -9,7 +9,7 @@ import requests
 
 from serving.config import Config
 from serving.local_management import LocalManagementClient
-from serving.lock import process_of
+from serving.lock import find_process
 from serving.state import read_state
 from tests.archives import provide_archive
 from tests.pictures import SMOKE
@@ -69,14 +69,14 @@ def test_a_roll_out_survives_killed_java_a_killed_supervisor_a_stop_and_lost_arc
         wait_for(lambda: read_served(client) == ROLLED_OUT)
         wait_for(lambda: ready(own) == (200, "ready"))
         assert not alive(left)
-        metrics = requests.get(own.url("supervisor") + "/metrics", timeout=10).text
+        metrics = requests.get(own.get_url("supervisor") + "/metrics", timeout=10).text
         assert "digits_server_restarts_total 1.0" in metrics
         assert "TorchServe ended by itself, with code -9; it is started again" in errors(own)
         left = family(process)
         process.kill()
         process.wait()
         wait_for(lambda: not alive(left), 10)
-        assert process_of(own) is None
+        assert find_process(own) is None
     with serving_client(own) as (_, client):
         wait_for(lambda: read_served(client) == ROLLED_OUT)
         assert client.inference.predict(SMOKE[7]).model_version == "1.1"

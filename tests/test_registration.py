@@ -9,7 +9,7 @@ from zipfile import ZipFile
 import pytest
 
 from digits_client.exceptions import DigitsError
-from serving.archive import build_archive, check_archive, sha256
+from serving.archive import build_archive, check_archive, compute_sha256
 from serving.config import ROOT, Config, ServingError
 from serving.local_management import LocalManagementClient
 from tests.archives import copy_project, provide_archive
@@ -88,7 +88,7 @@ def hostile(client: LocalManagementClient, tmp_path: Path) -> dict[str, str]:
 
 def write_sum(path: Path) -> None:
     """Write an archive's own SHA-256 beside it, as somebody with access to the store could."""
-    Path(f"{path}.sha256").write_text(f"{sha256(path)}  {path.name}\n")
+    Path(f"{path}.sha256").write_text(f"{compute_sha256(path)}  {path.name}\n")
 
 
 def test_hostile_registrations_are_refused_and_nothing_is_run(

@@ -9,7 +9,7 @@ import pytest
 
 from handler.records import Request
 from handler.request_log import RequestLog
-from serving.log_rotation import KEPT, LogRotation
+from serving.log_rotation import BACKUP_FILES, LogRotation
 
 STATUSES = (200, 404, 503)
 
@@ -60,7 +60,10 @@ def test_a_file_that_has_grown_is_renamed_and_its_writers_begin_a_new_one(
         logs[number % 2].write(served(number, number, number), 0.1, "1.0")
         rotation.rotate_if_due()
     files = sorted(tmp_path.iterdir())
-    assert [each.name for each in files] == ["requests.log", *(f"requests.log.{each}" for each in range(1, KEPT + 1))]
+    assert [each.name for each in files] == [
+        "requests.log",
+        *(f"requests.log.{each}" for each in range(1, BACKUP_FILES + 1)),
+    ]
     told = [status for each in files[::-1] if each != path for status in statuses(each)] + statuses(path)
     assert told == sorted(told)  # none out of order, and none lost but with the oldest files
     assert told[-1] == 239

@@ -179,10 +179,10 @@ def test_a_machine_without_the_checkout_rolls_out_by_url_and_tokens(
     shutil.copytree(ROOT / "digits_client", tmp_path / "packages" / "digits_client")
     tokens = {name: read_token(rolling.key_file, kind) for kind, name in TOKEN_VARIABLES.items()}
     environment = os.environ | tokens | {"PYTHONPATH": str(tmp_path / "packages")}
-    urls = [f"--{api}-url={rolling.url(api)}" for api in ("management", "metrics", "supervisor")]
+    urls = [f"--{api}-url={rolling.get_url(api)}" for api in ("management", "metrics", "supervisor")]
 
     def run(*words: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "digits_client", *words, "--url", rolling.url("inference"), *urls]
+        command = [sys.executable, "-m", "digits_client", *words, "--url", rolling.get_url("inference"), *urls]
         run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert run.returncode == code, run.stderr
         return run

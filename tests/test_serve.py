@@ -14,7 +14,7 @@ from digits_client.client import DigitsClient
 from digits_client.exceptions import UnreachableError
 from serving.archive import build_archive
 from serving.config import ROOT, Config
-from serving.readiness import PROOF_SECONDS
+from serving.readiness import RECHECK_SECONDS
 from serving.start_checks import check_ports
 from tests.archives import copy_project, swap_digits
 from tests.pictures import SMOKE
@@ -157,7 +157,7 @@ def test_ready_is_503_while_all_workers_hang(own: Config, project: Path) -> None
     build_archive("1.0", own.model_store, project)
     with serving_client(own) as (_, client):
         brake.touch()
-        wait_for(lambda: ready(own)[0] == 503, 2 * PROOF_SECONDS + 5)
+        wait_for(lambda: ready(own)[0] == 503, 2 * RECHECK_SECONDS + 5)
         assert client.get_default().ready == 2
         with (
             DigitsClient(server=own.make_server(), timeout=0.5) as hurried,

@@ -64,7 +64,7 @@ def browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_demo_opens_the_page_of_the_server_that_runs(running_here: Config, browser: Path) -> None:
     run = run_in_process(running_here, "demo")
-    assert (run.returncode, run.stdout) == (0, running_here.url("supervisor") + "/draw\n")
+    assert (run.returncode, run.stdout) == (0, running_here.get_url("supervisor") + "/draw\n")
     assert browser.read_text() == run.stdout
 
 
@@ -75,7 +75,7 @@ def test_demo_serves_where_no_server_runs_and_opens_a_page_that_may_stay_open(
     monkeypatch.setenv("STAY", "yes")
     with subprocess.Popen(serving(own, "demo"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         wait_for(browser.exists)
-        address = own.url("supervisor") + "/draw"
+        address = own.get_url("supervisor") + "/draw"
         wait_for(lambda: browser.read_text() == f"{address}\n", 5)
         assert requests.get(address, timeout=5).status_code == 200
         process.send_signal(signal.SIGINT)

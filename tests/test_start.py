@@ -69,7 +69,7 @@ def test_values_reach_torchserve_as_they_are_meant(config: Config, monkeypatch: 
     written = (config.folder / "written").read_text(encoding="ascii")
     properties = javaproperties.loads(written)
     assert meant.items() <= properties.items()
-    assert json.loads(properties["model_snapshot"]) == json.loads(State({}).snapshot())
+    assert json.loads(properties["model_snapshot"]) == json.loads(State({}).make_snapshot())
     assert config.properties.items() <= properties.items()
 
 

@@ -66,7 +66,7 @@ def test_a_file_that_cannot_be_read_is_named(missing: str, config: Config) -> No
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "::1"])
 def test_a_port_in_use_is_named(host: str, config: Config) -> None:
-    port = config.ports()["supervisor"][1]
+    port = config.get_ports()["supervisor"][1]
     config = change(config, supervisor_address=f"http://{f'[{host}]' if ':' in host else host}:{port}")
     check_ports(config)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

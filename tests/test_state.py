@@ -33,11 +33,11 @@ def test_snapshots_are_folded_in_the_order_of_their_names(config: Config) -> Non
 def test_a_way_back_shortens_the_history_and_what_is_gone_leaves_it() -> None:
     state = State({})
     for default, names in (("1.0", ["1.0"]), ("1.1", ["1.0", "1.1"]), ("1.2", ["1.0", "1.1", "1.2"])):
-        state = state.fold({"digits": make_versions(default, *names)})
+        state = state.apply_models({"digits": make_versions(default, *names)})
     assert state.history == ("1.0", "1.1", "1.2")
-    assert state.fold({"digits": make_versions("1.1", "1.0", "1.1", "1.2")}).history == ("1.0", "1.1")
-    assert state.fold({"digits": make_versions("1.2", "1.0", "1.2")}).previous == "1.0"
-    assert state.fold({}).default is None
+    assert state.apply_models({"digits": make_versions("1.1", "1.0", "1.1", "1.2")}).history == ("1.0", "1.1")
+    assert state.apply_models({"digits": make_versions("1.2", "1.0", "1.2")}).previous == "1.0"
+    assert state.apply_models({}).default is None
 
 
 @pytest.mark.parametrize("kept", [0, 1, 2], ids=["all snapshots left", "one left", "none left"])
@@ -112,14 +112,14 @@ def test_what_is_lost_is_told_and_the_default_moves_to_the_one_before(config: Co
     state = State(
         {"digits": make_versions("1.2", "1.0", "1.1", "1.2"), "other": make_versions("9", "9")}, ("1.1", "1.0", "1.2")
     )
-    rest, told = state.without_lost(config.model_store)
+    rest, told = state.drop_missing_archives(config.model_store)
     assert (rest.default, rest.previous, set(rest.versions), set(rest.models)) == (
         *("1.0", "1.1", {"1.0", "1.1"}, {"digits"}),
     )
     assert len(told) == 3
     assert told[0].startswith("digits 1.2 is not served any more:")
     assert told[2] == "the default is now digits 1.0"
-    assert state.without_lost(config.model_store)[0] == rest
+    assert state.drop_missing_archives(config.model_store)[0] == rest
 
 
 def test_a_default_that_is_asked_for_keeps_how_it_was_scaled(config: Config) -> None:
@@ -130,4 +130,4 @@ def test_a_default_that_is_asked_for_keeps_how_it_was_scaled(config: Config) -> 
     known = State({"digits": make_versions("1.0", "1.0", "1.1")}, ("1.0",)).with_default(archive)
     assert (known.default, known.versions["1.1"]["minWorkers"]) == ("1.1", 2)
     assert [settings["defaultVersion"] for settings in known.versions.values()] == [False, True]
-    assert json.loads(known.snapshot())["modelCount"] == 2
+    assert json.loads(known.make_snapshot())["modelCount"] == 2

@@ -106,7 +106,7 @@ def test_restarts_wait_longer_and_end_with_the_sixth_death(served: Config) -> No
 
 def test_deaths_long_ago_do_not_count(served: Config) -> None:
     supervised = Supervised(served)
-    supervised.supervisor.restart_limit.deaths.extend([time.monotonic() - supervising.RESTART_SECONDS - 1] * 5)
+    supervised.supervisor.restart_limit.deaths.extend([time.monotonic() - supervising.RESTART_WINDOW_SECONDS - 1] * 5)
     supervised.run(supervised.die, nothing, nothing)
     assert (len(supervised.servers), len(supervised.supervisor.restart_limit.deaths)) == (2, 1)
 

@@ -32,9 +32,9 @@ class Setup:
         self.registry = CollectorRegistry()
         server: Any = SimpleNamespace(key_file=self.own, publish_keys=self.publish_keys)
         self.tokens = Tokens(self.config, lambda: server, self.registry, self.lines.append)
-        self.tokens.note_creation(time.time())
+        self.tokens.record_creation(time.time())
         self.write()
-        self.tokens.publish()
+        self.tokens.publish_tokens()
 
     def write(self) -> None:
         number = {kind: f"{kind} {self.made.count(kind)}" for kind in ("inference", "management", "API")}
@@ -88,7 +88,7 @@ def test_tokens_are_replaced_on_request_and_after_half_of_their_life(setup: Setu
     assert setup.made == ["inference", "management"]
     assert setup.read_published() == ["inference 1", "management 1"]
     assert setup.config.key_file.stat().st_mode & 0o777 == 0o600
-    setup.tokens.note_creation(time.time() - setup.config.token_seconds * 0.51)
+    setup.tokens.record_creation(time.time() - setup.config.token_seconds * 0.51)
     setup.rotate()
     assert len(setup.made) == 4
     assert setup.get_metric("token_rotations_total") == 2
@@ -129,17 +129,17 @@ def test_tokens_that_cannot_be_published_are_named_until_they_are(setup: Setup) 
     setup.config.key_file.unlink()
     setup.config.key_file.mkdir()
     for _ in range(2):
-        setup.tokens.publish()
+        setup.tokens.publish_tokens()
     assert setup.lines == [setup.tokens.problem]
     assert f"the tokens are not published: {setup.config.key_file}: " in setup.lines[0]
     assert setup.get_metric("tokens_published") == 0
     setup.config.key_file.rmdir()
-    setup.tokens.publish()
+    setup.tokens.publish_tokens()
     assert (setup.tokens.problem, setup.get_metric("tokens_published")) == (None, 1)
 
 
 def test_a_revoked_token_is_replaced_by_one_that_is_not_published(setup: Setup) -> None:
-    setup.tokens.revoke_inference()
+    setup.tokens.revoke_inference_token()
     assert setup.made == ["inference"]
     assert not setup.config.key_file.exists()
 

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from serving.config import Config, ServingError
-from serving.lock import locked, process_of
-from serving.torchserve import end_leftovers
+from serving.lock import find_process, hold_lock
+from serving.torchserve import kill_remaining
 from tests.servers import alive, configure_free_ports, wait_for
 
 ENDING = """
@@ -34,7 +34,7 @@ def test_who_is_just_ending_is_waited_for_as_its_threads_hold_ports(tmp_path: Pa
         wait_for(lambda: psutil.Process(leftover.pid).status() == psutil.STATUS_ZOMBIE)
         socket.create_connection(("127.0.0.1", port)).close()
         try:
-            end_leftovers(leftover.pid, tmp_path)
+            kill_remaining(leftover.pid, tmp_path)
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(("127.0.0.1", port)).close()
         finally:
@@ -60,18 +60,18 @@ def test_a_start_ends_what_a_killed_server_left_and_can_be_stopped_meanwhile(con
     released = threading.Event()
 
     def hold() -> None:
-        with locked(config):
+        with hold_lock(config):
             released.wait(10)
 
     holding = threading.Thread(target=hold)
     holding.start()
-    wait_for(lambda: process_of(config) == os.getpid(), 10)
+    wait_for(lambda: find_process(config) == os.getpid(), 10)
     wait_for(lambda: not alive([psutil.Process(left.pid)]), 10)
     wait_for(lambda: not temporary.exists(), 10)
     assert not config.key_file.exists()
     with pytest.raises(ServingError, match=f"already runs here, as process {os.getpid()}; `make stop` ends it"):
-        locked(config).__enter__()
+        hold_lock(config).__enter__()
     released.set()
     holding.join()
     left.communicate()
-    assert process_of(config) is None
+    assert find_process(config) is None

@@ -50,7 +50,7 @@ def read_totals(metrics: WorkerMetrics) -> dict[str, float]:
 @pytest.fixture
 def metrics(tmp_path: Path) -> WorkerMetrics:
     made = WorkerMetrics(tmp_path / "logs" / "metrics")
-    made.begin()
+    made.reset_folder()
     return made
 
 
@@ -66,7 +66,7 @@ def test_workers_that_end_are_still_counted(metrics: WorkerMetrics) -> None:
         process.kill()
         process.communicate()
     assert read_totals(metrics) == expected
-    metrics.begin()
+    metrics.reset_folder()
     assert list(metrics.collect()) == []
 
 

@@ -8,18 +8,20 @@ import psutil
 from digits_client.types import Version
 
 
-def measure_work(versions: Iterable[Version]) -> dict[str, float]:
+def measure_cpu_time(versions: Iterable[Version]) -> dict[str, float]:
     """Return processor seconds of the READY workers by version; they change between any two looks while one works.
 
     A worker has one thread and reads its images from memory, so it uses the processor while it has something in hand.
     """
     return {
-        version.version: sum(_measure_worker(worker.pid) for worker in version.workers if worker.status == "READY")
+        version.version: sum(
+            _measure_worker_cpu_time(worker.pid) for worker in version.workers if worker.status == "READY"
+        )
         for version in versions
     }
 
 
-def _measure_worker(pid: int) -> float:
+def _measure_worker_cpu_time(pid: int) -> float:
     try:
         process = psutil.Process(pid)
         times = process.cpu_times()

@@ -9,15 +9,15 @@ from prometheus_client import CollectorRegistry, Gauge
 from digits_client.exceptions import DigitsError
 from digits_client.management import ManagementClient
 from digits_client.types import Version
-from serving.archive import archive_path, check_archive, read_settings
+from serving.archive import check_archive, get_archive_path, read_settings
 from serving.config import Config
-from serving.drain import measure_work
-from serving.state import State, Versions, discard_snapshots, fold_snapshots, read_state, write_state
+from serving.cpu_time import measure_cpu_time
+from serving.state import State, Versions, apply_new_snapshots, discard_snapshots, read_state, write_state
 
-FIRST = "1.0"  # served where nothing has been before
+FIRST_VERSION = "1.0"  # served where nothing has been before
 
 
-class StateKeeper:
+class StateStore:
     """The state on the disk, for a supervisor and its HTTP server. May be shared by threads.
 
     Changes come from TorchServe's snapshots, which are there before it answers the request that made the change, and
@@ -35,7 +35,7 @@ class StateKeeper:
         kept = Gauge("digits_state_kept", "1 if a restart would serve what is served now, else 0", registry=registry)
         kept.set_function(lambda: self.problem is None)
 
-    def load(self) -> None:
+    def load_state(self) -> None:
         """Read what was served before, also what a killed server has left."""
         self.state = read_state(self.config)
         if self.state.folded:
@@ -43,38 +43,38 @@ class StateKeeper:
         self.saved = self.state
         discard_snapshots(self.config)  # what a killed server did not write to its end
 
-    def choose(self, version: str | None) -> State:
+    def choose_state(self, version: str | None) -> State:
         """Choose what to serve: as before, with `version` as the default if it is named; kept once it is accepted."""
-        state = self.drop_lost()
-        wanted = version or state.default or FIRST
+        state = self.drop_missing_archives()
+        wanted = version or state.default or FIRST_VERSION
         if wanted != state.default:
-            archive = check_archive(self.config.model_store, archive_path(self.config.model_store, wanted).name)
+            archive = check_archive(self.config.model_store, get_archive_path(self.config.model_store, wanted).name)
             state = state.with_default(archive)
         with self.lock:
             self.unproven, self.state = state != self.saved, state
         return state
 
-    def drop_lost(self) -> State:
+    def drop_missing_archives(self) -> State:
         """Return the state without archives that vanished or changed; what a new TorchServe is started with."""
-        state, lines = self.state.without_lost(self.config.model_store)
+        state, lines = self.state.drop_missing_archives(self.config.model_store)
         self.listing = None
         for line in lines:
             self.log(line)
         return state
 
-    def accept(self) -> None:
+    def confirm_state(self) -> None:
         """Keep what was chosen and has answered, with what promote, rollback and the like have changed since."""
         with self.lock:
             self.unproven = False
-            self._save()
+            self._write_if_changed()
 
-    def keep_snapshots(self) -> None:
+    def save_snapshots(self) -> None:
         """Keep what TorchServe has written since the last time."""
         with self.lock:
-            self.state = fold_snapshots(self.config, self.state)
-            self._save()
+            self.state = apply_new_snapshots(self.config, self.state)
+            self._write_if_changed()
 
-    def keep_listing(self, versions: dict[str, Version], default: str) -> None:
+    def save_listing(self, versions: dict[str, Version], default: str) -> None:
         """Keep what has changed since the API listed its versions the last time, or since a TorchServe was started.
 
         What a new TorchServe does not list is not unregistered: a full disk may have kept it from loading that version.
@@ -90,16 +90,16 @@ class StateKeeper:
                 known = {
                     name: kept for name, kept in self.state.versions.items() if name in listed or name not in before
                 }
-                added = {name: self._complete(name, settings) for name, settings in changed.items()}
+                added = {name: self._complete_settings(name, settings) for name, settings in changed.items()}
                 self.state = self.state.with_versions(known | added, default)
-            self._save()
+            self._write_if_changed()
 
-    def describe(self, client: ManagementClient) -> dict[str, Any]:
+    def describe_state(self, client: ManagementClient) -> dict[str, Any]:
         """Keep what the API lists now; return the fields of /state (digits_client/status.py)."""
-        self.keep_snapshots()
+        self.save_snapshots()
         try:
             versions = client.list_versions()
-            self.keep_listing(versions, client.get_default().version)
+            self.save_listing(versions, client.get_default().version)
         except DigitsError:  # TorchServe starts, or hangs
             versions = {}
         workers = ("min_workers", "minWorkers"), ("max_workers", "maxWorkers")
@@ -112,15 +112,15 @@ class StateKeeper:
                     for name, settings in self.state.versions.items()
                 },
                 "problem": self.problem or ("the server is starting" if self.unproven else None),
-                "work": measure_work(versions.values()),
+                "work": measure_cpu_time(versions.values()),
             }
 
-    def finish(self) -> None:
+    def save_final_state(self) -> None:
         """Keep the last changes of a server that has ended."""
         if self.unproven:
             discard_snapshots(self.config)
         else:
-            self.keep_snapshots()
+            self.save_snapshots()
             if self.problem:
                 self.log(f"the last changes are lost: {self.problem}")
 
@@ -130,12 +130,12 @@ class StateKeeper:
         expected = {name: {key: settings.get(key) for key in listed[name]} for name, settings in kept.items()}
         return self.state.default if self.state.default in listed else default, expected
 
-    def _complete(self, name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    def _complete_settings(self, name: str, settings: dict[str, Any]) -> dict[str, Any]:
         """Return TorchServe's settings of a version: as they were kept, else its archive's, with what the API lists."""
         kept = self.state.versions.get(name) or read_settings(self.config.model_store / settings["marName"])
         return kept | settings
 
-    def _save(self) -> None:
+    def _write_if_changed(self) -> None:
         if self.unproven or self.state == self.saved:
             return
         try:
