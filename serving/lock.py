@@ -1,4 +1,4 @@
-"""One server a folder: its processes, how it is stopped, what a killed one has left."""
+"""The lock that allows one server per folder; it records the processes, to stop them or clean up after a crash."""
 
 import fcntl
 import json
@@ -14,15 +14,15 @@ from typing import IO
 from serving.config import Config, ServingError
 from serving.torchserve import TorchServe, kill_remaining
 
-STOP_SECONDS = 90.0  # more than drain and TorchServe are given
+STOP_SECONDS = 90.0  # longer than the drain and the stop of TorchServe may take
 _POLL_SECONDS = 0.05
-_FILE_BYTES = 1000  # of the file: written at once, so that no reader finds half of it
-_PROBE_SECONDS = 0.3  # somebody who only looks whether a server runs holds the lock for a moment
+_FILE_BYTES = 1000  # size of the lock file; written at once, so that readers never see half of it
+_PROBE_SECONDS = 0.3  # a process that checks whether a server runs holds the lock for a moment
 
 
 @dataclass(frozen=True)
 class Owner:
-    """The supervisor's process and, once it is started, TorchServe's with its temporary folder."""
+    """Process ids of the supervisor and, once started, of TorchServe (Java), and TorchServe's temporary folder."""
 
     supervisor: int = 0
     java: int = 0
@@ -30,29 +30,29 @@ class Owner:
 
 
 class Lock:
-    """Held by the supervisor from before the start of its server until all its processes are gone."""
+    """The lock that the supervisor holds from before the start of TorchServe until all processes have ended."""
 
     def __init__(self, file: IO[str]) -> None:
         self.file = file
 
     def record(self, server: TorchServe) -> None:
-        """Write down what is to be ended if this process is killed."""
+        """Record the processes to end if this process is killed."""
         _write_owner(self.file, Owner(os.getpid(), server.process.pid, str(server.temporary)))
 
 
 @contextmanager
 def hold_lock(config: Config) -> Iterator[Lock]:
-    """Hold the lock of this folder; ServingError if a server runs here. First, end what a killed one has left."""
+    """Hold the lock of this folder, and end what a killed server left; ServingError if a server is running."""
     config.lock_file.touch()
     with config.lock_file.open("r+", encoding="utf-8") as file:
         if not _acquire_lock(file, fcntl.LOCK_EX, _PROBE_SECONDS):
             raise ServingError(
                 f"a server already runs here, as process {_read_owner(file).supervisor}; `make stop` ends it"
             )
-        left = _read_owner(file)
-        _write_owner(file, replace(left, supervisor=os.getpid()))  # `stop` reaches us from now on
-        if left.java:
-            kill_remaining(left.java, Path(left.temporary))
+        previous = _read_owner(file)
+        _write_owner(file, replace(previous, supervisor=os.getpid()))  # from now on `stop` finds this process
+        if previous.java:
+            kill_remaining(previous.java, Path(previous.temporary))
         config.key_file.unlink(missing_ok=True)
         _write_owner(file, Owner(os.getpid()))
         yield Lock(file)
@@ -60,7 +60,7 @@ def hold_lock(config: Config) -> Iterator[Lock]:
 
 
 def find_process(config: Config) -> int | None:
-    """Return the process of the supervisor that serves here; None if there is none."""
+    """Return the process id of the supervisor that runs here; None if there is none."""
     if not config.lock_file.exists():
         return None
     with config.lock_file.open(encoding="utf-8") as file:
@@ -68,7 +68,7 @@ def find_process(config: Config) -> int | None:
 
 
 def stop_server(config: Config) -> bool:
-    """Stop the server of this configuration and wait until all of it has ended; False if none runs."""
+    """Stop the server of this configuration and wait until its processes have ended; False if none is running."""
     process = find_process(config)
     if process is None:
         return False
@@ -76,13 +76,13 @@ def stop_server(config: Config) -> bool:
     deadline = time.monotonic() + STOP_SECONDS
     while find_process(config) == process:
         if time.monotonic() > deadline:
-            raise ServingError(f"the server still runs {STOP_SECONDS:.0f} s after SIGTERM")
+            raise ServingError(f"the server is still running {STOP_SECONDS:.0f} s after SIGTERM")
         time.sleep(_POLL_SECONDS)
     return True
 
 
 def _acquire_lock(file: IO[str], lock: int, seconds: float = 0) -> bool:
-    """Take the file's lock, alone or shared, until the file is closed; False if a server holds it."""
+    """Acquire the file's lock, exclusive or shared, until the file is closed; False if a server holds it."""
     deadline = time.monotonic() + seconds
     while True:
         try:

@@ -147,7 +147,7 @@ def test_an_image_that_arrives_too_slowly_or_by_half_is_given_up(
         half.sendall(head(server, "1000") + SMOKE[7][:50])
         half.shutdown(socket.SHUT_WR)
         assert half.recv(1) == b""
-    monkeypatch.setattr(draw_page, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(draw_page, "BODY_TIMEOUT_SECONDS", 0.3)
     status, body = exchange(server, head(server, "1000") + b"x")
     assert (status, json.loads(body)["message"]) == (408, "the picture did not arrive within 0.3 s")
 
@@ -165,7 +165,7 @@ def exchange(server: Config, request: bytes) -> tuple[int, bytes]:
 
 def test_no_more_than_a_few_are_read_at_once(server: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """All turns are taken by images that do not arrive; the next image waits until they are given up."""
-    monkeypatch.setattr(draw_page, "BODY_SECONDS", 1.0)
+    monkeypatch.setattr(draw_page, "BODY_TIMEOUT_SECONDS", 1.0)
     with ExitStack() as held:
         for _ in range(draw_page.MAX_CONCURRENT_IMAGES):
             connection = held.enter_context(socket.create_connection(server.get_ports()["supervisor"]))

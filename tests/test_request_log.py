@@ -52,7 +52,7 @@ def test_batches_of_several_workers_stay_in_one_piece(tmp_path: Path) -> None:
 def test_a_file_that_has_grown_is_renamed_and_its_writers_begin_a_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.log_rotation.BYTES", 1000)
+    monkeypatch.setattr("serving.log_rotation.MAX_BYTES", 1000)
     path = tmp_path / "requests.log"
     rotation, logs = LogRotation(path, pytest.fail), [RequestLog(str(path), "info") for _ in range(2)]
     rotation.rotate_if_due()  # nothing yet

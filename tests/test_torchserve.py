@@ -1,4 +1,4 @@
-"""serving/torchserve.py and serving/lock.py: what a server leaves behind is ended, whoever still looks at it."""
+"""serving/torchserve.py and serving/lock.py: the remaining processes of a server are ended and reaped."""
 
 import json
 import os
@@ -25,8 +25,8 @@ ctypes.CDLL(None).pthread_exit(None)
 """
 
 
-def test_who_is_just_ending_is_waited_for_as_its_threads_hold_ports(tmp_path: Path) -> None:
-    """A killed Java is a zombie some hundredths of a second before its last thread lets its ports go."""
+def test_a_zombie_with_threads_is_waited_for_because_it_holds_ports(tmp_path: Path) -> None:
+    """A killed Java is a zombie for some 10 ms before its last thread releases its ports."""
     command = [sys.executable, "-c", ENDING]
     with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as leftover:
         assert leftover.stdout is not None
@@ -46,8 +46,8 @@ def config(tmp_path: Path) -> Config:
     return configure_free_ports(tmp_path)
 
 
-def test_a_start_ends_what_a_killed_server_left_and_can_be_stopped_meanwhile(config: Config) -> None:
-    """A suspended process does not end by itself; the lock names the new supervisor before it is ended."""
+def test_a_start_ends_the_processes_of_a_killed_server_and_can_be_stopped_meanwhile(config: Config) -> None:
+    """A suspended process does not exit by itself; the lock names the new supervisor before it is killed."""
     temporary = config.folder / "digits-left"
     temporary.mkdir()
     environment = os.environ | {"TMPDIR": str(temporary)}
