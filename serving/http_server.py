@@ -39,7 +39,7 @@ class HttpApp:
     def get_ready(self, _: Request) -> Response:
         """Return the problem, or `ready`; then any warning that needs an operator although the service is ready."""
         problem = self.find_problem()
-        unsaved = f"changes are not saved: {self.store.problem}" if self.store.problem else None
+        unsaved = f"changes are not kept: {self.store.problem}" if self.store.problem else None
         text = "; warning: ".join(filter(None, (problem or "ready", self.tokens.warning or unsaved)))
         return PlainTextResponse(f"{text}\n", 503 if problem else 200)
 

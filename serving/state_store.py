@@ -143,7 +143,7 @@ class StateStore:
         except OSError as error:
             problem = f"{self.config.state_file}: {error.strerror or error}"
             if problem != self.problem:
-                self.log(f"changes are not saved: {problem}")
+                self.log(f"changes are not kept: {problem}")
             self.problem = problem
 
 

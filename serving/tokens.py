@@ -82,7 +82,7 @@ class Tokens:
             with self.lock:
                 self._rotate_tokens()
         except (DigitsError, OSError) as error:  # a full disk, or TorchServe has just died and restarts with new tokens
-            warning = f"the tokens were not replaced: {error}; retrying in {RETRY_SECONDS:.0f} s"
+            warning = f"the tokens are not replaced: {error}; retrying in {RETRY_SECONDS:.0f} s"
             if warning != self.warning:
                 self.log(warning)
             self.warning, self.rotate_at = warning, time.time() + RETRY_SECONDS

@@ -71,7 +71,7 @@ def test_a_roll_out_survives_killed_java_a_killed_supervisor_a_stop_and_lost_arc
         assert not alive(left)
         metrics = requests.get(own.get_url("supervisor") + "/metrics", timeout=10).text
         assert "digits_server_restarts_total 1.0" in metrics
-        assert "TorchServe ended by itself, with code -9; it is started again" in errors(own)
+        assert "TorchServe exited with code -9; restarting it" in errors(own)
         left = family(process)
         process.kill()
         process.wait()
@@ -87,7 +87,7 @@ def test_a_roll_out_survives_killed_java_a_killed_supervisor_a_stop_and_lost_arc
     with serving_client(own) as (_, client):
         wait_for(lambda: read_served(client) == ("1.0", {"1.0": (3, 3, 3)}))
     said = errors(own)
-    assert "digits-1.1.mar has vanished; put it back and register it again" in said
+    assert "digits-1.1.mar is missing; put it back and register it again" in said
     assert "digits-1.2.mar is not the archive whose SHA-256 is beside it" in said
     assert "the default is now digits 1.0" in said
 

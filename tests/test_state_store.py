@@ -80,7 +80,7 @@ def test_an_unsaved_change_is_reported_until_it_is_saved(setup: Setup, monkeypat
             setup.list_versions("1.1")
             setup.store.save_snapshots()
         assert setup.store.problem == f"{setup.config.state_file}: No space left on device"
-        assert setup.lines == [f"changes are not saved: {setup.store.problem}"]
+        assert setup.lines == [f"changes are not kept: {setup.store.problem}"]
         assert setup.get_metric() == 0
         assert read_state(setup.config).default == "1.0"
     setup.store.save_snapshots()

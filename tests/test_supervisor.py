@@ -165,7 +165,7 @@ def test_a_failed_write_is_reported_once_and_retried(served: Config, capsys: pyt
 
     blocked = served.folder / f".{served.state_file.name}.{os.getpid()}.tmp"
     Supervised(served).run(block, do_nothing, unblock, do_nothing)
-    assert capsys.readouterr().err.count("changes are not saved:") == 1
+    assert capsys.readouterr().err.count("changes are not kept:") == 1
     assert not list((served.logs / "config").glob("*-snapshot.cfg"))
     assert read_state(served).default == "1.0"
 

@@ -115,11 +115,11 @@ def test_certs_writes_a_key_for_its_owner_and_prints_the_lines_that_switch_tls_o
     before = (tmp_path / KEY).read_bytes()
     again = make_certificate(tmp_path)
     assert again.returncode == 2
-    assert "remove certs/ to have a new certificate made" in again.stderr
+    assert "certs/ exists; remove it to write a new certificate" in again.stderr
     assert (tmp_path / KEY).read_bytes() == before
 
 
-def test_half_of_tls_and_files_that_are_not_there_are_named(own: Config) -> None:
+def test_incomplete_tls_and_missing_files_are_errors(own: Config) -> None:
     plain = own.path.read_text()
     own.path.write_text(f"{plain}certificate_file=certs/server.pem\n")
     with pytest.raises(ServingError, match="certificate_file alone; expected certificate_file and private_key_file"):
@@ -127,7 +127,7 @@ def test_half_of_tls_and_files_that_are_not_there_are_named(own: Config) -> None
     own.path.write_text(f"{plain}certificate_file=certs/server.pem\nprivate_key_file=certs/server.key\n")
     run = command(own, "serve")
     assert run.returncode == 1
-    assert "certificate_file cannot be read; `make certs` writes one for a trial" in run.stderr
+    assert "certificate_file cannot be read; `make certs` writes one for testing" in run.stderr
     assert "Traceback" not in run.stderr
     expected = "certs/server.pem: No such file or directory; expected the server's certificate"
     assert expected in run_in_process(own, "models").stderr

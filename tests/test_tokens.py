@@ -102,7 +102,7 @@ def test_a_failed_rotation_is_retried_later(setup: Setup) -> None:
     setup.error = DigitsError("it has just died")
     for _ in range(2):
         setup.rotate(requested=True)
-    assert setup.lines == [setup.tokens.warning] == ["the tokens were not replaced: it has just died; retrying in 10 s"]
+    assert setup.lines == [setup.tokens.warning] == ["the tokens are not replaced: it has just died; retrying in 10 s"]
     assert 0 < setup.tokens.rotate_at - time.time() <= module.RETRY_SECONDS
     setup.error, setup.tokens.rotate_at = None, 0.0
     setup.rotate()
@@ -117,7 +117,7 @@ def test_no_token_is_revoked_while_its_successor_cannot_be_written(owner: str, s
     blocked.mkdir()
     setup.rotate(requested=True)
     assert (setup.made, setup.read_published()) == ([], ["inference 0", "management 0"])
-    assert "the tokens were not replaced" in (setup.tokens.warning or "")
+    assert "the tokens are not replaced" in (setup.tokens.warning or "")
     assert setup.get_metric("tokens_published") == 1
     blocked.rmdir()
     setup.rotate(requested=True)
