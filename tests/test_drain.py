@@ -29,15 +29,15 @@ def test_a_stop_under_load_answers_requests_in_progress_and_rejects_later_ones(o
                 readiness.append(ready(own))
         gone = time.monotonic()
     assert process.returncode == 0
-    before = [request for request in load.sent if each.sent < stopped - 0.1]
-    in_progress = [each for each in before if each.ended > stopped]
+    before = [request for request in load.sent if request.sent < stopped - 0.1]
+    in_progress = [request for request in before if request.ended > stopped]
     assert len(in_progress) >= 8
-    assert [each.status for each in before] == [200] * len(before)
-    late = [request for request in load.sent if each.start > stopped + 0.5]
-    slowest = max(each.ended - each.start for each in late)
+    assert [request.status for request in before] == [200] * len(before)
+    late = [request for request in load.sent if request.start > stopped + 0.5]
+    slowest = max(request.ended - request.start for request in late)
     print(f"{len(in_progress)} in progress; {len(late)} later ones rejected in {slowest:.2f} s at the most")
     assert late
-    assert all(each.status in (400, 0) and each.ended - each.start < 1 for each in late)
+    assert all(request.status in (400, 0) and request.ended - request.start < 1 for request in late)
     assert gone - stopped < 30
     assert "stopping with requests in progress" not in errors(own)
     assert (503, "draining: this server is stopping") in readiness

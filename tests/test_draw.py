@@ -57,9 +57,9 @@ def test_the_page_is_small_complete_and_under_a_strict_policy(server: Config) ->
 
 
 def test_predictions_equal_those_of_the_api_and_versions_are_listed(server: Config, client: DigitsClient) -> None:
-    answer, explanation = client.predict(SMOKE[7]), client.explain(SMOKE[7], 3)
+    prediction, explanation = client.predict(SMOKE[7]), client.explain(SMOKE[7], 3)
     body = send(server, "/draw/predictions", SMOKE[7]).json()
-    assert body == json.loads(json.dumps(vars(answer)))
+    assert body == json.loads(json.dumps(vars(prediction)))
     assert send(server, "/draw/predictions?version=1.0", SMOKE[7]).json() == body
     explained = send(server, "/draw/explanations?target=3&version=1.0", SMOKE[7]).json()
     assert (explained["digit"], explained["target"]) == (7, 3)
@@ -84,9 +84,9 @@ def test_errors_have_the_fields_of_the_service(
 ) -> None:
     response = send(server, path, body)
     assert response.status_code == 200  # the page gets a response
-    body = response.json()
-    assert (body["code"], body["type"]) == (code, kind)
-    assert message in body["message"]
+    error = response.json()
+    assert (error["code"], error["type"]) == (code, kind)
+    assert message in error["message"]
 
 
 @pytest.mark.parametrize("origin", [None, "null", "http://elsewhere.example", "http://127.0.0.1:1", "https://{host}"])
