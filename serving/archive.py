@@ -24,7 +24,6 @@ from digits_client.smoke_test import Smoke
 from serving.config import MODEL, ROOT, ServingError
 
 VERSION_PATTERN = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]*")
-_MANIFEST = "MAR-INF/MANIFEST.json"
 _MODEL_FILE = "scripted_model.pt"
 _REQUIRED_FILES = {"digit_handler.py", _MODEL_FILE, "model-config.yaml", "model.json", "handler/preprocessing.py"}
 # What reading a damaged or foreign archive may raise; RuntimeError if it is encrypted.
@@ -32,15 +31,9 @@ _READ_ERRORS = (
     *(OSError, EOFError, BadZipFile, zlib.error, RuntimeError),
     *(LookupError, ValueError, TypeError, AttributeError, yaml.YAMLError),
 )
-# TorchServe's defaults for settings that model-config.yaml leaves out.
-_DEFAULT_SETTINGS = {
-    "minWorkers": 1,
-    "maxWorkers": 1,
-    "batchSize": 1,
-    "maxBatchDelay": 100,
-    "responseTimeout": 120,
-    "startupTimeout": 120,
-}
+# TorchServe's defaults for settings that model-config.yaml leaves out; milliseconds and seconds.
+_DEFAULT_SETTINGS = dict.fromkeys(("minWorkers", "maxWorkers", "batchSize"), 1)
+_DEFAULT_SETTINGS |= {"maxBatchDelay": 100, "responseTimeout": 120, "startupTimeout": 120}
 
 
 @dataclass(frozen=True)
@@ -116,9 +109,7 @@ def check_archive(store: Path, name: str) -> Archive:
         with ZipFile(path) as members:
             return Archive(path, _check_members(members, path.name), _parse_settings(members))
     except _READ_ERRORS as error:
-        raise ServingError(
-            f"{path.name}: not an archive of this project ({error}); `make archive` writes one"
-        ) from error
+        raise ServingError(f"{path.name}: not a digits archive ({error}); `make archive` writes one") from error
 
 
 def read_smoke(path: Path) -> Smoke:
@@ -155,7 +146,7 @@ def _resolve_in_store(store: Path, name: str) -> Path:
 
 def _check_members(members: ZipFile, name: str) -> str:
     """Check that the members are complete and intact; return the version in the manifest."""
-    manifest = json.loads(members.read(_MANIFEST))["model"]
+    manifest = json.loads(members.read("MAR-INF/MANIFEST.json"))["model"]
     missing = sorted(_REQUIRED_FILES - set(members.namelist()))
     if missing:
         raise ValueError(f"{missing[0]} is missing")
@@ -188,10 +179,7 @@ def _parse_smoke(members: ZipFile) -> Smoke:
     for digit in images:
         probabilities = expected.get(digit, [])
         if len(probabilities) != len(images) or not all(0 <= value <= 1 for value in probabilities):
-            raise ValueError(
-                f"its model.json lacks the ten expected probabilities of smoke image {digit}.png; "
-                "`make train` writes them"
-            )
+            raise ValueError(f"its model.json lacks ten probabilities for smoke image {digit}.png; see `make train`")
     return Smoke(images, expected)
 
 

@@ -18,16 +18,9 @@ from serving.archive import compute_sha256, get_archive_path
 from serving.config import Config
 from serving.worker_metrics import WorkerMetrics
 
-INFO_LABELS = (
-    "run_id",
-    "accuracy",
-    "data_sha256",
-    "archive_sha256",
-)  # labels of digits_model_info; accuracy in 0..1, on the test set if there is one
+INFO_LABELS = ("run_id", "accuracy", "data_sha256", "archive_sha256")  # accuracy in 0..1, on the test set if any
 
-ModelRecord = tuple[
-    list[str], dict[str, dict[str, float]]
-]  # values of INFO_LABELS; drift baseline: feature -> bin -> share
+ModelRecord = tuple[list[str], dict[str, dict[str, float]]]  # info labels; baseline: feature -> bin -> share
 
 
 class Collector:
@@ -69,14 +62,7 @@ class Collector:
         path = get_archive_path(self.config.model_store, version)
         try:
             return _read_model_record(path, path.stat().st_mtime_ns)
-        except (
-            OSError,
-            BadZipFile,
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-        ):  # missing, or not an archive of this project
+        except (OSError, BadZipFile, ValueError, LookupError, TypeError, AttributeError):  # missing, or a foreign file
             return [""] * len(INFO_LABELS), {}
 
 

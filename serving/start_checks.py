@@ -52,9 +52,8 @@ _BIND_ADVICE = {  # errno of bind -> problem, advice
 def check_options(config: Config) -> None:
     """Raise ServingError for an option that the supervisor does not support."""
     properties = config.properties
-    problems = {
-        key: reason for key, reason in _REJECTED_SWITCHES.items() if properties.get(key, "").lower() == "true"
-    } | {key: reason for key, reason in _REJECTED_OPTIONS.items() if key in properties}
+    problems = {key: text for key, text in _REJECTED_SWITCHES.items() if properties.get(key, "").lower() == "true"}
+    problems |= {key: text for key, text in _REJECTED_OPTIONS.items() if key in properties}
     if config.certificate is None:
         missing = "there is no certificate_file; `make certs` writes one for testing"
         tls = [key for key in properties if key.endswith("_address") and properties[key].startswith("https:")]
@@ -113,9 +112,7 @@ def _find_port_problem(host: str, port: int) -> tuple[str, str] | None:
     try:
         family, address = resolve_address(host, port)
         with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(
-                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-            )  # as the server does; closed connections do not matter
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: ignore old connections
             probe.bind(address)
     except (socket.gaierror, UnicodeError):
         return "unknown host name", "check its spelling, or use an address such as 127.0.0.1"

@@ -18,7 +18,7 @@ import javaproperties
 from common.atomic import write_atomic
 from digits_client.types import make_sort_key
 from serving.archive import Archive, is_changed
-from serving.config import FIRST_VERSION, MODEL, Config, ServingError
+from serving.config import MODEL, Config, ServingError
 
 _COUNTS = ("minWorkers", "maxWorkers", "batchSize", "maxBatchDelay")
 
@@ -69,13 +69,12 @@ class State:
         return self.apply_models(self.models | {MODEL: _mark_default(fixed, default)})
 
     def drop_missing_archives(self, store: Path) -> tuple["State", list[str]]:
-        """Return the state without versions whose archive is missing or changed, and a message for each of these."""
+        """Return the state without versions whose archive is missing or changed, and messages about these."""
         messages: list[str] = []
         models: dict[str, Versions] = {}
         for name, versions in self.models.items():
-            missing = {
-                version: problem for version in versions if (problem := _find_archive_problem(store, versions[version]))
-            }
+            problems = {version: _find_archive_problem(store, versions[version]) for version in versions}
+            missing = {version: problem for version, problem in problems.items() if problem}
             messages += [f"{name} {version} is no longer served: {problem}" for version, problem in missing.items()]
             if rest := {version: versions[version] for version in versions if version not in missing}:
                 models[name] = rest
@@ -149,9 +148,7 @@ def _read_file(path: Path) -> State:
     except FileNotFoundError:
         return State({})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ServingError(
-            f"{path}: cannot be read ({error}); correct it, or remove it to start with version {FIRST_VERSION}"
-        ) from error
+        raise ServingError(f"{path}: cannot be read ({error}); correct it, or remove it to start with 1.0") from error
 
 
 def _check_settings(settings: dict[str, Any]) -> None:
@@ -183,10 +180,7 @@ def _parse_models(text: str) -> dict[str, Versions] | None:
         models: dict[str, Versions] = json.loads(javaproperties.loads(text)["model_snapshot"])["models"]
     except (ValueError, LookupError):
         return None
-    return {
-        name: {version: _fix_negative_counts(each) for version, each in versions.items()}
-        for name, versions in models.items()
-    }
+    return {name: {key: _fix_negative_counts(value) for key, value in model.items()} for name, model in models.items()}
 
 
 def _fix_negative_counts(settings: dict[str, Any]) -> dict[str, Any]:

@@ -34,12 +34,8 @@ class SupervisorMetrics:
             name.replace("-", "_"): version(name) for name in ("torch", "torchserve", "opencv-python-headless")
         }
         labels = {"project": __version__, "python": platform.python_version()} | libraries
-        Gauge(
-            "digits_build_info",
-            "always 1; the labels give the versions of the software",
-            list(labels),
-            registry=self.registry,
-        ).labels(**labels).set(1)
+        text = "always 1; the labels are software versions"
+        Gauge("digits_build_info", text, list(labels), registry=self.registry).labels(**labels).set(1)
 
     def count_restart(self) -> None:
         """Count a restart of TorchServe."""

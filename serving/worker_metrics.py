@@ -21,7 +21,5 @@ class WorkerMetrics:
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric, for prometheus_client's registry."""
-        files = [
-            str(path) for path in self.folder.glob("*.db") if path.stat().st_size
-        ]  # an empty one is just being created
+        files = [str(path) for path in self.folder.glob("*.db") if path.stat().st_size]  # an empty one is being created
         yield from MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]

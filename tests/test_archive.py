@@ -145,7 +145,7 @@ def test_an_unreadable_archive_is_an_error_that_names_it(corruption: str, tmp_pa
     path = provide_archive("1.0", tmp_path)
     path.write_bytes(CORRUPTIONS[corruption](path.read_bytes()))
     (tmp_path / "digits-1.0.mar.sha256").write_text(f"{compute_sha256(path)}  digits-1.0.mar\n")
-    with pytest.raises(ServingError, match=r"digits-1.0.mar: not an archive of this project"):
+    with pytest.raises(ServingError, match=r"digits-1.0.mar: not a digits archive"):
         check_archive(tmp_path, "digits-1.0.mar")
     with pytest.raises(ServingError, match=r"digits-1.0.mar: its smoke images cannot be read"):
         read_smoke(path)

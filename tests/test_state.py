@@ -103,7 +103,7 @@ def test_a_state_is_written_in_full_or_not_at_all(config: Config, monkeypatch: p
 def test_an_unreadable_state_is_an_error_that_names_it(text: str, config: Config) -> None:
     config.state_file.write_text(text)
     with pytest.raises(
-        ServingError, match=r"served\.json: cannot be read .*; correct it, or remove it to start with version 1\.0"
+        ServingError, match=r"served\.json: cannot be read .*; correct it, or remove it to start with 1\.0"
     ):
         read_state(config)
 
