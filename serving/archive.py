@@ -159,12 +159,8 @@ def _check_members(members: ZipFile, name: str) -> str:
     version = str(manifest["modelVersion"])
     if not VERSION_PATTERN.fullmatch(version):
         raise ValueError(f"its manifest says version {version!r}; expected letters, digits, dots and dashes")
-    expected = {
-        "modelName": MODEL,
-        "handler": "digit_handler.py",
-        "serializedFile": _MODEL_FILE,
-        "configFile": "model-config.yaml",
-    }
+    expected = {"modelName": MODEL, "handler": "digit_handler.py"}
+    expected |= {"serializedFile": _MODEL_FILE, "configFile": "model-config.yaml"}
     if any(manifest.get(key) != value for key, value in expected.items()):
         raise ValueError(f"its manifest names another model or handler: {manifest}")
     if name != f"{MODEL}-{version}.mar":

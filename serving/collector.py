@@ -52,7 +52,7 @@ class Collector:
         yield make_version_gauge("queue_requests", "requests waiting for a worker", lambda version: version.pending)
         yield make_version_gauge("queue_capacity_requests", "requests that may wait", lambda version: version.queue)
         yield make_version_gauge(
-            "model_default", "1 for the default version, else 0", lambda version: version.version == self.default
+            "model_default", "1 if it is the default, else 0", lambda version: version.version == self.default
         )
         infos = [([version.version, *self._get_model_record(version.version)[0]], 1) for version in versions]
         yield _make_gauge("model_info", "always 1; the labels describe the version", ["version", *INFO_LABELS], infos)
@@ -110,9 +110,7 @@ class VersionDrift:
         drift = {version: self.drift.get(version, (0, {})) for version in versions}
         images = [([name], count) for name, (count, _) in drift.items()]
         yield _make_gauge("drift_window_images", "images from which the drift is computed", ["version"], images)
-        values = [
-            ([version, feature], value) for version, (_, index) in drift.items() for feature, value in index.items()
-        ]
+        values = [([name, feature], value) for name, (_, index) in drift.items() for feature, value in index.items()]
         text = "population stability index of recent images against the version's baseline; over 0.25 is a shift"
         yield _make_gauge("drift_psi", text, ["version", "feature"], values)
 

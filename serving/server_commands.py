@@ -29,10 +29,8 @@ ROTATION_SECONDS = 10.0  # in which the supervisor must have replaced the tokens
 def create_archive(args: Namespace) -> int:
     if lock.find_process(args.config) and args.version in read_state(args.config).versions:
         registered = ", ".join(sorted(read_state(args.config).versions, key=make_sort_key))
-        raise ServingError(
-            f"{args.version} is registered with the running server and cannot be replaced; choose a version other "
-            f"than {registered}: `make archive VERSION=…`"
-        )
+        advice = f"choose a version other than {registered}: `make archive VERSION=…`"
+        raise ServingError(f"{args.version} is registered with the running server and cannot be replaced; {advice}")
     path = build_archive(args.version, args.config.model_store)
     print(f"{path} ({path.stat().st_size / 1024:.0f} KiB)")
     return 0

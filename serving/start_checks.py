@@ -86,10 +86,8 @@ def check_folders(config: Config) -> None:
 
 
 def _make_folder_error(path: Path, problem: str) -> ServingError:
-    return ServingError(
-        f"{path}: cannot be written ({problem}); change that, or set DIGITS_HOME to another folder for state, logs and "
-        "archives"
-    )
+    advice = "change that, or set DIGITS_HOME to another folder for state, logs and archives"
+    return ServingError(f"{path}: cannot be written ({problem}); {advice}")
 
 
 def check_ports(config: Config) -> None:

@@ -85,10 +85,9 @@ class StateStore:
             previous_default, previous = self.listing or self._expect_listing(listed, default)
             self.listing = default, listed
             changed = {name: settings for name, settings in listed.items() if previous.get(name) != settings}
-            if changed or default != previous_default or previous.keys() - listed.keys():
-                known = {
-                    name: saved for name, saved in self.state.versions.items() if name in listed or name not in previous
-                }
+            removed = previous.keys() - listed.keys()
+            if changed or default != previous_default or removed:
+                known = {name: saved for name, saved in self.state.versions.items() if name not in removed}
                 added = {name: self._complete_settings(name, settings) for name, settings in changed.items()}
                 self.state = self.state.with_versions(known | added, default)
             self._write_if_changed()

@@ -161,12 +161,9 @@ class Supervisor:
         try:
             self.tokens.revoke_inference_token()
             with self.tokens.open_client() as client:
-                versions = client.list_versions
+                fetch = client.list_versions
                 if wait_idle(
-                    lambda: versions().values(),
-                    lambda: measure_cpu_time(versions().values()),
-                    DRAIN_SECONDS,
-                    is_skipped,
+                    lambda: fetch().values(), lambda: measure_cpu_time(fetch().values()), DRAIN_SECONDS, is_skipped
                 ):
                     self.server.kill()
                 else:

@@ -30,9 +30,8 @@ class SupervisorMetrics:
         ready.set_function(is_ready)
         text = "restarts of TorchServe after it died"
         self.restarts = Counter("digits_server_restarts", text, registry=self.registry)
-        libraries = {
-            name.replace("-", "_"): version(name) for name in ("torch", "torchserve", "opencv-python-headless")
-        }
+        names = ("torch", "torchserve", "opencv-python-headless")
+        libraries = {name.replace("-", "_"): version(name) for name in names}
         labels = {"project": __version__, "python": platform.python_version()} | libraries
         text = "always 1; the labels are software versions"
         Gauge("digits_build_info", text, list(labels), registry=self.registry).labels(**labels).set(1)

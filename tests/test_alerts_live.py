@@ -207,7 +207,7 @@ def _stuck_server(found: Prometheus, config: Config) -> None:
     """Its tokens cannot be changed, for its Java stands still; that is killed and comes back; then all is gone."""
     with started(config) as process:
         output_until_curl(process)
-        wait_for(lambda: bool(found.value(f'digits_key_lifetime_seconds{{server="{STUCK}"}}')))
+        wait_for(lambda: bool(found.value(f'digits_token_lifetime_seconds{{server="{STUCK}"}}')))
         stands = java(process)
         stands.suspend()
         try:

@@ -168,7 +168,7 @@ def _check_kill(config: Config, client: LocalManagementClient) -> None:
     assert answered <= counted <= answered + BATCH
     wait_for(lambda: gauges(client, "digits_worker_restarts_total") == {"1.0": 0, "1.1": 1})
     wait_for(lambda: gauges(client, "digits_workers_ready") == {"1.0": 2, "1.1": 2})
-    assert gauges(client, "digits_workers_wanted") == {"1.0": 2, "1.1": 2}
+    assert gauges(client, "digits_workers_desired") == {"1.0": 2, "1.1": 2}
     assert gauges(client, "digits_model_default") == {"1.0": 0, "1.1": 1}
     assert gauges(client, "digits_queue_capacity_requests") == {"1.0": 512, "1.1": 512}
     record = json.loads((ROOT / "model" / "model.json").read_text())
