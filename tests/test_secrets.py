@@ -1,4 +1,4 @@
-"""Where tokens are, and where they never are: a server in a process of its own, after a bad day."""
+"""Tokens stay secret, also after many errors: a server in a separate process."""
 
 import stat
 from pathlib import Path
@@ -20,7 +20,7 @@ def read_tokens(config: Config) -> set[str]:
 
 
 def go_wrong(config: Config) -> str:
-    """Send wrong tokens, bad images and impossible requests; return what commands print of it."""
+    """Send wrong tokens, invalid images and requests; return the output of the commands."""
     inference, management = (read_token(config.key_file, kind) for kind in ("inference", "management"))
     url = config.get_url("inference") + "/predictions/digits"
     for token in ("wrong", management, f"{inference}x"):
@@ -42,7 +42,7 @@ def find_listening(process: psutil.Process) -> list[str]:
     return [each.laddr.ip for each in process.net_connections("inet") if each.status == psutil.CONN_LISTEN]
 
 
-def test_tokens_and_ports_stay_with_their_owner_on_a_bad_day(own: Config) -> None:
+def test_tokens_and_ports_stay_private_after_errors(own: Config) -> None:
     """No token is in a log, an output, a command line or the state; nobody else reads a key file or connects."""
     provide_archive("2.0", own.model_store).write_bytes(b"no archive")
     with started(own) as process:
