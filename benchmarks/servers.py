@@ -21,7 +21,7 @@ from benchmarks.workloads import PATH, Encode, encode_base64, encode_raw, load_i
 from common.errors import UserError
 from digits_client.exceptions import UnreachableError
 from digits_client.transport import read_token
-from serving.archive import build_archive, cores
+from serving.archive import build_archive, count_cores
 from serving.config import MODEL, ROOT, Config, read_config
 
 OURS, FASTAPI, LITSERVE, DEFAULTS = "ours", "fastapi", "litserve", "defaults"
@@ -154,19 +154,19 @@ def launch_ours(folder: Path) -> Launch:
     config = write_config(folder)
     build_archive("1.0", config.model_store)
     command = [sys.executable, "-m", "serving", "--config", str(config.path), "serve"]
-    return Launch(command, config.ports()["inference"][1], key_file=config.key_file, ready_line="READY in")
+    return Launch(command, config.get_ports()["inference"][1], key_file=config.key_file, ready_line="READY in")
 
 
 def _launch_fastapi(_: Path) -> Launch:
     [port] = find_free_ports(1)
     command = [sys.executable, "-m", "uvicorn", "benchmarks.peers.fastapi_app:app", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--workers", str(cores()), "--no-access-log", "--log-level", "warning"]
+    command += ["--port", str(port), "--workers", str(count_cores()), "--no-access-log", "--log-level", "warning"]
     return Launch(command, port)
 
 
 def _launch_litserve(_: Path) -> Launch:
     [port] = find_free_ports(1)
-    command = [sys.executable, "-m", "benchmarks.peers.litserve_app", str(port), str(cores())]
+    command = [sys.executable, "-m", "benchmarks.peers.litserve_app", str(port), str(count_cores())]
     return Launch(command, port, encode=encode_base64)
 
 
@@ -187,7 +187,7 @@ def _launch_defaults(folder: Path) -> Launch:
     command = [str(tools / "torchserve"), "--start", "--foreground", "--ts-config", str(config.path)]
     command += ["--model-store", str(config.model_store)]
     environment = {"JAVA_HOME": str(JAVA_HOME), "TMPDIR": str(folder), "TEMP": str(folder), "OMP_NUM_THREADS": "1"}
-    return Launch(command, config.ports()["inference"][1], environment, config.key_file)
+    return Launch(command, config.get_ports()["inference"][1], environment, config.key_file)
 
 
 LAUNCHES: dict[str, Callable[[Path], Launch]] = {

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from common.command_line import add_command, run_command
-from serving.config import DEFAULT, read_config
+from serving.config import DEFAULT_PATH, read_config
 
 ADDRESS = "127.0.0.1:9090"  # Prometheus' default
 
@@ -19,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
     )
     help_text = "config.properties (default: the project's)"
     top.add_argument(
-        "--config", type=lambda path: read_config(Path(path)), default=str(DEFAULT), metavar="FILE", help=help_text
+        "--config", type=lambda path: read_config(Path(path)), default=str(DEFAULT_PATH), metavar="FILE", help=help_text
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     text = "run Prometheus in the foreground until Ctrl-C"

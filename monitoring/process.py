@@ -40,7 +40,7 @@ def start(given: argparse.Namespace) -> int:
 
 def scrape_targets(config: Config) -> dict[str, str]:
     """Return job -> HOST:PORT."""
-    return {job: urlsplit(config.url(api)).netloc for job, api in JOBS.items()}
+    return {job: urlsplit(config.get_url(api)).netloc for job, api in JOBS.items()}
 
 
 def fill_template(template: dict[str, Any], config: Config) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Serving: the archive, TorchServe under supervision, and its client. Imports nothing else of the project."""
+"""Serving: builds the archive and runs TorchServe under a supervisor."""
 
 import os
 
-# Somebody else's: with it prometheus_client would put the supervisor's own values into files as it is imported.
+# If set, prometheus_client would write the supervisor's own values into another program's files.
 os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)

@@ -1,7 +1,7 @@
-"""The archives in the model store: digits-<version>.mar and, beside each, its SHA-256.
+"""Archives in the model store: digits-<version>.mar, each with its SHA-256 in a file beside it.
 
-`build_archive` bundles scripted model and handler, by torch-model-archiver. `check_archive` says whether an archive
-is one of these and unchanged, without running anything of it.
+`build_archive` bundles the scripted model and the handler with torch-model-archiver. `check_archive` verifies that an
+archive is one of these and unchanged, without running any of its code.
 """
 
 import hashlib
@@ -23,28 +23,22 @@ import yaml
 from digits_client.smoke_test import Smoke
 from serving.config import MODEL, ROOT, ServingError
 
-VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]*")
-_MANIFEST = "MAR-INF/MANIFEST.json"
-_NEEDED = {"digit_handler.py", "scripted_model.pt", "model-config.yaml", "model.json", "handler/preprocessing.py"}
-# What a damaged or foreign archive makes of being read; RuntimeError: it is encrypted.
-_UNREADABLE = (
+VERSION_PATTERN = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]*")
+_MODEL_FILE = "scripted_model.pt"
+_REQUIRED_FILES = {"digit_handler.py", _MODEL_FILE, "model-config.yaml", "model.json", "handler/preprocessing.py"}
+# What reading a damaged or foreign archive may raise; RuntimeError if it is encrypted.
+_READ_ERRORS = (
     *(OSError, EOFError, BadZipFile, zlib.error, RuntimeError),
     *(LookupError, ValueError, TypeError, AttributeError, yaml.YAMLError),
 )
-# TorchServe's own, for what an archive's model-config.yaml leaves out.
-_DEFAULTS = {
-    "minWorkers": 1,
-    "maxWorkers": 1,
-    "batchSize": 1,
-    "maxBatchDelay": 100,
-    "responseTimeout": 120,
-    "startupTimeout": 120,
-}
+# TorchServe's defaults for settings that model-config.yaml leaves out; milliseconds and seconds.
+_DEFAULT_SETTINGS = dict.fromkeys(("minWorkers", "maxWorkers", "batchSize"), 1)
+_DEFAULT_SETTINGS |= {"maxBatchDelay": 100, "responseTimeout": 120, "startupTimeout": 120}
 
 
 @dataclass(frozen=True)
 class Archive:
-    """An archive of ours: its file, its version, and how its model-config.yaml wants to be run."""
+    """A verified archive: its file, its version, and the settings of its model-config.yaml."""
 
     path: Path
     version: str
@@ -52,114 +46,121 @@ class Archive:
 
 
 def build_archive(version: str, store: Path, root: Path = ROOT) -> Path:
-    """Writes the archive of `root`'s released model into the store, whole or not at all; returns its path."""
-    if not VERSION.fullmatch(version):
+    """Write the archive of `root`'s current model into the store, in full or not at all; return its path."""
+    if not VERSION_PATTERN.fullmatch(version):
         raise ServingError(f"version {version!r}; expected letters, digits, dots and dashes, such as 1.1")
-    target = archive_path(store, version)
+    target = get_archive_path(store, version)
     try:
         store.mkdir(parents=True, exist_ok=True)
-        # The archiver stages in $TMPDIR under the model's name: a folder of our own keeps parallel runs apart.
+        # The archiver stages in $TMPDIR/<model name>: a folder of its own keeps parallel runs apart.
         staging = tempfile.TemporaryDirectory(dir=store, prefix=".archive-")
     except OSError as error:
         raise ServingError(
             f"{store}: cannot be written ({error.strerror}); change that, or set DIGITS_HOME to another folder"
         ) from error
     with staging as temporary:
-        staged = _stage(root, Path(temporary) / "staged")
-        _archiver(root, staged, version, Path(temporary))
+        staged = _stage_files(root, Path(temporary) / "staged")
+        _run_archiver(root, staged, version, Path(temporary))
         written = Path(temporary) / f"{MODEL}.mar"
-        listed = Path(temporary) / "sha256"
-        listed.write_text(f"{sha256(written)}  {target.name}\n", encoding="utf-8")  # `sha256sum --check` reads it
-        listed.replace(_sum_file(target))  # first: make takes an archive that is there for a finished one
+        checksum = Path(temporary) / "sha256"
+        checksum.write_text(f"{compute_sha256(written)}  {target.name}\n", encoding="utf-8")  # as sha256sum writes it
+        checksum.replace(_get_checksum_path(target))  # first: make takes an existing archive to be complete
         written.replace(target)
     return target
 
 
-def archive_path(store: Path, version: str) -> Path:
+def get_archive_path(store: Path, version: str) -> Path:
     return store / f"{MODEL}-{version}.mar"
 
 
-def sha256(path: Path) -> str:
+def compute_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_changed(path: Path) -> bool:
-    """Whether the archive is not the one whose SHA-256 is beside it; False if none is."""
-    listed = _sum_file(path)
-    return listed.is_file() and listed.read_bytes().split()[:1] != [sha256(path).encode()]
+    """Return whether the archive differs from the SHA-256 beside it; False if there is none."""
+    checksum = _get_checksum_path(path)
+    return checksum.is_file() and checksum.read_bytes().split()[:1] != [compute_sha256(path).encode()]
 
 
-def check_archive(store: Path, given: str) -> Archive:
-    """The archive that a person names by file name or path; ServingError unless it is ours, unchanged, in the store."""
-    path = _in_store(store, given)
-    if not _sum_file(path).is_file():
-        raise ServingError(f"{path.name}: no {_sum_file(path).name} beside it; remove it, `make archive` writes both")
+def is_outdated(path: Path, root: Path = ROOT) -> bool:
+    """Return whether the model or the handler in `root` differ from those in the archive; False if it is unreadable."""
+    try:
+        with ZipFile(path) as members:
+            names, sources = set(members.namelist()), _list_sources(root)
+            return any(name not in names or members.read(name) != sources[name].read_bytes() for name in sources)
+    except _READ_ERRORS:
+        return False
+
+
+def check_archive(store: Path, name: str) -> Archive:
+    """Return the archive of this file name or path; ServingError unless it is valid, unchanged and in the store."""
+    path = _resolve_in_store(store, name)
+    checksum = _get_checksum_path(path)
+    if not checksum.is_file():
+        raise ServingError(f"{path.name}: no {checksum.name} beside it; remove the archive, `make archive` writes both")
     if is_changed(path):
         raise ServingError(
-            f"{path.name}: its SHA-256 is not the one in {_sum_file(path).name}: it was changed since; "
-            "remove it, `make archive` writes it anew"
+            f"{path.name}: its SHA-256 differs from the one in {checksum.name}: the archive was changed; "
+            "remove it, `make archive` writes it again"
         )
     try:
         with ZipFile(path) as members:
-            return Archive(path, _version(members, path.name), _settings(members))
-    except _UNREADABLE as error:
-        raise ServingError(f"{path.name}: is no archive of ours ({error}); `make archive` writes one") from error
+            return Archive(path, _check_members(members, path.name), _parse_settings(members))
+    except _READ_ERRORS as error:
+        raise ServingError(f"{path.name}: not a digits archive ({error}); `make archive` writes one") from error
 
 
 def read_smoke(path: Path) -> Smoke:
-    """The smoke pictures of an archive; ServingError if it has not one of each digit, and what it must give."""
+    """Return the smoke images of an archive; ServingError unless it has one per digit, with expected probabilities."""
     try:
         with ZipFile(path) as members:
-            return _smoke(members)
-    except _UNREADABLE as error:
-        raise ServingError(f"{path.name}: its smoke pictures cannot be read ({error})") from error
+            return _parse_smoke(members)
+    except _READ_ERRORS as error:
+        raise ServingError(f"{path.name}: its smoke images cannot be read ({error})") from error
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Return how an archive's model-config.yaml wants to be run; TorchServe's defaults if it cannot be read."""
+    """Return the settings of an archive's model-config.yaml; TorchServe's defaults if it cannot be read."""
     try:
         with ZipFile(path) as members:
-            return _settings(members)
-    except _UNREADABLE:
-        return dict(_DEFAULTS)
+            return _parse_settings(members)
+    except _READ_ERRORS:
+        return dict(_DEFAULT_SETTINGS)
 
 
-def _in_store(store: Path, given: str) -> Path:
-    """The file itself, in the store itself: no URL, no `..`, no link."""
-    if "://" in given or given.startswith("file:"):
-        raise ServingError(f"{given}: is a URL; only archives in {store} are registered")
-    path = Path(given) if os.sep in given else store / given
+def _resolve_in_store(store: Path, name: str) -> Path:
+    """Return the path of a regular file in the store; reject URLs, `..` and links."""
+    if "://" in name or name.startswith("file:"):
+        raise ServingError(f"{name}: is a URL; only archives in {store} are registered")
+    path = Path(name) if os.sep in name else store / name
     if ".." in path.parts or path.parent.resolve() != store.resolve():
-        raise ServingError(f"{given}: is not in {store}; only archives there are registered")
+        raise ServingError(f"{name}: is not in {store}; only archives there are registered")
     if path.is_symlink():
-        raise ServingError(f"{given}: is a symbolic link; put the archive itself into {store}")
+        raise ServingError(f"{name}: is a symbolic link; put the archive itself into {store}")
     if not path.is_file():
-        raise ServingError(f"{given}: no such archive in {store}; `make archive VERSION=…` writes one")
+        raise ServingError(f"{name}: no such archive in {store}; `make archive VERSION=…` writes one")
     return path
 
 
-def _version(members: ZipFile, name: str) -> str:
-    """What the manifest says, if everything that makes an archive ours is there."""
-    manifest = json.loads(members.read(_MANIFEST))["model"]
-    missing = sorted(_NEEDED - set(members.namelist()))
+def _check_members(members: ZipFile, name: str) -> str:
+    """Check that the members are complete and intact; return the version in the manifest."""
+    manifest = json.loads(members.read("MAR-INF/MANIFEST.json"))["model"]
+    missing = sorted(_REQUIRED_FILES - set(members.namelist()))
     if missing:
         raise ValueError(f"{missing[0]} is missing")
     outside = [name for name in members.namelist() if name.startswith("/") or ".." in PurePosixPath(name).parts]
     if outside:
-        raise ValueError(f"{outside[0]} would be written outside of it")
+        raise ValueError(f"{outside[0]} would be extracted outside its folder")
     if damaged := members.testzip():
         raise ValueError(f"{damaged} is damaged")
-    _smoke(members)
+    _parse_smoke(members)
     version = str(manifest["modelVersion"])
-    if not VERSION.fullmatch(version):
+    if not VERSION_PATTERN.fullmatch(version):
         raise ValueError(f"its manifest says version {version!r}; expected letters, digits, dots and dashes")
-    expected = {
-        "modelName": MODEL,
-        "handler": "digit_handler.py",
-        "serializedFile": "scripted_model.pt",
-        "configFile": "model-config.yaml",
-    }
+    expected = {"modelName": MODEL, "handler": "digit_handler.py"}
+    expected |= {"serializedFile": _MODEL_FILE, "configFile": "model-config.yaml"}
     if any(manifest.get(key) != value for key, value in expected.items()):
         raise ValueError(f"its manifest names another model or handler: {manifest}")
     if name != f"{MODEL}-{version}.mar":
@@ -167,57 +168,59 @@ def _version(members: ZipFile, name: str) -> str:
     return version
 
 
-def _smoke(members: ZipFile) -> Smoke:
-    """ValueError or LookupError if a picture or its ten probabilities are missing."""
-    pictures = {digit: members.read(f"handler/smoke/{digit}.png") for digit in "0123456789"}
+def _parse_smoke(members: ZipFile) -> Smoke:
+    """Parse the smoke images; ValueError or LookupError if an image or its ten probabilities are missing."""
+    images = {digit: members.read(f"handler/smoke/{digit}.png") for digit in "0123456789"}
     expected = json.loads(members.read("model.json")).get("smoke", {})
-    for digit in pictures:
+    for digit in images:
         probabilities = expected.get(digit, [])
-        if len(probabilities) != len(pictures) or not all(0 <= each <= 1 for each in probabilities):
-            raise ValueError(
-                f"its model.json does not say which ten probabilities smoke picture {digit}.png must give; "
-                "`make train` writes that"
-            )
-    return Smoke(pictures, expected)
+        if len(probabilities) != len(images) or not all(0 <= value <= 1 for value in probabilities):
+            raise ValueError(f"its model.json lacks ten probabilities for smoke image {digit}.png; see `make train`")
+    return Smoke(images, expected)
 
 
-def _settings(members: ZipFile) -> dict[str, Any]:
+def _parse_settings(members: ZipFile) -> dict[str, Any]:
     configured = yaml.safe_load(members.read("model-config.yaml"))
-    settings = {key: int(configured.get(key, default)) for key, default in _DEFAULTS.items()}
+    settings = {key: int(configured.get(key, default)) for key, default in _DEFAULT_SETTINGS.items()}
     settings["minWorkers"] = max(1, settings["minWorkers"])  # as TorchServe reads it
-    if settings["maxWorkers"] < settings["minWorkers"]:  # TorchServe leaves it to who registers
-        settings |= dict.fromkeys(("minWorkers", "maxWorkers"), cores())
+    if settings["maxWorkers"] < settings["minWorkers"]:  # TorchServe then leaves it to the registering client
+        settings |= dict.fromkeys(("minWorkers", "maxWorkers"), count_cores())
     return settings
 
 
-def cores() -> int:
-    """That this process may use, by its affinity and its container's quota; each is one worker's."""
-    from joblib import cpu_count  # here: a fifth of a second, of no use to most commands
+def count_cores() -> int:
+    """Return the cores that this process may use, by its affinity and its container's quota; one per worker."""
+    from joblib import cpu_count  # here, because importing it takes 0.2 s and few commands need it
 
     return int(cpu_count())
 
 
-def _sum_file(path: Path) -> Path:
+def _get_checksum_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def _stage(root: Path, folder: Path) -> Path:
-    """What comes beside model and entry: the handler package under its own name, so that imports read alike."""
-    smoke = folder / "handler" / "smoke"
-    smoke.mkdir(parents=True)
-    for source in [*sorted((root / "handler").glob("*.py")), root / "handler" / "model-config.yaml"]:
-        shutil.copy2(source, folder / "handler")
-    for source in sorted((root / "handler" / "smoke").glob("*.png")):
-        shutil.copy2(source, smoke)
-    shutil.copy2(root / "model" / "model.json", folder)
+def _stage_files(root: Path, folder: Path) -> Path:
+    """Copy the handler package, under its own name so that imports work as in the checkout, and model.json."""
+    (folder / "handler" / "smoke").mkdir(parents=True)
+    for name, source in _list_sources(root).items():
+        if source.name != _MODEL_FILE:  # the archiver adds it
+            shutil.copy2(source, folder / name)
     return folder
 
 
-def _archiver(root: Path, staged: Path, version: str, temporary: Path) -> None:
+def _list_sources(root: Path) -> dict[str, Path]:
+    """Return the bundled files of `root` by their name in the archive."""
+    handler = root / "handler"
+    sources = sorted([*handler.glob("*.py"), handler / "model-config.yaml", *handler.glob("smoke/*.png")])
+    model = {_MODEL_FILE: root / _MODEL_FILE, "model.json": root / "model" / "model.json"}
+    return {path.relative_to(root).as_posix(): path for path in sources} | model
+
+
+def _run_archiver(root: Path, staged: Path, version: str, temporary: Path) -> None:
     options = {
         "--model-name": MODEL,
         "--version": version,
-        "--serialized-file": root / "scripted_model.pt",
+        "--serialized-file": root / _MODEL_FILE,
         "--handler": root / "handler" / "digit_handler.py",
         "--config-file": root / "handler" / "model-config.yaml",
         "--extra-files": staged,

@@ -1,4 +1,4 @@
-"""Metrics of versions, workers, queue and drift, which the supervisor looks up every LOOK_SECONDS."""
+"""Metrics of versions, workers, queue and drift; the supervisor updates them every POLL_SECONDS."""
 
 import hashlib
 import json
@@ -14,17 +14,17 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from digits_client.types import Version
 from handler.drift import DriftWindow, count_features
-from serving.archive import archive_path, sha256
+from serving.archive import compute_sha256, get_archive_path
 from serving.config import Config
 from serving.worker_metrics import WorkerMetrics
 
-INFO = ("run_id", "accuracy", "data_sha256", "archive_sha256")  # accuracy 0..1 on test images, if there were any
+INFO_LABELS = ("run_id", "accuracy", "data_sha256", "archive_sha256")  # accuracy in 0..1, on the test set if any
 
-Record = tuple[list[str], dict[str, dict[str, float]]]  # the values of INFO, and the shares of the drift baseline
+ModelRecord = tuple[list[str], dict[str, dict[str, float]]]  # info labels; baseline: feature -> bin -> share
 
 
 class Collector:
-    """Collects metrics of the versions that it was shown last."""
+    """Collects metrics of the versions passed to `update` last."""
 
     def __init__(self, config: Config, workers: WorkerMetrics, registry: CollectorRegistry) -> None:
         self.config = config
@@ -34,49 +34,49 @@ class Collector:
         self.drift = VersionDrift(workers)
         registry.register(self)
 
-    def show(self, versions: dict[str, Version], default: str, server: object) -> None:
-        """Take over the versions that `server` lists, and what its workers have counted."""
+    def update(self, versions: dict[str, Version], default: str, server: object) -> None:
+        """Set the versions that `server` lists, and read what its workers have counted."""
         self.versions, self.default = versions, default
-        self.restarts.count(versions, server)
-        self.drift.update({version: self._read_record(version)[1] for version in versions})
+        self.restarts.count_restarts(versions, server)
+        self.drift.update({version: self._get_model_record(version)[1] for version in versions})
 
     def collect(self) -> Iterator[Metric]:
-        """Every value but the restarts, as prometheus_client's registry asks for them."""
+        """Yield every metric except the restarts, for prometheus_client's registry."""
         versions = list(self.versions.values())
 
-        def by_version(name: str, text: str, value: Callable[[Version], float]) -> Metric:
+        def make_version_gauge(name: str, text: str, value: Callable[[Version], float]) -> Metric:
             return _make_gauge(name, text, ["version"], [([version.version], value(version)) for version in versions])
 
-        yield by_version("workers_ready", "workers that answer", lambda version: version.ready)
-        yield by_version("workers_wanted", "workers that should answer", lambda version: version.min_workers)
-        yield by_version("queue_requests", "requests that wait for a worker", lambda version: version.pending)
-        yield by_version("queue_capacity_requests", "requests that may wait", lambda version: version.queue)
-        yield by_version(
-            "model_default", "1 for the default version, else 0", lambda version: version.version == self.default
+        yield make_version_gauge("workers_ready", "workers that are READY", lambda version: version.ready)
+        yield make_version_gauge("workers_desired", "workers that should be READY", lambda version: version.min_workers)
+        yield make_version_gauge("queue_requests", "requests waiting for a worker", lambda version: version.pending)
+        yield make_version_gauge("queue_capacity_requests", "requests that may wait", lambda version: version.queue)
+        yield make_version_gauge(
+            "model_default", "1 if it is the default, else 0", lambda version: version.version == self.default
         )
-        infos = [([version.version, *self._read_record(version.version)[0]], 1) for version in versions]
-        yield _make_gauge("model_info", "1; what the version is", ["version", *INFO], infos)
+        infos = [([version.version, *self._get_model_record(version.version)[0]], 1) for version in versions]
+        yield _make_gauge("model_info", "always 1; the labels describe the version", ["version", *INFO_LABELS], infos)
         yield from self.drift.collect([version.version for version in versions])
 
-    def _read_record(self, version: str) -> Record:
-        path = archive_path(self.config.model_store, version)
+    def _get_model_record(self, version: str) -> ModelRecord:
+        path = get_archive_path(self.config.model_store, version)
         try:
-            return _read_record(path, path.stat().st_mtime_ns)
-        except (OSError, BadZipFile, ValueError, LookupError, TypeError, AttributeError):  # gone, or not ours
-            return [""] * len(INFO), {}
+            return _read_model_record(path, path.stat().st_mtime_ns)
+        except (OSError, BadZipFile, ValueError, LookupError, TypeError, AttributeError):  # missing, or a foreign file
+            return [""] * len(INFO_LABELS), {}
 
 
 class WorkerRestarts:
-    """Counts workers that were replaced, while they belong to the same TorchServe."""
+    """Counts workers that a running TorchServe has replaced."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.server: object = None
-        self.processes: dict[tuple[str, str], int] = {}  # of version and worker
-        text = "workers that were replaced, by version"
+        self.processes: dict[tuple[str, str], int] = {}  # (version, worker) -> process id
+        text = "workers that died and were replaced, by version"
         self.counter = Counter("digits_worker_restarts", text, ["version"], registry=registry)
 
-    def count(self, versions: dict[str, Version], server: object) -> None:
-        """Compare the workers' processes with those of the last call."""
+    def count_restarts(self, versions: dict[str, Version], server: object) -> None:
+        """Compare the workers' process ids with those of the last call."""
         if server is not self.server:
             self.server, self.processes = server, {}
         for version in versions.values():
@@ -84,21 +84,21 @@ class WorkerRestarts:
             for worker in version.workers:
                 key = version.version, worker.id
                 before = self.processes.get(key)
-                if worker.pid > 0:  # none yet while it starts
+                if worker.pid > 0:  # no process yet while it starts
                     self.processes[key] = worker.pid
                     restarts.inc(before is not None and before != worker.pid)
 
 
 class VersionDrift:
-    """Population stability index of the versions' recent images against their baselines."""
+    """Computes the population stability index of recent images against the baselines of their versions."""
 
     def __init__(self, workers: WorkerMetrics) -> None:
         self.workers = workers
         self.windows: dict[str, DriftWindow] = {}
-        self.drift: dict[str, tuple[int, dict[str, float]]] = {}  # images of the window, and index by feature
+        self.drift: dict[str, tuple[int, dict[str, float]]] = {}  # images in the window, and index by feature
 
     def update(self, baselines: dict[str, dict[str, dict[str, float]]]) -> None:
-        """Compare what the workers have counted since the last call with the baselines of their versions."""
+        """Add the workers' counts to the windows and compare them with the baselines of their versions."""
         counted = count_features(self.workers.collect())
         self.windows = {name: self.windows.get(name, DriftWindow()) for name in counted.keys() & baselines.keys()}
         for name, window in self.windows.items():
@@ -109,23 +109,21 @@ class VersionDrift:
         """Yield the metrics of these versions."""
         drift = {version: self.drift.get(version, (0, {})) for version in versions}
         images = [([name], count) for name, (count, _) in drift.items()]
-        yield _make_gauge("drift_window_pictures", "images that the drift is computed from", ["version"], images)
-        values = [
-            ([version, feature], value) for version, (_, index) in drift.items() for feature, value in index.items()
-        ]
-        text = "population stability index of recent images against the version's own; over 0.25 is a shift"
+        yield _make_gauge("drift_window_images", "images from which the drift is computed", ["version"], images)
+        values = [([name, feature], value) for name, (_, index) in drift.items() for feature, value in index.items()]
+        text = "population stability index of recent images against the version's baseline; over 0.25 is a shift"
         yield _make_gauge("drift_psi", text, ["version", "feature"], values)
 
 
 @lru_cache
-def _read_record(path: Path, _: int) -> Record:
-    """Read an archive's model.json; again when the file has changed."""
+def _read_model_record(path: Path, _: int) -> ModelRecord:
+    """Read an archive's model.json; the second argument, its modification time, invalidates the cache."""
     with ZipFile(path) as members:
         record: dict[str, Any] = json.loads(members.read("model.json"))
-    measured = record["metrics"]
-    accuracy = measured.get("test", measured.get("validation", {})).get("accuracy", math.nan)
+    metrics = record["metrics"]
+    accuracy = metrics.get("test", metrics.get("validation", {})).get("accuracy", math.nan)
     data = hashlib.sha256(json.dumps(record["data"]["sha256"], sort_keys=True).encode()).hexdigest()
-    info = [str(value) for value in (record["run_id"], f"{accuracy:.4f}", data, sha256(path))]
+    info = [str(value) for value in (record["run_id"], f"{accuracy:.4f}", data, compute_sha256(path))]
     shares = record.get("reference", {}).get("shares", {})
     return info, {name: {bin_: float(share) for bin_, share in bins.items()} for name, bins in shares.items()}
 

@@ -1,4 +1,4 @@
-"""config.properties, the one place of addresses, as the supervisor and the client read it."""
+"""Reads config.properties, where all addresses are, for the supervisor and the client."""
 
 import os
 import re
@@ -13,22 +13,23 @@ from digits_client.transport import Server
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "digits"
-DEFAULT = ROOT / "config.properties"
-TOKENS = ("inference", "management", "API")  # by what they open; API makes the others
+DEFAULT_PATH = ROOT / "config.properties"
+FIRST_VERSION = "1.0"  # served where nothing has been served before
+TOKEN_KINDS = ("inference", "management", "API")  # by the API that they open; an API token creates the others
 DRAW_PATH = "/draw"  # of the supervisor's address
 LOG_LEVELS = ("info", "warning", "error", "off")
 _ADDRESSES = ("inference", "management", "metrics", "supervisor")
-_WITH_TOKENS = ("inference", "management")
-_TLS = ("certificate_file", "private_key_file")
+_TLS_ADDRESSES = ("inference", "management")
+TLS_KEYS = ("certificate_file", "private_key_file")
 _GRPC = ("grpc_inference", "grpc_management")
-# TorchServe's own, and the supervisor's address.
+# TorchServe's defaults, and the supervisor's address.
 _DEFAULTS = {
     **{f"{api}_address": f"http://127.0.0.1:{port}" for port, api in enumerate(_ADDRESSES, 8080)},
     **{f"{api}_address": "127.0.0.1" for api in _GRPC},
     **{f"{api}_port": str(port) for port, api in enumerate(_GRPC, 7070)},
     "model_store": "model_store",
 }
-_NUMBERS = {  # what the supervisor needs to renew tokens, and to send a probe
+_NUMBERS = {  # key -> minimum, and what is expected; needed to rotate tokens and to send probes
     "token_expiration_min": (1, "minutes, such as 1440"),
     "max_request_size": (2**16, "bytes, such as 16777216"),
     "max_response_size": (2**16, "bytes, such as 6553500"),
@@ -37,19 +38,19 @@ _ADDRESS = re.compile(r"https?://(\[[0-9A-Fa-f:.]+]|[^][:/\s]+):[0-9]+")
 
 
 class ServingError(UserError):
-    """An error of serving that a person can mend; the message says how."""
+    """A serving error that a person can fix; the message says how."""
 
 
 @dataclass(frozen=True)
 class Config:
     """The parsed file. Certificates are relative to its folder; tokens, logs, state and archives to `home`.
 
-    Large because every place and address is a property.
+    Large because every path and address is a property.
     """
 
     path: Path
     properties: dict[str, str]
-    home: Path  # folder of all that is written: DIGITS_HOME, or that of the file
+    home: Path  # folder of all files written: DIGITS_HOME, or the folder of config.properties
 
     @property
     def folder(self) -> Path:
@@ -61,12 +62,12 @@ class Config:
 
     @property
     def state_file(self) -> Path:
-        """File of what is registered, promoted and scaled; written by the supervisor."""
+        """File with the registered, promoted and scaled versions; the supervisor writes it."""
         return self.home / "served.json"
 
     @property
     def lock_file(self) -> Path:
-        """File that is locked while a server runs here; names its processes."""
+        """File that is locked while a server runs here; it holds the process ids."""
         return self.home / ".serve.lock"
 
     @property
@@ -75,7 +76,7 @@ class Config:
 
     @property
     def worker_metrics(self) -> Path:
-        """Folder of the files in which workers count."""
+        """Folder of the files into which workers write their metrics."""
         return self.logs / "metrics"
 
     @property
@@ -84,17 +85,17 @@ class Config:
 
     @property
     def request_log_level(self) -> str:
-        """Which requests are logged: one of LOG_LEVELS."""
+        """Level of the request log, one of LOG_LEVELS."""
         return self.properties.get("request_log_level", LOG_LEVELS[0])
 
     @property
     def token_seconds(self) -> float:
-        """Lifetime of a token; 60 minutes are TorchServe's default."""
+        """Lifetime of a token in seconds; TorchServe's default is one hour."""
         return 60 * float(self.properties.get("token_expiration_min", 60))
 
     @property
     def max_body(self) -> int:
-        """Size of a request, in bytes; 6553500 are TorchServe's default."""
+        """Maximum size of a request body in bytes; TorchServe's default is 6553500."""
         return int(self.properties.get("max_request_size", 6553500))
 
     @property
@@ -103,31 +104,31 @@ class Config:
 
     @property
     def certificate(self) -> Path | None:
-        """Certificate for TLS, PEM; None without TLS."""
-        return self.folder / self.properties[_TLS[0]] if _TLS[0] in self.properties else None
+        """Path of the TLS certificate in PEM; None without TLS."""
+        return self.folder / self.properties[TLS_KEYS[0]] if TLS_KEYS[0] in self.properties else None
 
-    def url(self, api: str) -> str:
-        """Return the base URL of `inference`, `management`, `metrics` or `supervisor`; https if TLS guards tokens."""
+    def get_url(self, api: str) -> str:
+        """Return the base URL of `inference`, `management`, `metrics` or `supervisor`; https where TLS is on."""
         address = self.properties[f"{api}_address"]
-        is_tls = self.certificate is not None and api in _WITH_TOKENS
+        is_tls = self.certificate is not None and api in _TLS_ADDRESSES
         return address.replace("http://", "https://", 1) if is_tls else address
 
     def make_server(self, key_file: Path | None = None) -> Server:
         """Return the addresses for clients on this machine."""
-        urls = {api: self.url(api) for api in _ADDRESSES}
+        urls = {api: self.get_url(api) for api in _ADDRESSES}
         return Server(**urls, key_file=str(key_file or self.key_file), certificate=str(self.certificate or ""))
 
-    def ports(self) -> dict[str, tuple[str, int]]:
-        """Return what will listen: name -> host and port."""
-        http = {api: urlsplit(self.url(api)) for api in _ADDRESSES}
+    def get_ports(self) -> dict[str, tuple[str, int]]:
+        """Return the host and port of every listener by name."""
+        http = {api: urlsplit(self.get_url(api)) for api in _ADDRESSES}
         return {name: (url.hostname or "", url.port or 0) for name, url in http.items()} | {
             name: (self.properties[f"{name}_address"].strip("[]"), int(self.properties[f"{name}_port"]))
             for name in _GRPC
         }
 
 
-def read_config(path: Path = DEFAULT) -> Config:
-    """Read the file as Java reads properties; ServingError for a value that cannot be right."""
+def read_config(path: Path = DEFAULT_PATH) -> Config:
+    """Read the file as Java reads properties; ServingError for an invalid value."""
     path = path.resolve()
     home = Path(os.environ.get("DIGITS_HOME") or path.parent).absolute()
     config = Config(path, _DEFAULTS | _read_properties(path), home)
@@ -135,20 +136,20 @@ def read_config(path: Path = DEFAULT) -> Config:
     _check_numbers(config)
     if config.request_log_level not in LOG_LEVELS:
         raise ServingError(f"{path}: request_log_level is {config.request_log_level}; expected {', '.join(LOG_LEVELS)}")
-    given = [key for key in _TLS if key in config.properties]
-    if len(given) == 1:
-        raise ServingError(f"{path}: {given[0]} alone; expected {' and '.join(_TLS)}, as `make certs` prints them")
+    found = [key for key in TLS_KEYS if key in config.properties]
+    if len(found) == 1:
+        raise ServingError(f"{path}: {found[0]} alone; expected {' and '.join(TLS_KEYS)}, as `make certs` prints them")
     return config
 
 
 def _read_properties(path: Path) -> dict[str, str]:
-    """Read UTF-8, else Latin-1, as Java's resource bundles do; blanks at the end of a value are dropped."""
+    """Read UTF-8, else Latin-1, as Java's resource bundles do; trailing blanks of a value are dropped."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ServingError(f"{path}: {error.strerror}; expected TorchServe's configuration") from error
     if b"\0" in content:
-        raise ServingError(f"{path}: is no text in UTF-8 or Latin-1; save it as UTF-8")
+        raise ServingError(f"{path}: is not text in UTF-8 or Latin-1; save it as UTF-8")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -156,7 +157,7 @@ def _read_properties(path: Path) -> dict[str, str]:
     try:
         properties = {key: value.strip() for key, value in javaproperties.loads(text).items()}
     except ValueError as error:
-        raise ServingError(f"{path}: {error}; expected what Java reads as properties") from error
+        raise ServingError(f"{path}: {error}; expected the format of Java properties") from error
     for key in [key for key, value in properties.items() if not value]:
         raise ServingError(f"{path}: {key} has no value; give it one, or remove the line")
     return properties
@@ -169,19 +170,19 @@ def _check_ports(config: Config) -> None:
             raise ServingError(f"{config.path}: {key} is {config.properties[key]}; expected {expected}")
     for key in [f"{api}_port" for api in _GRPC]:
         if not re.fullmatch("[0-9]+", config.properties[key]):
-            raise ServingError(f"{config.path}: {key} is {config.properties[key]}; expected such as {_DEFAULTS[key]}")
+            raise ServingError(f"{config.path}: {key} is {config.properties[key]}; expected e.g. {_DEFAULTS[key]}")
     try:
-        listed = config.ports()
+        ports = config.get_ports()
     except ValueError as error:
         raise ServingError(f"{config.path}: {error}; expected addresses such as http://127.0.0.1:8080") from error
-    for name, (host, port) in listed.items():
+    for name, (host, port) in ports.items():
         if not 0 < port < 65536:
             raise ServingError(f"{config.path}: {name} is {host}:{port}; expected a port from 1 to 65535")
 
 
 def _check_numbers(config: Config) -> None:
-    for key, (least, expected) in _NUMBERS.items():
-        given = config.properties.get(key, str(least))
+    for key, (minimum, expected) in _NUMBERS.items():
+        text = config.properties.get(key, str(minimum))
         pattern = r"[0-9]*\.?[0-9]+" if key == "token_expiration_min" else r"[0-9]+"
-        if not re.fullmatch(pattern, given) or float(given) < least:
-            raise ServingError(f"{config.path}: {key} is {given}; expected {expected}, at least {least}")
+        if not re.fullmatch(pattern, text) or float(text) < minimum:
+            raise ServingError(f"{config.path}: {key} is {text}; expected {expected}, at least {minimum}")

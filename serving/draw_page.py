@@ -1,8 +1,7 @@
-"""/draw of the supervisor's address: the page's files, and the page's requests, which get their token here.
+"""The draw page at /draw of the supervisor's address: its files and its requests, to which the token is added here.
 
-Whoever reaches the address needs no token, so the page is there on loopback alone, under a loopback name (a foreign
-one may point here: DNS rebinding), and a prediction is made only where the browser says that the page itself asks for
-it. The page can ask about images and which versions there are, nothing else.
+The page needs no token. So it is served on loopback addresses only, under a loopback host name (against DNS
+rebinding), and its POST requests must carry the page's own Origin. It can only predict, explain and list versions.
 """
 
 import asyncio
@@ -26,15 +25,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from digits_client.exceptions import ApiError, DigitsError, UnreachableError
 from digits_client.management import ManagementClient
 from digits_client.types import make_sort_key
-from serving.archive import VERSION
+from serving.archive import VERSION_PATTERN
 from serving.config import DRAW_PATH as PATH
 from serving.config import Config
 from serving.start_checks import resolve_address
 
-HOSTS = ["localhost", "127.0.0.1", "[::1]"]
-AT_ONCE = 4  # images of the page, which others wait for; callers with a token come first
-BODY_SECONDS = 10.0  # that an image may take to arrive
-HEADERS = {
+ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
+MAX_CONCURRENT_IMAGES = 4  # further images from the page wait, so that callers with a token are not delayed
+BODY_TIMEOUT_SECONDS = 10.0  # in which an image must arrive
+SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'",
@@ -44,31 +43,31 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
 }
-PAGE = Path(__file__).parent / "page"
+PAGE_FOLDER = Path(__file__).parent / "page"
 
-mimetypes.add_type("text/javascript", ".js")  # some systems know another, or none
+mimetypes.add_type("text/javascript", ".js")  # some systems map it to another type, or to none
 
 
-def make_draw_routes(config: Config, problem: Callable[[], str | None]) -> list[BaseRoute]:
-    """Make the routes of the page; `problem` says why the service is not ready, None if it is."""
-    _, (host, _port) = resolve_address(*config.ports()["supervisor"])
+def make_draw_routes(config: Config, find_problem: Callable[[], str | None]) -> list[BaseRoute]:
+    """Return the routes of the page; `find_problem` returns why the service is not ready, None if it is."""
+    _, (host, _port) = resolve_address(*config.get_ports()["supervisor"])
     if not ipaddress.ip_address(host).is_loopback:
-        reason = f"the page needs no token: it is here only while supervisor_address is loopback, not {host}\n"
+        reason = f"the draw page needs no token, so it is served only if supervisor_address is loopback, not {host}\n"
         return [Mount(PATH, PlainTextResponse(reason, 403)), Route(PATH, PlainTextResponse(reason, 403))]
-    page = DrawPage(config, problem)
-    guards = [Middleware(PageGuard), Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)]
+    page = DrawPage(config, find_problem)
+    guards = [Middleware(PageGuard), Middleware(TrustedHostMiddleware, allowed_hosts=ALLOWED_HOSTS, www_redirect=False)]
     below = [
         Route("/state", page.read_state),
         Route("/predictions", page.predict, methods=["POST"]),
         Route("/explanations", page.explain, methods=["POST"]),
-        Mount("/", StaticFiles(directory=PAGE, html=True)),
+        Mount("/", StaticFiles(directory=PAGE_FOLDER, html=True)),
     ]
-    index = Route(PATH, lambda _: FileResponse(PAGE / "index.html"), middleware=guards)
+    index = Route(PATH, lambda _: FileResponse(PAGE_FOLDER / "index.html"), middleware=guards)
     return [index, Mount(PATH, routes=below, middleware=guards)]
 
 
 class PageGuard:
-    """Adds the security headers; refuses a POST that the page itself has not sent: browsers send Origin with each."""
+    """Middleware that adds the security headers and rejects a POST whose Origin is not the page's."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -76,32 +75,32 @@ class PageGuard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                MutableHeaders(scope=message).update(SECURITY_HEADERS)
             await send(message)
 
         headers = Headers(scope=scope)
         origin, host = headers.get("origin", ""), headers.get("host", "")
         app = self.app
         if scope["method"] == "POST" and origin != f"http://{host}":
-            message = f"Origin is {origin or 'missing'}; only the page at http://{host}{PATH} may ask here"
-            app = _error_response(403, "Forbidden", message, status=403)
+            message = f"Origin is {origin or 'missing'}; only the page at http://{host}{PATH} may send requests here"
+            app = _make_error_response(403, "Forbidden", message, status=403)
         await app(scope, receive, send_with_headers)
 
 
 class DrawPage:
-    """Answers the page's requests.
+    """Handles the page's requests.
 
-    An error of the service comes as 200 with its code in the body, as in a batch request: for the page it is nothing
-    unusual, and browsers would write it into their console.
+    An error of the service has status 200 and its code in the body, as in a batch response: the page expects errors,
+    and browsers would log any other status in their console.
     """
 
-    def __init__(self, config: Config, problem: Callable[[], str | None]) -> None:
-        self.config, self.problem = config, problem
-        self.turns = asyncio.Semaphore(AT_ONCE)
+    def __init__(self, config: Config, find_problem: Callable[[], str | None]) -> None:
+        self.config, self.find_problem = config, find_problem
+        self.semaphore = asyncio.Semaphore(MAX_CONCURRENT_IMAGES)
 
     def read_state(self, _: Request) -> Response:
-        """Name the versions, or the problem."""
-        return _respond(self._find_state)
+        """Return the versions, or the problem."""
+        return _make_response(self._describe_state)
 
     async def predict(self, request: Request) -> Response:
         return await self._handle(request, self._predict)
@@ -109,73 +108,75 @@ class DrawPage:
     async def explain(self, request: Request) -> Response:
         return await self._handle(request, self._explain)
 
-    async def _handle(self, request: Request, answer: Callable[[bytes, str, str], Any]) -> Response:
-        async with self.turns:
+    async def _handle(self, request: Request, call: Callable[[bytes, str, str], Any]) -> Response:
+        async with self.semaphore:
             try:
-                picture = await asyncio.wait_for(self._read_body(request), BODY_SECONDS)
+                image = await asyncio.wait_for(self._read_body(request), BODY_TIMEOUT_SECONDS)
             except TimeoutError:
-                message = f"the picture did not arrive within {BODY_SECONDS:g} s"
-                return _error_response(408, "RequestTimeout", message, status=408)
+                message = f"the image did not arrive within {BODY_TIMEOUT_SECONDS:g} s"
+                return _make_error_response(408, "RequestTimeout", message, status=408)
             except ClientDisconnect:
-                return Response(status_code=400)  # nobody reads it
-            if isinstance(picture, Response):
-                return picture
+                return Response(status_code=400)  # the client is gone
+            if isinstance(image, Response):
+                return image
             version, target = (request.query_params.get(name, "") for name in ("version", "target"))
-            return await run_in_threadpool(_respond, lambda: answer(picture, version, target))
+            return await run_in_threadpool(_make_response, lambda: call(image, version, target))
 
     async def _read_body(self, request: Request) -> bytes | Response:
-        body, size, most = bytearray(), int(request.headers.get("content-length", 0)), self.config.max_body
-        if size <= most:
+        body, size, limit = bytearray(), int(request.headers.get("content-length", 0)), self.config.max_body
+        if size <= limit:
             async for part in request.stream():
                 body += part
-                if len(body) > most:
+                if len(body) > limit:
                     break
-        if max(size, len(body)) > most:
-            return _error_response(413, "InvalidImage", f"the picture has over {most} bytes, the limit", status=413)
+        if max(size, len(body)) > limit:
+            return _make_error_response(
+                413, "InvalidImage", f"the image exceeds the limit of {limit} bytes", status=413
+            )
         return bytes(body)
 
-    def _find_state(self) -> dict[str, Any]:
-        if problem := self.problem():
+    def _describe_state(self) -> dict[str, Any]:
+        if problem := self.find_problem():
             return {"problem": problem}
         with self._open_client() as client:
             names = sorted(client.list_versions(), key=make_sort_key)
             return {"default": client.get_default().version, "versions": names, "max_bytes": self.config.max_body}
 
-    def _predict(self, picture: bytes, version: str, _: str) -> dict[str, Any]:
+    def _predict(self, image: bytes, version: str, _: str) -> dict[str, Any]:
         with self._open_client() as client:
-            return asdict(client.inference.predict(picture, self._choose_version(client, version), probe=True))
+            return asdict(client.inference.predict(image, self._choose_version(client, version), probe=True))
 
-    def _explain(self, picture: bytes, version: str, target: str) -> dict[str, Any]:
+    def _explain(self, image: bytes, version: str, target: str) -> dict[str, Any]:
         if target and target not in set("0123456789"):
             raise ApiError(400, "InvalidRequest", f"target is {target}; expected a digit")
         with self._open_client() as client:
             version = self._choose_version(client, version)
-            found = client.inference.explain(picture, int(target) if target else None, version, probe=True)
-        return asdict(found)
+            explanation = client.inference.explain(image, int(target) if target else None, version, probe=True)
+        return asdict(explanation)
 
     def _choose_version(self, client: ManagementClient, version: str) -> str:
-        """Name the version even if it is the default: its own URL keeps the page out of the callers' figures."""
-        if version and not VERSION.fullmatch(version):
+        """Return the version for the URL; without one, TorchServe would count the request for the default."""
+        if version and not VERSION_PATTERN.fullmatch(version):
             raise ApiError(400, "InvalidRequest", f"version is {version}; expected one of {PATH}/state")
         return version or client.get_default().version
 
     def _open_client(self) -> ManagementClient:
-        """Open a client with the current tokens of this server, whatever the environment says."""
+        """Open a client with this server's current tokens, ignoring those in the environment."""
         return ManagementClient(server=self.config.make_server())
 
 
-def _respond(answer: Callable[[], Any]) -> Response:
+def _make_response(call: Callable[[], Any]) -> Response:
     try:
-        return JSONResponse(answer())
+        return JSONResponse(call())
     except ApiError as error:
-        return _error_response(error.status, error.type, error.message)
+        return _make_error_response(error.status, error.type, error.message)
     except UnreachableError as error:
-        return _error_response(503, "ServiceUnavailableException", str(error))
+        return _make_error_response(503, "ServiceUnavailableException", str(error))
     except DigitsError as error:
-        return _error_response(502, "InvalidAnswer", str(error))
+        return _make_error_response(502, "InvalidAnswer", str(error))
 
 
-def _error_response(code: int, kind: str, message: str, status: int = 200) -> Response:
-    """Make a response in the service's shape of an error; a sender that is not read to its end is disconnected."""
+def _make_error_response(code: int, kind: str, message: str, status: int = 200) -> Response:
+    """Make a response with the service's error fields; close the connection if the body was not read to its end."""
     headers = {"Connection": "close"} if status in (408, 413) else None
     return JSONResponse({"code": code, "type": kind, "message": message}, status, headers)

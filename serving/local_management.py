@@ -1,4 +1,4 @@
-"""Management on the server's own machine, where archives can be checked before they are registered."""
+"""Management client for the server's own machine, where archives can be checked before they are registered."""
 
 from contextlib import suppress
 from typing import Any
@@ -11,9 +11,9 @@ from serving.config import Config, ServingError
 
 
 class LocalManagementClient(ManagementClient):
-    """Accepts only archives of our own store that are unchanged, else raises ServingError.
+    """ManagementClient that raises ServingError unless an archive is unchanged and in the model store.
 
-    Smoke images come from the archive itself.
+    It reads smoke images from the archive.
     """
 
     def __init__(self, config: Config, **options: Any) -> None:
@@ -28,7 +28,7 @@ class LocalManagementClient(ManagementClient):
         return super().promote(version)
 
     def read_smoke(self, version: Version) -> Smoke:
-        """Return the smoke images of the archive, or of the version's description if the archive cannot be read."""
+        """Return the smoke images in the archive, or in the version's description if the archive cannot be read."""
         with suppress(ServingError):
             return read_smoke(self.store / version.archive)
         return super().read_smoke(version)

@@ -1,4 +1,4 @@
-"""One server a folder: its processes, how it is stopped, what a killed one has left."""
+"""The lock that allows one server per folder; it records the processes, to stop them or clean up after a crash."""
 
 import fcntl
 import json
@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import IO
 
 from serving.config import Config, ServingError
-from serving.torchserve import TorchServe, end_leftovers
+from serving.torchserve import TorchServe, kill_remaining
 
-STOP_SECONDS = 90.0  # more than drain and TorchServe are given
+STOP_SECONDS = 90.0  # longer than the drain and the stop of TorchServe may take
 _POLL_SECONDS = 0.05
-_LENGTH = 1000  # of the file: written at once, so that no reader finds half of it
-_PROBE_SECONDS = 0.3  # somebody who only looks whether a server runs holds the lock for a moment
+_FILE_BYTES = 1000  # size of the lock file; written at once, so that readers never see half of it
+_PROBE_SECONDS = 0.3  # a process that checks whether a server runs holds the lock for a moment
 
 
 @dataclass(frozen=True)
 class Owner:
-    """The supervisor's process and, once it is started, TorchServe's with its temporary folder."""
+    """Process ids of the supervisor and, once started, of TorchServe (Java), and TorchServe's temporary folder."""
 
     supervisor: int = 0
     java: int = 0
@@ -30,57 +30,58 @@ class Owner:
 
 
 class Lock:
-    """Held by the supervisor from before the start of its server until all its processes are gone."""
+    """The lock that the supervisor holds from before the start of TorchServe until all processes have ended."""
 
     def __init__(self, file: IO[str]) -> None:
         self.file = file
 
     def record(self, server: TorchServe) -> None:
-        """Write down what is to be ended if this process is killed."""
-        _write(self.file, Owner(os.getpid(), server.process.pid, str(server.temporary)))
+        """Record the processes to end if this process is killed."""
+        _write_owner(self.file, Owner(os.getpid(), server.process.pid, str(server.temporary)))
 
 
 @contextmanager
-def locked(config: Config) -> Iterator[Lock]:
-    """Hold the lock of this folder; ServingError if a server runs here. First, end what a killed one has left."""
+def hold_lock(config: Config) -> Iterator[Lock]:
+    """Hold the lock of this folder, and end what a killed server left; ServingError if a server is running."""
     config.lock_file.touch()
     with config.lock_file.open("r+", encoding="utf-8") as file:
-        if not _take(file, fcntl.LOCK_EX, _PROBE_SECONDS):
-            raise ServingError(f"a server already runs here, as process {_owner(file).supervisor}; `make stop` ends it")
-        left = _owner(file)
-        _write(file, replace(left, supervisor=os.getpid()))  # `stop` reaches us from now on
-        if left.java:
-            end_leftovers(left.java, Path(left.temporary))
+        if not _acquire_lock(file, fcntl.LOCK_EX, _PROBE_SECONDS):
+            running = _read_owner(file).supervisor
+            raise ServingError(f"a server already runs here, as process {running}; `make stop` ends it")
+        previous = _read_owner(file)
+        _write_owner(file, replace(previous, supervisor=os.getpid()))  # from now on `stop` finds this process
+        if previous.java:
+            kill_remaining(previous.java, Path(previous.temporary))
         config.key_file.unlink(missing_ok=True)
-        _write(file, Owner(os.getpid()))
+        _write_owner(file, Owner(os.getpid()))
         yield Lock(file)
-        _write(file, Owner())
+        _write_owner(file, Owner())
 
 
-def process_of(config: Config) -> int | None:
-    """Return the process of the supervisor that serves here; None if there is none."""
+def find_process(config: Config) -> int | None:
+    """Return the process id of the supervisor that runs here; None if there is none."""
     if not config.lock_file.exists():
         return None
     with config.lock_file.open(encoding="utf-8") as file:
-        return None if _take(file, fcntl.LOCK_SH) else _owner(file).supervisor or None
+        return None if _acquire_lock(file, fcntl.LOCK_SH) else _read_owner(file).supervisor or None
 
 
-def stop(config: Config) -> bool:
-    """Stop the server of this configuration and wait until all of it has ended; False if none runs."""
-    process = process_of(config)
+def stop_server(config: Config) -> bool:
+    """Stop the server of this configuration and wait until its processes have ended; False if none is running."""
+    process = find_process(config)
     if process is None:
         return False
     os.kill(process, signal.SIGTERM)
     deadline = time.monotonic() + STOP_SECONDS
-    while process_of(config) == process:
+    while find_process(config) == process:
         if time.monotonic() > deadline:
-            raise ServingError(f"the server still runs {STOP_SECONDS:.0f} s after SIGTERM")
+            raise ServingError(f"the server is still running {STOP_SECONDS:.0f} s after SIGTERM")
         time.sleep(_POLL_SECONDS)
     return True
 
 
-def _take(file: IO[str], lock: int, seconds: float = 0) -> bool:
-    """Take the file's lock, alone or shared, until the file is closed; False if a server holds it."""
+def _acquire_lock(file: IO[str], lock: int, seconds: float = 0) -> bool:
+    """Acquire the file's lock, exclusive or shared, until the file is closed; False if a server holds it."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -92,7 +93,7 @@ def _take(file: IO[str], lock: int, seconds: float = 0) -> bool:
         time.sleep(_POLL_SECONDS)
 
 
-def _owner(file: IO[str]) -> Owner:
+def _read_owner(file: IO[str]) -> Owner:
     file.seek(0)
     try:
         return Owner(**json.loads(file.read()))
@@ -100,5 +101,5 @@ def _owner(file: IO[str]) -> Owner:
         return Owner()
 
 
-def _write(file: IO[str], owner: Owner) -> None:
-    os.pwrite(file.fileno(), json.dumps(asdict(owner)).ljust(_LENGTH).encode(), 0)
+def _write_owner(file: IO[str], owner: Owner) -> None:
+    os.pwrite(file.fileno(), json.dumps(asdict(owner)).ljust(_FILE_BYTES).encode(), 0)

@@ -1,16 +1,16 @@
-"""The phases of a server, and which may follow which; docs/operations.md draws them."""
+"""The supervisor's phases and their transitions, which the docs draw."""
 
 from enum import StrEnum
 
 
 class Phase(StrEnum):
-    """What the supervisor is doing."""
+    """Phase of the supervisor."""
 
-    STARTING = "starting"  # for the first time: until all workers answer
-    SERVING = "serving"  # TorchServe runs
-    RECOVERING = "recovering"  # TorchServe died and is started again
-    DRAINING = "draining"  # no new requests; the others are answered
-    STOPPED = "stopped"  # no process is left
+    STARTING = "starting"  # first start, until all workers are READY
+    SERVING = "serving"  # TorchServe is running
+    RECOVERING = "recovering"  # TorchServe died and is being restarted
+    DRAINING = "draining"  # requests in progress are answered, new ones are rejected
+    STOPPED = "stopped"  # all processes have ended
 
 
 TRANSITIONS = {
@@ -22,8 +22,8 @@ TRANSITIONS = {
 }
 
 
-def advance(phase: Phase, following: Phase) -> Phase:
-    """Return the following phase; ValueError if it may not follow."""
-    if following not in TRANSITIONS[phase]:
-        raise ValueError(f"{following} after {phase}; expected one of {', '.join(sorted(TRANSITIONS[phase]))}")
-    return following
+def check_transition(phase: Phase, next_phase: Phase) -> Phase:
+    """Return the next phase; ValueError if the transition is not allowed."""
+    if next_phase not in TRANSITIONS[phase]:
+        raise ValueError(f"{next_phase} after {phase}; expected one of {', '.join(sorted(TRANSITIONS[phase]))}")
+    return next_phase

@@ -1,7 +1,7 @@
-"""Whether the default version can answer now, by asking the server itself.
+"""Readiness of the default version, probed through TorchServe's API.
 
-Ready means what a caller means by it: the default version has READY workers, these live, and they have passed the
-smoke test of its archive. TorchServe's own /ping says Healthy long before, and while workers crash.
+Ready means that the default version has READY workers, that their processes live, and that they have passed the smoke
+test of their archive. TorchServe's own /ping returns Healthy long before that, and while workers crash.
 """
 
 import time
@@ -18,14 +18,14 @@ from serving.archive import read_smoke
 from serving.config import MODEL, Config, ServingError
 from serving.torchserve import TorchServe
 
-PROOF_SECONDS = 5.0  # workers that have answered may hang since
-_DEAD = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD, psutil.STATUS_STOPPED)
+RECHECK_SECONDS = 5.0  # after which a worker that passed the smoke test is probed again: it may hang
+_DEAD_STATUSES = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD, psutil.STATUS_STOPPED)
 
 
 class Readiness:
-    """Probes the TorchServe that `get_server` returns, by clients that `open_client` opens.
+    """Probes the TorchServe that `get_server` returns, through clients that `open_client` opens.
 
-    The smoke images are sent when workers have changed, and one of them when the last answer is PROOF_SECONDS old.
+    Sends all smoke images when the workers have changed, and one of them RECHECK_SECONDS after the last response.
     """
 
     def __init__(
@@ -36,27 +36,27 @@ class Readiness:
     ) -> None:
         self.config, self.get_server, self.open_client = config, get_server, open_client
         self.is_draining = False
-        self.is_ready = False  # when it was last asked
-        self.proven_at = 0.0
-        self.proven: set[str] = set()  # workers that were READY when the smoke test was last passed
-        self.smoke: dict[str, Smoke] = {}  # by archive: it may vanish while its version is served
+        self.is_ready = False  # result of the last probe
+        self.verified_at = 0.0
+        self.verified: set[str] = set()  # the workers that passed the smoke test last
+        self.smoke: dict[str, Smoke] = {}  # by archive name, as the file may vanish while its version is served
 
     def start_draining(self) -> None:
-        """From now on the server is not ready, as it stops."""
+        """Report the server as not ready from now on."""
         self.is_draining = True
 
     def find_problem(self, all_workers: bool = False) -> str | None:
-        """Return why the default version cannot answer now, None if it can; with `all_workers`, if all of them can."""
-        problem = self._probe(all_workers)
+        """Return why the default version, or any of its workers with `all_workers`, is not ready; None if it is."""
+        problem = self._probe_server(all_workers)
         if problem is None or not all_workers:
             self.is_ready = problem is None
         return problem
 
-    def _probe(self, all_workers: bool) -> str | None:
+    def _probe_server(self, all_workers: bool) -> str | None:
         if self.is_draining:
-            return "draining: this server stops"
+            return "draining: this server is stopping"
         server = self.get_server()
-        if server is None or server.exit_code() is not None:
+        if server is None or server.get_exit_code() is not None:
             return "TorchServe has ended"
         try:
             with self.open_client() as client:
@@ -65,21 +65,21 @@ class Readiness:
             return "TorchServe does not answer yet"
         except (DigitsError, ServingError) as error:
             return str(error)
-        except Exception as error:  # an archive or a handler that is not ours: the supervisor must outlive it
-            return f"the response is not understood: {type(error).__name__}: {error}"
+        except Exception as error:  # caused by a foreign archive or handler: the supervisor must survive it
+            return f"unexpected response: {type(error).__name__}: {error}"
 
     def _probe_default(self, client: ManagementClient, all_workers: bool) -> str | None:
         default = client.get_default()
         ready = {f"{default.version} {worker.id} {worker.pid}" for worker in default.workers if _is_alive(worker)}
         if not ready or (all_workers and len(ready) < len(default.workers)):
             return f"{len(ready)} of {len(default.workers)} workers of {MODEL} {default.version} are READY"
-        known = ready <= self.proven
-        if known and time.monotonic() - self.proven_at < PROOF_SECONDS:
+        is_verified = ready <= self.verified
+        if is_verified and time.monotonic() - self.verified_at < RECHECK_SECONDS:
             return None
         smoke = self._read_smoke(default)
-        problem = find_smoke_problem(client.inference, default.version, smoke.take_first() if known else smoke)
+        problem = find_smoke_problem(client.inference, default.version, smoke.take_first() if is_verified else smoke)
         if problem is None:
-            self.proven, self.proven_at = ready, time.monotonic()
+            self.verified, self.verified_at = ready, time.monotonic()
         return problem
 
     def _read_smoke(self, default: Version) -> Smoke:
@@ -92,8 +92,8 @@ class Readiness:
 
 
 def _is_alive(worker: Worker) -> bool:
-    """TorchServe lists a killed worker as READY for a moment."""
+    """Return whether the worker is READY and its process lives; TorchServe lists a killed one as READY for a moment."""
     try:
-        return worker.status == "READY" and psutil.Process(worker.pid).status() not in _DEAD
+        return worker.status == "READY" and psutil.Process(worker.pid).status() not in _DEAD_STATUSES
     except psutil.NoSuchProcess:
         return False

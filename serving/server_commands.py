@@ -1,4 +1,4 @@
-"""The commands that concern the server of this folder: archive, serve, stop, status, tokens."""
+"""The commands for the server of this folder: archive, serve, demo, stop, status, token."""
 
 import os
 import signal
@@ -18,52 +18,54 @@ from digits_client.status import StatusClient
 from digits_client.transport import add_environment_tokens, read_token
 from digits_client.types import make_sort_key
 from serving import lock
-from serving.archive import build_archive
-from serving.config import DRAW_PATH, Config, ServingError
+from serving.archive import build_archive, get_archive_path, is_outdated
+from serving.config import DRAW_PATH, FIRST_VERSION, Config, ServingError
 from serving.local_management import LocalManagementClient
 from serving.state import read_state
 
-ROTATION_SECONDS = 10.0  # until the supervisor has changed the tokens
+ROTATION_SECONDS = 10.0  # in which the supervisor must have replaced the tokens
 
 
-def archive(given: Namespace) -> int:
-    if lock.process_of(given.config) and given.version in read_state(given.config).versions:
-        registered = ", ".join(sorted(read_state(given.config).versions, key=make_sort_key))
-        raise ServingError(
-            f"{given.version} is registered with the running server and stays what it is; choose a version that is not "
-            f"one of {registered}: `make archive VERSION=…`"
-        )
-    path = build_archive(given.version, given.config.model_store)
+def create_archive(args: Namespace) -> int:
+    if lock.find_process(args.config) and args.version in read_state(args.config).versions:
+        registered = ", ".join(sorted(read_state(args.config).versions, key=make_sort_key))
+        advice = f"choose a version other than {registered}: `make archive VERSION=…`"
+        raise ServingError(f"{args.version} is registered with the running server and cannot be replaced; {advice}")
+    path = build_archive(args.version, args.config.model_store)
     print(f"{path} ({path.stat().st_size / 1024:.0f} KiB)")
     return 0
 
 
-def serve(given: Namespace) -> int:
-    return _serve(given.config, given.version)
+def serve_model(args: Namespace) -> int:
+    path = get_archive_path(args.config.model_store, args.version or read_state(args.config).default or FIRST_VERSION)
+    if is_outdated(path):
+        advice = "roll it out as a new version: make archive VERSION=…"
+        print(f"note: model or handler differ from {path}; {advice}", file=sys.stderr)
+    return _run_supervisor(args.config, args.version)
 
 
-def demo(given: Namespace) -> int:
-    """Open the page to draw on; serve first, unless a server runs here already."""
-    url = given.config.url("supervisor") + DRAW_PATH
-    if lock.process_of(given.config) is None:
-        # In a thread: some browsers are waited for until they are closed, and the server has other things to do.
-        opening = threading.Thread(target=_open, args=(url,), daemon=True)
-        return _serve(given.config, None, opening.start)
+def open_demo(args: Namespace) -> int:
+    """Open the draw page; start a server first if none is running here."""
+    url = args.config.get_url("supervisor") + DRAW_PATH
+    if lock.find_process(args.config) is None:
+        # In a thread, because opening some browsers blocks until they are closed.
+        opening = threading.Thread(target=_open_browser, args=(url,), daemon=True)
+        return _run_supervisor(args.config, None, opening.start)
     print(url)
-    _open(url)
+    _open_browser(url)
     return 0
 
 
-def stop(given: Namespace) -> int:
-    print("stopped" if lock.stop(given.config) else "no server is running here")
+def stop_server(args: Namespace) -> int:
+    print("stopped" if lock.stop_server(args.config) else "no server is running here")
     return 0
 
 
-def status(given: Namespace) -> int:
-    process = lock.process_of(given.config)
+def print_status(args: Namespace) -> int:
+    process = lock.find_process(args.config)
     if process is None:
         raise ServingError("no server is running here; `make serve` starts one")
-    with StatusClient(server=given.config.make_server(), retries=0) as client:
+    with StatusClient(server=args.config.make_server(), retries=0) as client:
         readiness = client.read_readiness()
         counts = {sample.name: sample.value for sample in client.read_metrics(torchserve=False) if not sample.labels}
     fields = {
@@ -72,14 +74,14 @@ def status(given: Namespace) -> int:
         "process": process,
         "restarts": int(counts["digits_server_restarts_total"]),
         "token_rotations": int(counts["digits_token_rotations_total"]),
-        "rollback_to": read_state(given.config).previous,
+        "rollback_to": read_state(args.config).previous,
     }
     try:
-        with LocalManagementClient(given.config, retries=0) as management:
+        with LocalManagementClient(args.config, retries=0) as management:
             versions = list_versions(management)
-    except DigitsError:  # it is not ready, and `reason` says why
+    except DigitsError:  # not ready; `reason` says why
         versions = []
-    if given.json:
+    if args.json:
         print_json(fields | {"versions": versions})
     else:
         print(tabulate([(name, "-" if value is None else value) for name, value in fields.items()], tablefmt="plain"))
@@ -88,28 +90,28 @@ def status(given: Namespace) -> int:
     return 0 if readiness.ready else 1
 
 
-def token(given: Namespace) -> int:
-    if given.rotate:
-        _rotate(given.config)
-    print(read_token(given.config.key_file, given.kind))  # the server's, whatever the environment says
+def print_token(args: Namespace) -> int:
+    if args.rotate:
+        _rotate_tokens(args.config)
+    print(read_token(args.config.key_file, args.kind))  # ignores tokens in the environment
     return 0
 
 
-def run_client_command(given: Namespace) -> int:
-    """Run a command of `digits` for the server of this configuration."""
-    given.management = partial(LocalManagementClient, given.config)
-    return int(given.command(given, add_environment_tokens(given.config.make_server())))
+def run_client_command(args: Namespace) -> int:
+    """Run a command of `digits` with the server of this configuration."""
+    args.management = partial(LocalManagementClient, args.config)
+    return int(args.command(args, add_environment_tokens(args.config.make_server())))
 
 
-def _serve(config: Config, version: str | None, welcome: Callable[[], None] = lambda: None) -> int:
-    from serving.supervisor import serve
+def _run_supervisor(config: Config, version: str | None, on_ready: Callable[[], None] = lambda: None) -> int:
+    from serving.supervisor import run_supervisor
 
-    return serve(config, version, welcome)
+    return run_supervisor(config, version, on_ready)
 
 
-def _rotate(config: Config) -> None:
-    """Have the supervisor, which alone changes tokens, make new ones, and wait for them."""
-    process = lock.process_of(config)
+def _rotate_tokens(config: Config) -> None:
+    """Signal the supervisor to replace the tokens, and wait until it has."""
+    process = lock.find_process(config)
     if process is None:
         raise ServingError("no server is running here; `make serve` starts one")
     before = [read_token(config.key_file, kind) for kind in ("inference", "management")]
@@ -119,11 +121,11 @@ def _rotate(config: Config) -> None:
         if time.monotonic() > deadline:
             with StatusClient(server=config.make_server(), retries=0) as client:
                 reason = client.read_readiness().reason
-            raise ServingError(f"the tokens have not changed in {ROTATION_SECONDS:.0f} s; the server says: {reason}")
+            raise ServingError(f"tokens were not replaced in {ROTATION_SECONDS:.0f} s; the server reports: {reason}")
         time.sleep(0.05)
 
 
-def _open(url: str) -> None:
-    """Open a browser where there is a screen; else `webbrowser` would start one of text in this terminal."""
+def _open_browser(url: str) -> None:
+    """Open a browser if there is a display; otherwise `webbrowser` would start a text browser in this terminal."""
     if sys.platform == "darwin" or any(os.environ.get(name) for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY")):
         webbrowser.open(url)

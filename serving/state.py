@@ -1,11 +1,11 @@
-"""What is registered, promoted and scaled, kept over restarts.
+"""The served state: which versions are registered, promoted and scaled, across restarts.
 
-TorchServe writes a snapshot into logs/config at every change, before it answers the request that made it. These are
-folded into one file, `served.json`, and removed; a reader folds those that are not in it yet. So what was answered is
-not lost, whoever is killed when. (Of two changes in one millisecond TorchServe writes one snapshot: a kill then loses
-the other, unless a later change has written both.)
+TorchServe writes a snapshot into logs/config on every change, before it responds to the request. The supervisor merges
+these snapshots into one file, `served.json`, and removes them; a reader merges those that are still there. So no change
+that TorchServe has confirmed is lost if any process is killed. (For two changes within one millisecond TorchServe
+writes one snapshot: a kill then loses the other change, unless a later snapshot has both.)
 
-The snapshots of TorchServe's start and end are left out: they say nothing new, and of an end amid a start, half of it.
+The snapshots of TorchServe's start and stop are ignored: they contain no change, and may be incomplete.
 """
 
 import json
@@ -27,11 +27,11 @@ Versions = dict[str, dict[str, Any]]  # version -> TorchServe's settings: marNam
 
 @dataclass(frozen=True)
 class State:
-    """Model name -> versions; `history` are the versions of `digits` that led to the default, which is its last."""
+    """Model name -> versions; `history` holds the successive defaults of `digits`, the current one last."""
 
     models: dict[str, Versions]
     history: tuple[str, ...] = ()
-    folded: frozenset[str] = frozenset()  # snapshots that this state contains
+    applied: frozenset[str] = frozenset()  # names of the snapshots that this state contains
 
     @property
     def versions(self) -> Versions:
@@ -43,145 +43,146 @@ class State:
 
     @property
     def previous(self) -> str | None:
-        """What `rollback` returns to."""
+        """Version to which `rollback` returns."""
         return self.history[-2] if len(self.history) > 1 else None
 
-    def fold(self, models: dict[str, Versions]) -> "State":
-        """This state after TorchServe has said what it serves now."""
+    def apply_models(self, models: dict[str, Versions]) -> "State":
+        """Return this state with the models that TorchServe serves now."""
         versions = models.get(MODEL, {})
         default = next((version for version, settings in versions.items() if settings["defaultVersion"]), None)
         history = [version for version in self.history if version in versions]
         if default in history:
-            history = history[: history.index(default) + 1]  # a way back is not a way on
+            history = history[: history.index(default) + 1]  # a rollback shortens the history
         elif default is not None:
             history.append(default)
         return replace(self, models=models, history=tuple(history))
 
     def with_default(self, archive: Archive) -> "State":
-        """This state with the archive's version as the default; if it is new, run as its configuration says."""
-        kept = self.versions.get(archive.version) or archive.settings | {"runtimeType": "python"}
-        versions = self.versions | {archive.version: kept | {"marName": archive.path.name}}
+        """Return this state with the archive's version as the default; a new version gets the archive's settings."""
+        settings = self.versions.get(archive.version) or archive.settings | {"runtimeType": "python"}
+        versions = self.versions | {archive.version: settings | {"marName": archive.path.name}}
         return self.with_versions(versions, archive.version)
 
     def with_versions(self, versions: Versions, default: str) -> "State":
-        """Return this state with these versions of `digits`, whatever else is served."""
-        mended = {version: _mended(settings) for version, settings in versions.items()}
-        return self.fold(self.models | {MODEL: _with_default(mended, default)})
+        """Return this state with these versions of `digits`; other models stay."""
+        fixed = {version: _fix_negative_counts(settings) for version, settings in versions.items()}
+        return self.apply_models(self.models | {MODEL: _mark_default(fixed, default)})
 
-    def without_lost(self, store: Path) -> tuple["State", list[str]]:
-        """The part of it whose archives are in the store, unchanged; and what to tell of the rest."""
-        told: list[str] = []
+    def drop_missing_archives(self, store: Path) -> tuple["State", list[str]]:
+        """Return the state without versions whose archive is missing or changed, and messages about these."""
+        messages: list[str] = []
         models: dict[str, Versions] = {}
         for name, versions in self.models.items():
-            lost = {version: problem for version in versions if (problem := _problem(store, versions[version]))}
-            told += [f"{name} {version} is not served any more: {problem}" for version, problem in lost.items()]
-            if rest := {version: versions[version] for version in versions if version not in lost}:
+            problems = {version: _find_archive_problem(store, versions[version]) for version in versions}
+            missing = {version: problem for version, problem in problems.items() if problem}
+            messages += [f"{name} {version} is no longer served: {problem}" for version, problem in missing.items()]
+            if rest := {version: versions[version] for version in versions if version not in missing}:
                 models[name] = rest
         rest = models.get(MODEL, {})
         if rest and self.default not in rest:
-            left = [version for version in self.history if version in rest]
-            default = left[-1] if left else max(rest, key=make_sort_key)
-            told.append(f"the default is now {MODEL} {default}")
-            models[MODEL] = _with_default(rest, default)
-        return self.fold(models), told
+            earlier = [version for version in self.history if version in rest]
+            default = earlier[-1] if earlier else max(rest, key=make_sort_key)
+            messages.append(f"the default is now {MODEL} {default}")
+            models[MODEL] = _mark_default(rest, default)
+        return self.apply_models(models), messages
 
-    def snapshot(self) -> str:
-        """TorchServe's `model_snapshot`, in one line."""
+    def make_snapshot(self) -> str:
+        """Return TorchServe's `model_snapshot` property, in one line."""
         count = sum(len(versions) for versions in self.models.values())
         return json.dumps({"name": "served", "modelCount": count, "models": self.models})
 
 
 def read_state(config: Config) -> State:
-    """What is served here, or was when the server ended; empty if none has ever run."""
-    snapshots = _snapshots(config)  # first: one that is folded meanwhile is then in the file, and named there
-    return _folded(_read_file(config.state_file), snapshots)
+    """Return what the server here serves, or last served; an empty state if none has run."""
+    snapshots = _read_snapshots(config)  # before the file, which names those merged in the meantime
+    return _apply_snapshots(_read_file(config.state_file), snapshots)
 
 
-def fold_snapshots(config: Config, state: State) -> State:
-    """Return this state after what TorchServe has written since."""
-    snapshots = _snapshots(config)
-    return _folded(state, snapshots) if snapshots else state
+def apply_new_snapshots(config: Config, state: State) -> State:
+    """Return this state with the snapshots that TorchServe has written since."""
+    snapshots = _read_snapshots(config)
+    return _apply_snapshots(state, snapshots) if snapshots else state
 
 
 def write_state(config: Config, state: State) -> None:
-    """Keeps a state, then removes the snapshots that it contains."""
-    text = json.dumps({"history": state.history, "models": state.models, "folded": sorted(state.folded)}, indent=2)
+    """Write the state to the disk, then remove the snapshots that it contains."""
+    text = json.dumps({"history": state.history, "models": state.models, "folded": sorted(state.applied)}, indent=2)
     write_atomic(config.state_file, f"{text}\n".encode())
-    for name in state.folded:
-        (_folder(config) / name).unlink(missing_ok=True)
+    for name in state.applied:
+        (_get_snapshot_folder(config) / name).unlink(missing_ok=True)
 
 
 def discard_snapshots(config: Config) -> None:
-    """Forgets what is not folded: half a file of a killed server, those of starts and ends."""
-    for path in _folder(config).glob("*.cfg"):
+    """Remove the remaining snapshots: incomplete ones of a killed server, those of starts and stops."""
+    for path in _get_snapshot_folder(config).glob("*.cfg"):
         path.unlink(missing_ok=True)
 
 
-def _folded(state: State, snapshots: dict[str, dict[str, Versions]]) -> State:
-    for name in sorted(snapshots.keys() - state.folded):
-        state = state.fold(snapshots[name])
-    return replace(state, folded=frozenset(snapshots))
+def _apply_snapshots(state: State, snapshots: dict[str, dict[str, Versions]]) -> State:
+    for name in sorted(snapshots.keys() - state.applied):
+        state = state.apply_models(snapshots[name])
+    return replace(state, applied=frozenset(snapshots))
 
 
-def _with_default(versions: Versions, default: str) -> Versions:
+def _mark_default(versions: Versions, default: str) -> Versions:
     return {version: settings | {"defaultVersion": version == default} for version, settings in versions.items()}
 
 
-def _problem(store: Path, settings: dict[str, Any]) -> str | None:
+def _find_archive_problem(store: Path, settings: dict[str, Any]) -> str | None:
     path = store / settings["marName"]
     if not path.is_file():
-        return f"{path} has vanished; put it back and register it again"
+        return f"{path} is missing; put it back and register it again"
     if is_changed(path):
-        return f"{path} is not the archive whose SHA-256 is beside it; remove it, `make archive` and register it again"
+        return f"{path} differs from the SHA-256 beside it; remove it, run `make archive` and register it again"
     return None
 
 
 def _read_file(path: Path) -> State:
     try:
-        kept = json.loads(path.read_text())
-        if not isinstance(kept, dict) or not kept.keys() >= {"history", "models", "folded"}:
+        state = json.loads(path.read_text())
+        if not isinstance(state, dict) or not state.keys() >= {"history", "models", "folded"}:
             raise ValueError("expected an object with history, models and folded")
-        for settings in (each for versions in kept["models"].values() for each in versions.values()):
-            _check(settings)
-        return State(kept["models"], tuple(kept["history"]), frozenset(kept["folded"]))
+        for settings in (value for versions in state["models"].values() for value in versions.values()):
+            _check_settings(settings)
+        return State(state["models"], tuple(state["history"]), frozenset(state["folded"]))
     except FileNotFoundError:
         return State({})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ServingError(f"{path}: cannot be read ({error}); mend it, or remove it to start anew") from error
+        raise ServingError(f"{path}: cannot be read ({error}); correct it, or remove it to start with 1.0") from error
 
 
-def _check(settings: dict[str, Any]) -> None:
+def _check_settings(settings: dict[str, Any]) -> None:
     for name, kind in {"marName": str, "defaultVersion": bool, "minWorkers": int, "maxWorkers": int}.items():
         if not isinstance(settings.get(name), kind):
             raise ValueError(f"{name} is {settings.get(name)!r}; expected {kind.__name__}")
 
 
-def _folder(config: Config) -> Path:
+def _get_snapshot_folder(config: Config) -> Path:
     return config.logs / "config"
 
 
-def _snapshots(config: Config) -> dict[str, dict[str, Versions]]:
-    """Name -> models of every change's snapshot that is written to its end; names sort by time."""
+def _read_snapshots(config: Config) -> dict[str, dict[str, Versions]]:
+    """Return the models by name of every complete snapshot of a change; names sort by time."""
     snapshots = {}
-    for path in _folder(config).glob("*-snapshot.cfg"):
+    for path in _get_snapshot_folder(config).glob("*-snapshot.cfg"):
         try:
             text = path.read_text()
         except FileNotFoundError:
             continue
-        if (models := _models(text)) is not None:
+        if (models := _parse_models(text)) is not None:
             snapshots[path.name] = models
     return snapshots
 
 
-def _models(text: str) -> dict[str, Versions] | None:
-    """The models of a snapshot, which is a Java properties file; None while it is half written."""
+def _parse_models(text: str) -> dict[str, Versions] | None:
+    """Return the models of a snapshot, a Java properties file; None if it is incomplete."""
     try:
         models: dict[str, Versions] = json.loads(javaproperties.loads(text)["model_snapshot"])["models"]
     except (ValueError, LookupError):
         return None
-    return {name: {version: _mended(each) for version, each in versions.items()} for name, versions in models.items()}
+    return {name: {key: _fix_negative_counts(value) for key, value in model.items()} for name, model in models.items()}
 
 
-def _mended(settings: dict[str, Any]) -> dict[str, Any]:
-    """TorchServe 0.12.0 takes negative numbers for these, and does not start with less than no worker."""
+def _fix_negative_counts(settings: dict[str, Any]) -> dict[str, Any]:
+    """Replace negative numbers, which TorchServe 0.12.0 accepts over the API but cannot start with."""
     return settings | {name: 1 for name in _COUNTS if settings.get(name, 0) < 0}

@@ -1,4 +1,4 @@
-"""Owns TorchServe: starts it with what was served before, restarts it, drains and stops it."""
+"""Supervises TorchServe: starts it with the saved state, restarts it after a crash, drains and stops it."""
 
 import os
 import sys
@@ -13,41 +13,40 @@ from digits_client.transport import write_server
 from digits_client.types import make_sort_key
 from handler.protocol import METRICS_FOLDER, REQUEST_LOG_LEVEL, REQUEST_LOG_PATH
 from serving.config import DRAW_PATH, MODEL, Config, ServingError
-from serving.drain import measure_work
+from serving.cpu_time import measure_cpu_time
 from serving.http_server import HttpApp
-from serving.lock import Lock, locked
+from serving.lock import Lock, hold_lock
 from serving.log_rotation import LogRotation
-from serving.phases import Phase, advance
+from serving.phases import Phase, check_transition
 from serving.readiness import Readiness
 from serving.signals import ShutdownRequest, handle_signals
 from serving.start_checks import check_folders, check_options, check_ports
 from serving.state import State
-from serving.state_keeper import StateKeeper
+from serving.state_store import StateStore
 from serving.supervisor_metrics import SupervisorMetrics
 from serving.tokens import Tokens
 from serving.torchserve import TorchServe
 
-READY_SECONDS = 120.0  # until a start is given up
+READY_SECONDS = 120.0  # after which a start fails
 DRAIN_SECONDS = 30.0
-RESTARTS, RESTART_SECONDS = 5, 600.0  # so many within so many seconds, then the supervisor gives up
-RESTART_DELAY_SECONDS = 1.0  # more before each restart than before the last
+MAX_RESTARTS, RESTART_WINDOW_SECONDS = 5, 600.0  # more restarts within the window end the supervisor
+RESTART_DELAY_SECONDS = 1.0  # added to the delay with every restart
 POLL_SECONDS = 0.1
 
 
-class Run(NamedTuple):
-    """What a run of the supervisor was given: its lock, how it is stopped, what to do at the first READY."""
+class RunOptions(NamedTuple):
+    """The arguments of a run: the lock, the shutdown request, the version, and what to call at the first READY."""
 
     lock: Lock
     request: ShutdownRequest
     version: str | None
-    welcome: Callable[[], None]
+    on_ready: Callable[[], None]
 
 
 class Supervisor:
-    """One server, from free ports to the end of all its processes.
+    """Runs one server, from the check of its ports to the end of all its processes.
 
-    A method for every phase (serving/phases.py) returns the next one. `start_server` starts TorchServe; tests replace
-    it.
+    One method per phase (serving/phases.py) returns the next phase. `start_server` starts TorchServe; tests replace it.
     """
 
     def __init__(
@@ -57,58 +56,58 @@ class Supervisor:
         self.server: TorchServe | None = None
         self.phase = Phase.STARTING
         self.metrics = SupervisorMetrics(config, lambda: self.readiness.is_ready)
-        self.keeper = StateKeeper(config, self.metrics.registry, log_line)
+        self.store = StateStore(config, self.metrics.registry, log_line)
         self.tokens = Tokens(config, lambda: self.server, self.metrics.registry, log_line)
         self.readiness = Readiness(config, lambda: self.server, self.tokens.open_client)
         self.log_rotation = LogRotation(config.request_log, log_line)
         self.restart_limit = RestartLimit()
 
     def run(
-        self, request: ShutdownRequest, version: str | None = None, welcome: Callable[[], None] = lambda: None
+        self, request: ShutdownRequest, version: str | None = None, on_ready: Callable[[], None] = lambda: None
     ) -> None:
-        """Serve until shutdown is requested; `version` becomes the default if it is named.
+        """Serve until shutdown is requested, with `version` as the default if it is given.
 
-        Calls `welcome` when all workers answer for the first time. ServingError if the server cannot be started, or
+        Calls `on_ready` when all workers are READY for the first time. ServingError if the server cannot be started or
         dies too often.
         """
         check_options(self.config)
         check_folders(self.config)
-        with locked(self.config) as lock:
+        with hold_lock(self.config) as lock:
             check_ports(self.config)
-            self.keeper.load()
-            self.metrics.begin()
+            self.store.load_state()
+            self.metrics.reset_workers()
             write_server(self.config.make_server(), self.config.home)
-            run = Run(lock, request, version, welcome)
-            app = HttpApp(self.metrics.registry, self.tokens, self.readiness, self.keeper)
+            run = RunOptions(lock, request, version, on_ready)
+            app = HttpApp(self.metrics.registry, self.tokens, self.readiness, self.store)
             phases = {
-                Phase.STARTING: self._start,
-                Phase.SERVING: self._serve,
-                Phase.RECOVERING: self._recover,
-                Phase.DRAINING: self._drain,
+                Phase.STARTING: self._start_server,
+                Phase.SERVING: self._watch_server,
+                Phase.RECOVERING: self._restart_server,
+                Phase.DRAINING: self._drain_server,
             }
-            with app.run(self.config), self.metrics.look_regularly(self._look, log_line):
+            with app.run_in_thread(self.config), self.metrics.poll_in_thread(self._poll_versions, log_line):
                 try:
                     while self.phase is not Phase.STOPPED:
-                        self.phase = advance(self.phase, phases[self.phase](run))
+                        self.phase = check_transition(self.phase, phases[self.phase](run))
                 finally:
                     self.phase = Phase.STOPPED
                     self._stop_server()
-                    self.keeper.finish()
+                    self.store.save_final_state()
                     log_line("stopped")
 
-    def _start(self, run: Run) -> Phase:
-        """Start what is to be served, and wait until all workers answer, or as many as do in READY_SECONDS."""
-        self._launch(run, self.keeper.choose(run.version))
+    def _start_server(self, run: RunOptions) -> Phase:
+        """Start TorchServe and wait until all workers are READY, or those that are after READY_SECONDS."""
+        self._launch_torchserve(run, self.store.choose_state(run.version))
         deadline = time.monotonic() + READY_SECONDS
         last_problem = None
         while problem := self.readiness.find_problem(all_workers=True):
-            self.tokens.publish()
-            if self.server is not None and (code := self.server.exit_code()) is not None:
-                printed = self.server.get_last_lines()
-                raise ServingError(f"TorchServe ended while starting, with code {code}; it printed: {printed}")
+            self.tokens.publish_tokens()
+            if self.server is not None and (code := self.server.get_exit_code()) is not None:
+                output = self.server.get_last_lines()
+                raise ServingError(f"TorchServe exited while starting, with code {code}; its output: {output}")
             if time.monotonic() > deadline:
                 if self.readiness.find_problem() is None:
-                    log_line(f"going on: {problem} after {READY_SECONDS:.0f} s; see logs/torchserve.log")
+                    log_line(f"continuing: {problem} after {READY_SECONDS:.0f} s; see logs/torchserve.log")
                     break
                 raise ServingError(f"not ready after {READY_SECONDS:.0f} s: {problem}; see logs/torchserve.log")
             if problem != last_problem:
@@ -116,66 +115,66 @@ class Supervisor:
                 last_problem = problem
             if run.request.stop.wait(POLL_SECONDS):
                 return Phase.DRAINING
-        self.keeper.accept()
-        self._look()
-        run.welcome()
+        self.store.confirm_state()
+        self._poll_versions()
+        run.on_ready()
         return Phase.SERVING
 
-    def _serve(self, run: Run) -> Phase:
-        """Look after a TorchServe that runs."""
+    def _watch_server(self, run: RunOptions) -> Phase:
+        """Run the periodic tasks until TorchServe dies or shutdown is requested."""
         while not run.request.stop.wait(POLL_SECONDS):
             if has_ended(self.server):
                 return Phase.RECOVERING
-            self._look_after(run)
+            self._run_periodic_tasks(run)
         return Phase.DRAINING
 
-    def _recover(self, run: Run) -> Phase:
-        """Start a TorchServe that died again, with what it served last; give up after RESTARTS."""
-        code = self.server.exit_code() if self.server is not None else None
-        delay = self.restart_limit.note_death(code)
-        log_line(f"TorchServe ended by itself, with code {code}; it is started again")
+    def _restart_server(self, run: RunOptions) -> Phase:
+        """Restart a TorchServe that died, with the state it served last; ServingError after MAX_RESTARTS."""
+        code = self.server.get_exit_code() if self.server is not None else None
+        delay = self.restart_limit.record_exit(code)
+        log_line(f"TorchServe exited with code {code}; restarting it")
         self._stop_server()
-        self.keeper.keep_snapshots()
+        self.store.save_snapshots()
         if run.request.stop.wait(delay):
             return Phase.DRAINING
         self.metrics.count_restart()
-        left = self.keeper.drop_lost()
-        if not left.versions:
-            raise ServingError(f"no archive is left to serve in {self.config.model_store}; `make serve` writes one")
-        self._launch(run, left)
+        state = self.store.drop_missing_archives()
+        if not state.versions:
+            raise ServingError(f"no archive to serve is left in {self.config.model_store}; `make serve` writes one")
+        self._launch_torchserve(run, state)
         while not run.request.stop.wait(POLL_SECONDS):
             if has_ended(self.server):
                 return Phase.RECOVERING
             if self.readiness.find_problem() is None:
                 log_line("READY again")
                 return Phase.SERVING
-            self._look_after(run)
+            self._run_periodic_tasks(run)
         return Phase.DRAINING
 
-    def _drain(self, run: Run) -> Phase:
-        """Let no new request in, and wait until the others are answered; Ctrl-C ends the wait."""
+    def _drain_server(self, run: RunOptions) -> Phase:
+        """Reject new requests and wait for those in progress; a second Ctrl-C ends the wait."""
         self.readiness.start_draining()
         if self.server is None or has_ended(self.server):
             return Phase.STOPPED
         log_line("draining; Ctrl-C again stops at once")
-        hurry = run.request.hurry.is_set
+        is_skipped = run.request.skip_drain.is_set
         try:
-            self.tokens.revoke_inference()
+            self.tokens.revoke_inference_token()
             with self.tokens.open_client() as client:
-                versions = client.list_versions
+                fetch = client.list_versions
                 if wait_idle(
-                    lambda: versions().values(), lambda: measure_work(versions().values()), DRAIN_SECONDS, hurry
+                    lambda: fetch().values(), lambda: measure_cpu_time(fetch().values()), DRAIN_SECONDS, is_skipped
                 ):
                     self.server.kill()
                 else:
-                    log_line("stopping at once" if hurry() else "stopping with requests under way")
+                    log_line("stopping at once" if is_skipped() else "stopping with requests in progress")
         except UnreachableError:
-            pass  # it has only just been started, or hangs: nothing of it would be answered
+            pass  # it has just been started, or hangs: it has no requests to answer
         except DigitsError as error:
             log_line(f"stopping without draining: {error}")
         return Phase.STOPPED
 
-    def _launch(self, run: Run, state: State) -> None:
+    def _launch_torchserve(self, run: RunOptions, state: State) -> None:
         log_line(f"starting TorchServe with {MODEL} {', '.join(sorted(state.versions, key=make_sort_key))}")
         environment = {
             METRICS_FOLDER: str(self.config.worker_metrics),
@@ -184,74 +183,74 @@ class Supervisor:
         }
         self.server = self.start_server(self.config, state, environment)
         run.lock.record(self.server)
-        self.tokens.note_creation(time.time())
+        self.tokens.record_creation(time.time())
 
-    def _look_after(self, run: Run) -> None:
-        self.tokens.publish()
-        self.keeper.keep_snapshots()
+    def _run_periodic_tasks(self, run: RunOptions) -> None:
+        self.tokens.publish_tokens()
+        self.store.save_snapshots()
         self.log_rotation.rotate_if_due()
-        self.tokens.rotate_if_due(run.request.rotate)
+        self.tokens.rotate_if_due(run.request.rotate_tokens)
 
-    def _look(self) -> None:
-        """Show what TorchServe lists to metrics and keeper; what was shown last stays while it does not answer."""
-        self.readiness.find_problem()  # here, not by who scrapes: it may take seconds to answer
+    def _poll_versions(self) -> None:
+        """Pass the versions that TorchServe lists to metrics and store; keep the last ones if it does not respond."""
+        self.readiness.find_problem()  # here, not on a scrape, as it may take seconds
         if has_ended(self.server):
-            self.metrics.show({}, "", None)
+            self.metrics.update_versions({}, "", None)
             return
         try:
             with self.tokens.open_client() as client:
                 versions, default = client.list_versions(), client.get_default().version
-                self.keeper.keep_listing(versions, default)  # before anybody else lists them, and keeps what is newer
-        except DigitsError:  # it starts, or hangs, or has just been given new tokens
+                self.store.save_listing(versions, default)  # before any other thread saves a newer listing
+        except DigitsError:  # TorchServe is starting, or hangs, or its tokens were just replaced
             return
-        self.metrics.show(versions, default, self.server)
+        self.metrics.update_versions(versions, default, self.server)
 
     def _stop_server(self) -> None:
         if self.server is not None:
             self.server.stop()
-        self.tokens.unpublish()
+        self.tokens.remove_published()
 
 
 class RestartLimit:
-    """Gives up a TorchServe that died RESTARTS times within RESTART_SECONDS."""
+    """Limits restarts to MAX_RESTARTS within RESTART_WINDOW_SECONDS."""
 
     def __init__(self) -> None:
-        self.deaths: deque[float] = deque()
+        self.exits: deque[float] = deque()
 
-    def note_death(self, code: int | None) -> float:
-        """Return the seconds to wait before the next start; ServingError if there were too many."""
+    def record_exit(self, code: int | None) -> float:
+        """Record an exit of TorchServe and return the delay of its restart in seconds; ServingError above the limit."""
         now = time.monotonic()
-        while self.deaths and now - self.deaths[0] > RESTART_SECONDS:
-            self.deaths.popleft()
-        if len(self.deaths) == RESTARTS:
+        while self.exits and now - self.exits[0] > RESTART_WINDOW_SECONDS:
+            self.exits.popleft()
+        if len(self.exits) == MAX_RESTARTS:
             raise ServingError(
-                f"TorchServe ended by itself, with code {code}, for the {RESTARTS + 1}th time in "
-                f"{now - self.deaths[0]:.0f} s; see logs/torchserve.log"
+                f"TorchServe exited with code {code}, for the {MAX_RESTARTS + 1}th time in "
+                f"{now - self.exits[0]:.0f} s; see logs/torchserve.log"
             )
-        self.deaths.append(now)
-        return RESTART_DELAY_SECONDS * (len(self.deaths) - 1)
+        self.exits.append(now)
+        return RESTART_DELAY_SECONDS * (len(self.exits) - 1)
 
 
 def has_ended(server: TorchServe | None) -> bool:
-    return server is None or server.exit_code() is not None
+    return server is None or server.get_exit_code() is not None
 
 
-def serve(config: Config, version: str | None, welcome: Callable[[], None] = lambda: None) -> int:
-    """Serve in the foreground until SIGINT, SIGTERM or SIGHUP; returns the exit code.
+def run_supervisor(config: Config, version: str | None, on_ready: Callable[[], None] = lambda: None) -> int:
+    """Serve in the foreground until SIGINT, SIGTERM or SIGHUP; return the exit code.
 
-    Calls `welcome` when READY is printed.
+    Calls `on_ready` after READY is printed.
     """
-    for name in TOKEN_VARIABLES.values():  # of some server's callers; neither Java nor workers need them
+    for name in TOKEN_VARIABLES.values():  # tokens for clients, which neither Java nor the workers need
         os.environ.pop(name, None)
     request = handle_signals()
     started = time.monotonic()
     supervisor = Supervisor(config)
 
-    def print_welcome() -> None:
-        print(_format_welcome(config, time.monotonic() - started), flush=True)
-        welcome()
+    def announce_ready() -> None:
+        print(_format_ready_message(config, time.monotonic() - started), flush=True)
+        on_ready()
 
-    supervisor.run(request, version, print_welcome)
+    supervisor.run(request, version, announce_ready)
     return 0
 
 
@@ -259,15 +258,15 @@ def log_line(line: str) -> None:
     print(time.strftime("%Y-%m-%dT%H:%M:%S"), line, file=sys.stderr, flush=True)
 
 
-def _format_welcome(config: Config, seconds: float) -> str:
-    inference, management = config.url("inference"), config.url("management")
+def _format_ready_message(config: Config, seconds: float) -> str:
+    inference, management = config.get_url("inference"), config.get_url("management")
     trust = f"--cacert {config.properties['certificate_file']} " if config.certificate else ""
     return f"""READY in {seconds:.1f} s
   inference   {inference}/predictions/{MODEL}
   management  {management}/models
-  metrics     {config.url("metrics")}/metrics
-  readiness   {config.url("supervisor")}/ready
-  draw        {config.url("supervisor")}{DRAW_PATH}
+  metrics     {config.get_url("metrics")}/metrics
+  readiness   {config.get_url("supervisor")}/ready
+  draw        {config.get_url("supervisor")}{DRAW_PATH}
 
 curl {trust}-H "Authorization: Bearer $(make -s token)" -T handler/smoke/7.png {inference}/predictions/{MODEL}
 """

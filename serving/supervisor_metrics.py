@@ -1,4 +1,4 @@
-"""The supervisor's metrics: one registry of what workers count, what TorchServe lists, and what serves."""
+"""The supervisor's metrics: one registry for the workers' metrics, TorchServe's versions and the supervisor."""
 
 import platform
 import threading
@@ -14,50 +14,50 @@ from serving.collector import Collector
 from serving.config import Config
 from serving.worker_metrics import WorkerMetrics
 
-LOOK_SECONDS = 2.0
+POLL_SECONDS = 2.0
 
 
 class SupervisorMetrics:
-    """The registry behind /metrics of the supervisor's address; `is_ready` says whether the default version answers."""
+    """The registry behind the supervisor's /metrics; `is_ready` returns whether the default version is ready."""
 
     def __init__(self, config: Config, is_ready: Callable[[], bool]) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second line for each counter, of no use here
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # unused; a second line per counter
         self.registry = CollectorRegistry()
         self.workers = WorkerMetrics(config.worker_metrics)
         self.registry.register(self.workers)
         self.collector = Collector(config, self.workers, self.registry)
-        ready = Gauge("digits_ready", "1 while the default version answers, else 0", registry=self.registry)
+        ready = Gauge("digits_ready", "1 if the default version is ready, else 0", registry=self.registry)
         ready.set_function(is_ready)
-        text = "restarts of a TorchServe that died"
+        text = "restarts of TorchServe after it died"
         self.restarts = Counter("digits_server_restarts", text, registry=self.registry)
-        libraries = {
-            name.replace("-", "_"): version(name) for name in ("torch", "torchserve", "opencv-python-headless")
-        }
+        names = ("torch", "torchserve", "opencv-python-headless")
+        libraries = {name.replace("-", "_"): version(name) for name in names}
         labels = {"project": __version__, "python": platform.python_version()} | libraries
-        Gauge("digits_build_info", "1; what serves", list(labels), registry=self.registry).labels(**labels).set(1)
+        text = "always 1; the labels are software versions"
+        Gauge("digits_build_info", text, list(labels), registry=self.registry).labels(**labels).set(1)
 
     def count_restart(self) -> None:
-        """Count a TorchServe that died."""
+        """Count a restart of TorchServe."""
         self.restarts.inc()
 
-    def begin(self) -> None:
-        """Forget what the workers of an earlier server have counted."""
-        self.workers.begin()
+    def reset_workers(self) -> None:
+        """Remove the metrics of an earlier server's workers."""
+        self.workers.reset_folder()
 
-    def show(self, versions: dict[str, Version], default: str, server: object) -> None:
-        """Take over the versions that `server` lists; none, once it has ended."""
-        self.collector.show(versions, default, server)
+    def update_versions(self, versions: dict[str, Version], default: str, server: object) -> None:
+        """Set the versions that `server` lists; none once it has ended."""
+        self.collector.update(versions, default, server)
 
     @contextmanager
-    def look_regularly(self, look: Callable[[], None], log: Callable[[str], None]) -> Iterator[None]:
-        """Call `look` every LOOK_SECONDS in a thread while the block runs."""
+    def poll_in_thread(self, poll: Callable[[], None], log: Callable[[str], None]) -> Iterator[None]:
+        """Call `poll` every POLL_SECONDS in a thread while the block runs."""
         ended = threading.Event()
 
         def run() -> None:
-            while not ended.wait(LOOK_SECONDS):
+            while not ended.wait(POLL_SECONDS):
                 try:
-                    look()
-                except Exception as error:  # a handler, or files of workers, that are not ours; no certificate
+                    poll()
+                except Exception as error:  # caused by a foreign handler or file, or a missing certificate
                     log(f"metrics are not up to date: {type(error).__name__}: {error}")
 
         thread = threading.Thread(target=run, daemon=True)
@@ -66,4 +66,4 @@ class SupervisorMetrics:
             yield
         finally:
             ended.set()
-            thread.join(5 * LOOK_SECONDS)
+            thread.join(5 * POLL_SECONDS)

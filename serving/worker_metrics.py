@@ -1,4 +1,4 @@
-"""What the workers count (handler/metrics.py), added up over all of them, also those that have ended."""
+"""Metrics of the workers (handler/metrics.py), summed over all of them, including those that have ended."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,18 +8,18 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 
 class WorkerMetrics:
-    """Collects what lies in the folder, which the environment of workers names."""
+    """Collects the metrics that workers write into a folder, named in their environment."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def begin(self) -> None:
-        """Empty the folder, or make it: counters begin at 0 with the supervisor."""
+    def reset_folder(self) -> None:
+        """Create the folder or empty it: counters start at 0 with the supervisor."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in self.folder.glob("*.db"):
             path.unlink()
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every metric, as prometheus_client's registry asks for it."""
-        files = [str(path) for path in self.folder.glob("*.db") if path.stat().st_size]  # others are being made
+        """Yield every metric, for prometheus_client's registry."""
+        files = [str(path) for path in self.folder.glob("*.db") if path.stat().st_size]  # an empty one is being created
         yield from MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Archives for tests: real ones, built once a run for each version, and projects that are changed before."""
+"""Archives for tests: real ones, built once per version and run, and projects to change before that."""
 
 import fcntl
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from serving.archive import archive_path, build_archive
+from serving.archive import build_archive, get_archive_path
 from serving.config import ROOT
 from training.export import MODEL, RECORD, export_model
 from training.model import DigitCNN, load_model
@@ -17,21 +17,21 @@ CACHE = "DIGITS_TEST_ARCHIVES"  # environment: the folder of this run's archives
 
 
 def provide_archive(version: str, store: Path) -> Path:
-    """Copy the archive of this version into the store, with its SHA-256; it is built by the first who needs it."""
+    """Copy the archive of this version into the store, with its SHA-256; it is built on first use."""
     cache = Path(os.environ[CACHE])
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        built = archive_path(cache, version)
+        built = get_archive_path(cache, version)
         if not built.exists():
             build_archive(version, cache)
     store.mkdir(parents=True, exist_ok=True)
     for path in (built, Path(f"{built}.sha256")):
         shutil.copy2(path, store)
-    return archive_path(store, version)
+    return get_archive_path(store, version)
 
 
 def copy_project(folder: Path) -> Path:
-    """Copy what an archive is made of."""
+    """Copy the sources of an archive."""
     for name in ("handler", "model"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy2(ROOT / "scripted_model.pt", folder)
@@ -39,7 +39,7 @@ def copy_project(folder: Path) -> Path:
 
 
 def swap_digits(project: Path) -> Path:
-    """Give the project a model that reads a 3 as a 5 and a 5 as a 3."""
+    """Give the project a model that predicts 5 for a 3 and 3 for a 5."""
     model = load_model(project / MODEL)
     assert isinstance(model, DigitCNN)
     order = [0, 1, 2, 5, 4, 3, 6, 7, 8, 9]

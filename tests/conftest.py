@@ -111,7 +111,7 @@ def browser() -> Iterator[Browser]:
 
 @contextmanager
 def open_draw_page(browser: Browser, server: Config, **options: Any) -> Iterator[DrawPage]:
-    """Open the page; nothing may be said in its console."""
+    """Open the page; its console must stay empty."""
     with browser.new_context(**options) as context:
         page = DrawPage(context, server)
         yield page
@@ -119,8 +119,8 @@ def open_draw_page(browser: Browser, server: Config, **options: Any) -> Iterator
 
 
 @pytest.fixture
-def drawn(browser: Browser, server: Config) -> Iterator[DrawPage]:
-    """The page at a desk."""
+def desktop(browser: Browser, server: Config) -> Iterator[DrawPage]:
+    """The page on a desktop computer."""
     with open_draw_page(browser, server, viewport={"width": 1100, "height": 900}) as page:
         yield page
 

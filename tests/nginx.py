@@ -64,7 +64,7 @@ def listens(port: int) -> bool:
 def fronted(server: Config, folder: Path) -> Iterator[Config]:
     """The server's configuration, its inference address being nginx's."""
     port = find_port()
-    with started(folder, placed(folder, server.ports()["inference"][1], port), port):
+    with started(folder, placed(folder, server.get_ports()["inference"][1], port), port):
         yield replace(server, properties=server.properties | {"inference_address": f"http://127.0.0.1:{port}"})
 
 
@@ -94,7 +94,7 @@ def ask(
     source: str = "127.0.0.1",
 ) -> Reply:
     """One request as it is written here, on a connection of its own, from an address of this machine."""
-    host, port = config.ports()["inference"]
+    host, port = config.get_ports()["inference"]
     with closing(http.client.HTTPConnection(host, port, timeout=30, source_address=(source, 0))) as connection:
         chunked = not isinstance(body, bytes | None)
         connection.request(method, path, body, headers or authorised(config), encode_chunked=chunked)

@@ -17,7 +17,7 @@ PATH = ROOT / "docs" / "openapi.yaml"
 DOCUMENT = yaml.safe_load(PATH.read_text())
 METHODS = ("get", "put", "post", "delete")
 APIS = ("inference", "management", "metrics", "supervisor")
-ADDRESSES = {read_config().url(api): api for api in APIS}
+ADDRESSES = {read_config().get_url(api): api for api in APIS}
 SECURED = ("inference", "management")
 OWN = "7.0"  # a version for the calls that change something
 ABSENT = "0.0-absent"  # a version that there never is
@@ -78,7 +78,7 @@ class Service:
         """The answer, if it is one that the document has for the request; with the API's own token or another."""
         kind = token or api
         headers = {"Authorization": f"Bearer {read_token(self.config.key_file, kind)}"} if kind in SECURED else {}
-        response = case.call(self.config.url(api), self.session, headers)
+        response = case.call(self.config.get_url(api), self.session, headers)
         if is_form_error(case, response):
             left_out += ("not_a_server_error",)
         case.validate_response(response, excluded_checks=checks(left_out))

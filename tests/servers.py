@@ -1,4 +1,4 @@
-"""Servers as users have them, processes of `python -m serving serve`, and a load that remembers every request."""
+"""Servers as users run them, processes of `python -m serving serve`, and a load that records every request."""
 
 import http.client
 import json
@@ -25,7 +25,7 @@ from common.command_line import run_command
 from digits_client.client import DigitsClient
 from digits_client.exceptions import DigitsError
 from digits_client.transport import read_token
-from serving.__main__ import parser
+from serving.__main__ import make_parser
 from serving.config import ROOT, Config, read_config
 from serving.local_management import LocalManagementClient
 from serving.phases import Phase
@@ -43,7 +43,7 @@ _PORTS = count(20_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")
 
 
 def configure_free_ports(folder: Path, store: Path | None = None) -> Config:
-    """Write the project's configuration for a server of its own: free ports, its files in `folder`."""
+    """Write the project's configuration for a separate server: free ports, its files in `folder`."""
     config = read_config()
     changed = {f"{api}_address": f"http://127.0.0.1:{find_port()}" for api in APIS}
     changed |= {key: str(find_port()) for key in config.properties if key.startswith("grpc") and key.endswith("_port")}
@@ -62,7 +62,7 @@ def make_certificate(folder: Path) -> "subprocess.CompletedProcess[str]":
 
 
 def find_port() -> int:
-    """Find a port that nobody listens on, and that no other test is given."""
+    """Return a free port that no other test gets."""
     for port in _PORTS:
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
@@ -71,7 +71,7 @@ def find_port() -> int:
 
 
 def with_archives(folder: Path, *versions: str) -> Config:
-    """A folder and free ports for a server, with archives of these versions in its store."""
+    """Return a configuration with free ports and archives of these versions in its store."""
     for version in versions:
         provide_archive(version, folder / "model_store")
     return configure_free_ports(folder, folder / "model_store")
@@ -79,7 +79,7 @@ def with_archives(folder: Path, *versions: str) -> Config:
 
 @contextmanager
 def run_supervised(config: Config, version: str | None = None) -> Iterator[ShutdownRequest]:
-    """A server that is ready, supervised by a thread of this process, until the end of the block."""
+    """Run a server, supervised by a thread of this process; it is ready while the block runs."""
     supervisor, request = Supervisor(config), ShutdownRequest()
     with ThreadPoolExecutor(1) as pool:
         ended = pool.submit(supervisor.run, request, version)
@@ -113,7 +113,7 @@ def started(config: Config, *words: str, before: Sequence[str] = ()) -> Iterator
 
 
 def ready(config: Config) -> tuple[int, str]:
-    response = requests.get(config.url("supervisor") + "/ready", timeout=10)
+    response = requests.get(config.get_url("supervisor") + "/ready", timeout=10)
     return response.status_code, response.text.strip()
 
 
@@ -125,7 +125,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = START_SECONDS) -> N
 
 
 def output_until_curl(process: "subprocess.Popen[str]") -> str:
-    """What `serve` prints until it is ready, the curl line being the last."""
+    """Return the output of `serve` until it is ready; the last line is the curl command."""
     assert process.stdout is not None
     lines: list[str] = []
     while not (lines and lines[-1].startswith("curl")):
@@ -136,7 +136,7 @@ def output_until_curl(process: "subprocess.Popen[str]") -> str:
 
 @contextmanager
 def serving_client(config: Config) -> Iterator[tuple["subprocess.Popen[str]", LocalManagementClient]]:
-    """A server in a process of its own, once it is ready, and a client that asks once."""
+    """Run a server in a separate process; yield it when it is ready, and a client without retries."""
     with started(config) as process:
         output_until_curl(process)
         with LocalManagementClient(config, retries=0) as client:
@@ -148,7 +148,7 @@ def errors(config: Config) -> str:
 
 
 def answers(config: Config) -> bool:
-    """Whether a digit is read right now, by a client that asks once and knows no token yet."""
+    """Return whether a new client without retries gets a prediction now."""
     try:
         with DigitsClient(server=config.make_server(), retries=0) as client:
             return client.predict(SMOKE[7]).digit == 7
@@ -165,7 +165,7 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 
 def command(config: Config, *words: str) -> "subprocess.CompletedProcess[str]":
-    """A command of the command line, to its end."""
+    """Run a command of the command line in a subprocess."""
     return subprocess.run(serving(config, *words), cwd=ROOT, capture_output=True, text=True)
 
 
@@ -173,7 +173,7 @@ def run_in_process(config: Config, *words: str) -> "subprocess.CompletedProcess[
     """Run a command of the command line in this process."""
     out, err = (TextIOWrapper(BytesIO(), write_through=True) for _ in range(2))
     with redirect_stdout(out), redirect_stderr(err):
-        code = run_command(parser(), ["--config", str(config.path), *words], (DigitsError,))
+        code = run_command(make_parser(), ["--config", str(config.path), *words], (DigitsError,))
     stdout, stderr = (stream.buffer.getvalue().decode() for stream in (out, err))
     return subprocess.CompletedProcess(words, code, stdout, stderr)
 
@@ -187,14 +187,14 @@ def workers(process: "subprocess.Popen[str]") -> list[psutil.Process]:
 
 
 def flat(memory: Sequence[int]) -> bool:
-    """Whether samples in bytes grow by no more than a tenth once the first fifth of them, the warm-up, is over."""
+    """Return whether samples in bytes grow by at most a tenth after the first fifth, the warm-up."""
     rest = memory[len(memory) // 5 :]
     return max(rest) <= 1.1 * rest[0]
 
 
 @dataclass(frozen=True)
 class Sent:
-    """One request: when it started, was sent to its end, and answered; status 0 stands for a broken connection."""
+    """One request: when it started, was sent completely and answered; status 0 is a broken connection."""
 
     start: float
     sent: float
@@ -209,7 +209,7 @@ class Sent:
 
 @dataclass
 class Load:
-    """Requests by so many connections that are kept, one after the other, with no second try."""
+    """Sends requests one after the other over keep-alive connections, without retries."""
 
     config: Config
     connections: int = 16
@@ -221,7 +221,7 @@ class Load:
     ended: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
-        host, port = self.config.ports()["inference"]
+        host, port = self.config.get_ports()["inference"]
         headers = {"Authorization": f"Bearer {read_token(self.config.key_file, 'inference')}"}
         connection = http.client.HTTPConnection(host, port, timeout=60)
         while not self.ended.is_set():
@@ -247,7 +247,7 @@ class Load:
 
 @contextmanager
 def under_load(load: Load) -> Iterator[Load]:
-    """The load is on while the block runs; its last answers are in when the block is left."""
+    """Run the load while the block runs; its last responses have arrived when the block ends."""
     threads = [threading.Thread(target=load.run) for _ in range(load.connections)]
     for thread in threads:
         thread.start()

@@ -1,4 +1,4 @@
-"""Stand-ins for TorchServe, with which the supervisor's decisions take milliseconds."""
+"""Stand-ins for TorchServe, so that tests of the supervisor take milliseconds."""
 
 import threading
 from collections.abc import Callable
@@ -21,13 +21,13 @@ class StandIn:
         self.key_file, self.temporary = config.folder / "own_keys.json", config.folder
         self.process, self.stopped, self.killed = SimpleNamespace(pid=1), False, False
 
-    def exit_code(self) -> int | None:
+    def get_exit_code(self) -> int | None:
         return self.code
 
     def get_last_lines(self) -> str:
         return "some lines"
 
-    def publish_keys(self) -> None:
+    def publish_tokens(self) -> None:
         pass
 
     def kill(self) -> None:
@@ -38,7 +38,7 @@ class StandIn:
 
 
 class ScriptedStop(threading.Event):
-    """Stands for the event that stops a supervisor: each wait runs the next step, and after the last it is set."""
+    """A stop event whose every wait runs the next step; it is set after the last."""
 
     def __init__(self, *steps: Step) -> None:
         super().__init__()
@@ -54,19 +54,19 @@ class ScriptedStop(threading.Event):
 
 
 class Supervised:
-    """A supervisor whose servers are stand-ins; `problem` is what readiness says of the last one."""
+    """A supervisor whose servers are stand-ins; `problem` is what readiness reports for the last one."""
 
     def __init__(self, config: Config, version: str | None = None) -> None:
         self.version = version
         self.servers: list[StandIn] = []
         self.problem: str | None = None
-        self.partial: str | None = None  # the problem where some workers are enough
+        self.partial: str | None = None  # the problem if some workers are enough
         self.supervisor = Supervisor(config, self.start)  # type: ignore[arg-type]
         self.supervisor.readiness.find_problem = self.find_problem  # type: ignore[method-assign]
-        self.welcomed = 0
+        self.ready_calls = 0
 
-    def start(self, *given: Any) -> StandIn:
-        self.servers.append(StandIn(*given))
+    def start(self, *args: Any) -> StandIn:
+        self.servers.append(StandIn(*args))
         return self.servers[-1]
 
     def find_problem(self, all_workers: bool = False) -> str | None:
@@ -75,11 +75,11 @@ class Supervised:
     def die(self, code: int = -9) -> None:
         self.servers[-1].code = code  # type: ignore[assignment]
 
-    def welcome(self) -> None:
-        self.welcomed += 1
+    def count_ready(self) -> None:
+        self.ready_calls += 1
 
     def run(self, *steps: Step) -> ScriptedStop:
-        """Run to the end; each step is taken at a look of the supervisor's."""
+        """Run to the end, with one step at every wait of the supervisor."""
         stop = ScriptedStop(*steps)
-        self.supervisor.run(ShutdownRequest(stop=stop), self.version, self.welcome)
+        self.supervisor.run(ShutdownRequest(stop=stop), self.version, self.count_ready)
         return stop

@@ -14,7 +14,7 @@ SMALL = 0.3
 
 
 def line(*corners: Point) -> Stroke:
-    """Straight from corner to corner."""
+    """Return a polyline through the corners."""
     points = [corners[0]]
     for (x, y), (next_x, next_y) in pairwise(corners):
         steps = max(1, round(math.hypot(next_x - x, next_y - y) / STEP))
@@ -23,7 +23,7 @@ def line(*corners: Point) -> Stroke:
 
 
 def arc(x: float, y: float, width: float, height: float, start: float, end: float) -> Stroke:
-    """Of the ellipse with these radii around (x, y); degrees, clockwise from the right."""
+    """Return an arc of the ellipse with these radii around (x, y); degrees, clockwise from the right."""
     steps = max(2, round(abs(end - start) / 18))
     angles = [math.radians(start + (end - start) * step / steps) for step in range(steps + 1)]
     return [(x + width * math.cos(angle), y + height * math.sin(angle)) for angle in angles]
@@ -106,6 +106,6 @@ WAYS: dict[int, list[list[Stroke]]] = {
 
 
 def placed(strokes: list[Stroke], left: float, top: float, size: float) -> list[Stroke]:
-    """The strokes in the square of that size and corner; a small one is written sooner, and has fewer points."""
+    """Return the strokes scaled to the square at this corner; small ones have fewer points."""
     step = 1 if size > SMALL else 2
     return [[(left + size * x, top + size * y) for x, y in (*stroke[:-1:step], stroke[-1])] for stroke in strokes]

@@ -127,7 +127,7 @@ def _make_sick(found: Prometheus, config: Config, process: "subprocess.Popen[str
     """Drifting and slow, with workers that die: all at once, as what is sick is."""
     inverted = [encode_png(255 - grey) for grey in load_raw_images("mnist5k")[0][::250]]
     slow = make_batch_body(*[make_large_image()] * 8, *inverted)  # over 0.2 s of a worker's
-    url = config.url("inference") + "/predictions/digits"
+    url = config.get_url("inference") + "/predictions/digits"
     headers = JSON | {"Authorization": f"Bearer {read_token(config.key_file, 'inference')}"}
     start = time.monotonic()
 
@@ -170,7 +170,7 @@ def _flood(found: Prometheus, config: Config, process: "subprocess.Popen[str]") 
 
     def send() -> None:
         """Send a request over a connection of its own, whether or not earlier ones have a response."""
-        connections.append(socket.create_connection(config.ports()["inference"]))
+        connections.append(socket.create_connection(config.get_ports()["inference"]))
         connections[-1].sendall(request)
         if len(connections) > FLOOD:
             connections.popleft().close()
@@ -207,7 +207,7 @@ def _stuck_server(found: Prometheus, config: Config) -> None:
     """Its tokens cannot be changed, for its Java stands still; that is killed and comes back; then all is gone."""
     with started(config) as process:
         output_until_curl(process)
-        wait_for(lambda: bool(found.value(f'digits_key_lifetime_seconds{{server="{STUCK}"}}')))
+        wait_for(lambda: bool(found.value(f'digits_token_lifetime_seconds{{server="{STUCK}"}}')))
         stands = java(process)
         stands.suspend()
         try:

@@ -1,4 +1,4 @@
-"""serving/archive.py: the archive holds the source's bytes and is written whole or not at all."""
+"""serving/archive.py: the archive holds the source's bytes and is written in full or not at all."""
 
 import json
 import os
@@ -14,7 +14,15 @@ import pytest
 import yaml
 
 from digits_client.types import make_sort_key
-from serving.archive import build_archive, check_archive, cores, is_changed, read_smoke, sha256
+from serving.archive import (
+    build_archive,
+    check_archive,
+    compute_sha256,
+    count_cores,
+    is_changed,
+    is_outdated,
+    read_smoke,
+)
 from serving.config import ROOT, ServingError
 from tests.archives import provide_archive
 from tests.images import SMOKE
@@ -26,7 +34,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def expected_members() -> dict[str, Path]:
-    """Name in the archive -> file of the checkout it must equal."""
+    """Return the file of the checkout that each member must equal, by the member's name."""
     package = [*(ROOT / "handler").glob("*.py"), *(ROOT / "handler").glob("*.yaml")]
     package += (ROOT / "handler" / "smoke").glob("*.png")
     members = {path.relative_to(ROOT).as_posix(): path for path in package}
@@ -59,45 +67,45 @@ def test_a_worker_imports_nothing_that_only_training_or_explanations_need() -> N
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_an_archive_as_shipped_runs_with_a_worker_for_each_core(
+def test_an_archive_by_default_has_one_worker_per_core(
     count: int, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of those it may use: by affinity, by a container's quota, or by this variable of joblib's."""
+    """The usable cores, by affinity, by a container's quota, or by this variable of joblib."""
     built = build_archive("1.0", tmp_path / "store", project)
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", str(count))
     settings = check_archive(built.parent, built.name).settings
-    assert (settings["minWorkers"], settings["maxWorkers"]) == (min(count, cores()), min(count, cores()))
-    assert cores() <= count
+    assert (settings["minWorkers"], settings["maxWorkers"]) == (min(count, count_cores()), min(count, count_cores()))
+    assert count_cores() <= count
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("given", "expected"),
     [
         ({"minWorkers": 3, "maxWorkers": 5}, (3, 5)),
         ({"batchSize": 1}, (1, 1)),
-        ({"minWorkers": 3}, (cores(), cores())),  # fewer at most than at least: TorchServe takes neither
+        ({"minWorkers": 3}, (count_cores(), count_cores())),  # a maximum below the minimum: TorchServe uses neither
         ({"maxWorkers": 2}, (1, 2)),
         ({"minWorkers": 0, "maxWorkers": 4}, (1, 4)),
     ],
 )
-def test_an_archive_may_say_how_many_workers_it_has(
-    said: dict[str, int], expected: tuple[int, int], project: Path, tmp_path: Path
+def test_an_archive_may_set_its_number_of_workers(
+    given: dict[str, int], expected: tuple[int, int], project: Path, tmp_path: Path
 ) -> None:
-    """As TorchServe reads it where the version is registered by the API."""
-    (project / "handler" / "model-config.yaml").write_text(yaml.safe_dump(said))
+    """The same as when TorchServe registers the version over the API."""
+    (project / "handler" / "model-config.yaml").write_text(yaml.safe_dump(given))
     built = build_archive("1.0", tmp_path / "store", project)
     settings = check_archive(built.parent, built.name).settings
     assert (settings["minWorkers"], settings["maxWorkers"], settings["batchSize"]) == (*expected, 1)
 
 
 @pytest.mark.parametrize("version", ["", "../1.0", "1 0", "1.0/2", ".1"])
-def test_a_version_that_is_no_file_name_is_refused(version: str, tmp_path: Path) -> None:
+def test_a_version_that_is_not_a_file_name_is_rejected(version: str, tmp_path: Path) -> None:
     with pytest.raises(ServingError, match="expected letters, digits"):
         build_archive(version, tmp_path / "store")
     assert not list(tmp_path.rglob("*.mar"))
 
 
-def test_archives_built_at_once_do_not_mix(tmp_path: Path) -> None:
+def test_archives_built_in_parallel_do_not_mix(tmp_path: Path) -> None:
     versions = ["1.0", "1.1"]
     with ThreadPoolExecutor() as pool:
         archives = list(pool.map(lambda version: build_archive(version, tmp_path / "store"), versions))
@@ -109,7 +117,7 @@ def test_archives_built_at_once_do_not_mix(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "store").glob("*.mar")) == [f"digits-{v}.mar" for v in versions]
 
 
-def test_a_failed_run_leaves_the_archive_before_it(project: Path, tmp_path: Path) -> None:
+def test_a_failed_run_keeps_the_previous_archive(project: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     before = build_archive("1.0", store, project).read_bytes()
     (project / "scripted_model.pt").unlink()
@@ -120,35 +128,50 @@ def test_a_failed_run_leaves_the_archive_before_it(project: Path, tmp_path: Path
     assert (store / "digits-1.0.mar").read_bytes() == before
 
 
-def spoil_data(content: bytes) -> bytes:
+def corrupt_data(content: bytes) -> bytes:
     start = content.index(b"handler/smoke/0.png") + 60
     return content[:start] + b"\xff" * 10 + content[start + 10 :]
 
 
-SPOILT: dict[str, Callable[[bytes], bytes]] = {
-    "bytes of the data": spoil_data,
+CORRUPTIONS: dict[str, Callable[[bytes], bytes]] = {
+    "bytes of the data": corrupt_data,
     "half of it": lambda content: content[: len(content) // 2],
     "text": lambda _: b"text",
 }
 
 
-@pytest.mark.parametrize("spoilt", SPOILT)
-def test_an_archive_that_cannot_be_read_is_named(spoilt: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("corruption", CORRUPTIONS)
+def test_an_unreadable_archive_is_an_error_that_names_it(corruption: str, tmp_path: Path) -> None:
     path = provide_archive("1.0", tmp_path)
-    path.write_bytes(SPOILT[spoilt](path.read_bytes()))
-    (tmp_path / "digits-1.0.mar.sha256").write_text(f"{sha256(path)}  digits-1.0.mar\n")
-    with pytest.raises(ServingError, match=r"digits-1.0.mar: is no archive of ours"):
+    path.write_bytes(CORRUPTIONS[corruption](path.read_bytes()))
+    (tmp_path / "digits-1.0.mar.sha256").write_text(f"{compute_sha256(path)}  digits-1.0.mar\n")
+    with pytest.raises(ServingError, match=r"digits-1.0.mar: not a digits archive"):
         check_archive(tmp_path, "digits-1.0.mar")
-    with pytest.raises(ServingError, match=r"digits-1.0.mar: its smoke pictures cannot be read"):
+    with pytest.raises(ServingError, match=r"digits-1.0.mar: its smoke images cannot be read"):
         read_smoke(path)
+
+
+def test_an_archive_is_outdated_if_its_sources_changed_and_not_if_only_their_dates_did(
+    project: Path, tmp_path: Path
+) -> None:
+    archive = build_archive("1.0", tmp_path / "store", project)
+    for path in project.rglob("*.*"):
+        path.touch()
+    assert not is_outdated(archive, project)
+    (project / "handler" / "new.py").touch()
+    assert is_outdated(archive, project)
+    (project / "handler" / "new.py").unlink()
+    (project / "scripted_model.pt").write_bytes(b"another model")
+    assert is_outdated(archive, project)
+    assert not is_outdated(tmp_path / "missing.mar", project)
 
 
 def test_versions_are_sorted_by_their_numbers() -> None:
     assert sorted(["1.10", "1.9", "1.9-rc", "a", "2"], key=make_sort_key) == ["1.9", "1.9-rc", "1.10", "2", "a"]
 
 
-def test_make_archives_again_only_if_something_bundled_changed(project: Path) -> None:
-    """A program that only names its command stands in for Python."""
+def test_make_archive_runs_only_if_a_bundled_file_changed(project: Path) -> None:
+    """A program that prints its command takes the place of Python."""
     for name in ("Makefile", "config.properties", "serving/archive.py", "requirements.txt", "README.md"):
         (project / name).parent.mkdir(exist_ok=True)
         shutil.copy2(ROOT / name, project / name)

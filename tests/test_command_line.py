@@ -54,7 +54,7 @@ except SystemExit:
     return set(run.stdout.splitlines()[-1].split())
 
 
-@pytest.mark.parametrize("make_parser", [serving_main.parser, training_main.make_parser, digits_main.make_parser])
+@pytest.mark.parametrize("make_parser", [serving_main.make_parser, training_main.make_parser, digits_main.make_parser])
 def test_every_command_explains_itself(
     make_parser: Callable[[], argparse.ArgumentParser], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,7 +74,7 @@ def test_every_command_of_digits_takes_an_address_and_prints_json(
     [commands] = [action for action in digits_main.make_parser()._actions if isinstance(action.choices, dict)]
     assert isinstance(commands.choices, dict)
     shared = {"--url", "--management-url", "--metrics-url", "--supervisor-url", "--cacert"}
-    here = next(action.choices for action in serving_main.parser()._actions if isinstance(action.choices, dict))
+    here = next(action.choices for action in serving_main.make_parser()._actions if isinstance(action.choices, dict))
     for name, command in commands.choices.items():
         assert command._option_string_actions.keys() >= shared | {"--json", "--version"} - (
             {"--version"} if name in ("compare", "rollback") else set()
@@ -128,7 +128,10 @@ def test_ctrl_c_does_not_interrupt_the_handing_out_of_work(
         pytest.fail("it goes on")
 
     monkeypatch.setattr(DigitsClient, "predict_batch", answers)
-    assert run_command(serving_main.parser(), ["--config", str(own.path), "predict", "a.png", "b.png", "c.png"]) == 130
+    assert (
+        run_command(serving_main.make_parser(), ["--config", str(own.path), "predict", "a.png", "b.png", "c.png"])
+        == 130
+    )
     assert uninterrupted == [1]
     shown = capsys.readouterr()
     assert (len(shown.out.splitlines()), shown.err) == (1 + 2, "stopped after 2 of 3 images\n")

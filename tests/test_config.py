@@ -1,4 +1,4 @@
-"""serving/config.py: properties are read as Java reads them; values that cannot be right are named."""
+"""serving/config.py: properties are read as Java reads them; invalid values are errors that name them."""
 
 import re
 from pathlib import Path
@@ -44,17 +44,17 @@ def test_any_encoding_of_comments_and_values_is_read(encoding: str, tmp_path: Pa
     assert config.model_store == tmp_path / "größe"
 
 
-def test_every_line_has_a_default(tmp_path: Path) -> None:
+def test_every_property_has_a_default(tmp_path: Path) -> None:
     config = read_text(tmp_path, "")
     apis = ("inference", "management", "metrics", "supervisor", "grpc_inference", "grpc_management")
     ports = (8080, 8081, 8082, 8083, 7070, 7071)
-    assert config.ports() == {api: ("127.0.0.1", port) for api, port in zip(apis, ports, strict=True)}
+    assert config.get_ports() == {api: ("127.0.0.1", port) for api, port in zip(apis, ports, strict=True)}
     assert config.model_store == tmp_path / "model_store"
 
 
 def test_ipv6_addresses_are_read_with_brackets_and_without(tmp_path: Path) -> None:
     text = "inference_address=http://[::1]:8080\ngrpc_inference_address=::1\ngrpc_management_address=[::1]"
-    ports = read_text(tmp_path, text).ports()
+    ports = read_text(tmp_path, text).get_ports()
     assert [ports[api][0] for api in ("inference", "grpc_inference", "grpc_management")] == ["::1"] * 3
 
 
@@ -67,7 +67,7 @@ ADDRESSES = ["unix:/tmp/a", "http://127.0.0.1", "http://127.0.0.1:80/", "127.0.0
         ("a=1\nmodel_store=\n", "model_store has no value"),
         ("a=1\nmodel_store = \\\n\n", "model_store has no value"),
         ("job_queue_size", "job_queue_size has no value"),
-        ("a=\\u12", ".*u12; expected what Java reads"),
+        ("a=\\u12", ".*u12; expected the format of Java"),
         *(
             (f"grpc_inference_port={port}", f"grpc_inference.* is .*{port}; expected")
             for port in ("abc", "99999", "-1")
@@ -80,13 +80,13 @@ ADDRESSES = ["unix:/tmp/a", "http://127.0.0.1", "http://127.0.0.1:80/", "127.0.0
         ("certificate_file=a", "certificate_file alone; expected certificate_file and private_key_file"),
     ],
 )
-def test_an_invalid_value_is_named(text: str, error: str, tmp_path: Path) -> None:
+def test_an_invalid_value_is_an_error_that_names_it(text: str, error: str, tmp_path: Path) -> None:
     with pytest.raises(ServingError, match=f"config.properties.*{error}") as caught:
         read_text(tmp_path, text)
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(ServingError, match=r"missing: No such file.*; expected TorchServe's configuration"):
         read_config(tmp_path / "missing")
     with pytest.raises(ServingError, match="Is a directory; expected TorchServe's configuration"):
@@ -95,7 +95,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         read_text(tmp_path, "a=b", "utf-16")
 
 
-def test_what_is_written_is_in_digits_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_written_files_are_in_digits_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for home, expected in (("", tmp_path), (str(tmp_path / "a"), tmp_path / "a"), ("b", tmp_path / "b")):
         monkeypatch.setenv("DIGITS_HOME", home)
@@ -107,5 +107,5 @@ def test_what_is_written_is_in_digits_home(tmp_path: Path, monkeypatch: pytest.M
         assert config.certificate == tmp_path / "c.pem"
 
 
-def test_everything_listens_on_loopback_alone() -> None:
-    assert {host for host, _ in read_config().ports().values()} == {"127.0.0.1"}
+def test_everything_listens_on_loopback_only() -> None:
+    assert {host for host, _ in read_config().get_ports().values()} == {"127.0.0.1"}

@@ -77,7 +77,7 @@ class Late(BaseHTTPRequestHandler):
 @contextmanager
 def late(server: Config) -> Iterator[Config]:
     """The server's configuration, its inference address being that of a proxy that is Late."""
-    handler = type("LateOf", (Late,), {"server_url": server.url("inference")})
+    handler = type("LateOf", (Late,), {"server_url": server.get_url("inference")})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as proxy:
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{proxy.server_address[1]}"
@@ -91,7 +91,9 @@ def test_answers_that_come_late_are_told_by_their_names(server: Config) -> None:
     """As TorchServe 0.12.0 may give them when workers are taken away; a session that does not look believes them."""
     with late(server) as config, DigitsClient(server=config.make_server()) as client, requests.Session() as believing:
         believing.headers["Authorization"] = f"Bearer {read_token(server.key_file, 'inference')}"
-        read = [believing.post(config.url("inference") + PREDICT, SMOKE[digit]).json()["digit"] for digit in range(4)]
+        read = [
+            believing.post(config.get_url("inference") + PREDICT, SMOKE[digit]).json()["digit"] for digit in range(4)
+        ]
         assert read == [0, 0, 1, 2]
         assert [client.predict(SMOKE[digit]).digit for digit in range(10)] == list(range(10))
 

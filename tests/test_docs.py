@@ -15,7 +15,7 @@ from monitoring.__main__ import ADDRESS as PROMETHEUS_ADDRESS
 from serving.config import ROOT, read_config
 from serving.config import Config as ServingConfig
 from serving.local_management import LocalManagementClient
-from serving.lock import stop
+from serving.lock import stop_server
 from tests.images import SMOKE
 from tests.servers import configure_free_ports, wait_for
 from tools.write_commands_page import PAGE, make_page
@@ -47,7 +47,7 @@ def test_commands_page_is_what_the_programs_print() -> None:
 
 def test_every_address_in_the_docs_is_configured() -> None:
     nginx, forwarded = {"8088"}, {"9000"}
-    ports = {str(port) for _, port in read_config().ports().values()} | {PROMETHEUS_ADDRESS.partition(":")[2]}
+    ports = {str(port) for _, port in read_config().get_ports().values()} | {PROMETHEUS_ADDRESS.partition(":")[2]}
     for page in PAGES:
         assert set(re.findall(r"(?:127\.0\.0\.1|localhost):(\d+)", page.read_text())) <= ports | nginx | forwarded, page
 
@@ -99,12 +99,12 @@ def checkout(tmp_path: Path) -> Iterator[tuple[Path, ServingConfig]]:
     (folder / "config.properties").write_text(with_ports(read_config().path.read_text(), free))
     config = read_config(folder / "config.properties")
     yield folder, config
-    stop(config)
+    stop_server(config)
 
 
 def with_ports(text: str, config: ServingConfig) -> str:
     """All at once: a new port may have the digits of an old one."""
-    ports = {str(port): str(config.ports()[name][1]) for name, (_, port) in read_config().ports().items()}
+    ports = {str(port): str(config.get_ports()[name][1]) for name, (_, port) in read_config().get_ports().items()}
     return re.sub(rf"\b({'|'.join(ports)})\b", lambda found: ports[found[0]], text)
 
 

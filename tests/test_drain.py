@@ -1,4 +1,4 @@
-"""A server stopped under load: what was sent before is answered, what comes later is refused, /ready says so."""
+"""A server stopped under load: requests in progress are answered, later ones are rejected, and /ready is 503."""
 
 import time
 from contextlib import suppress
@@ -13,8 +13,8 @@ from tests.servers import Load, answers, errors, ready, serving_client, under_lo
 
 
 @pytest.mark.serial
-def test_a_stop_under_load_answers_all_that_was_sent_and_refuses_the_rest_at_once(own: Config) -> None:
-    """Large images, so that at every moment many are queued and in the workers' hands."""
+def test_a_stop_under_load_answers_requests_in_progress_and_rejects_later_ones(own: Config) -> None:
+    """Large images, so that many are always queued and in the workers."""
     with (
         serving_client(own) as (process, _),
         under_load(Load(own, connections=12, picture=make_large_image(), pause=0.05)) as load,
@@ -23,23 +23,23 @@ def test_a_stop_under_load_answers_all_that_was_sent_and_refuses_the_rest_at_onc
         stopped = time.monotonic()
         process.terminate()
         wait_for(lambda: not answers(own), 10)
-        said = []
+        readiness = []
         while process.poll() is None:
             with suppress(requests.ConnectionError):
-                said.append(ready(own))
+                readiness.append(ready(own))
         gone = time.monotonic()
     assert process.returncode == 0
-    before = [each for each in load.sent if each.sent < stopped - 0.1]
-    under_way = [each for each in before if each.ended > stopped]
-    assert len(under_way) >= 8
-    assert [each.status for each in before] == [200] * len(before)
-    late = [each for each in load.sent if each.start > stopped + 0.5]
-    slowest = max(each.ended - each.start for each in late)
-    print(f"{len(under_way)} under way; {len(late)} later ones refused in {slowest:.2f} s at the most")
+    before = [request for request in load.sent if request.sent < stopped - 0.1]
+    in_progress = [request for request in before if request.ended > stopped]
+    assert len(in_progress) >= 8
+    assert [request.status for request in before] == [200] * len(before)
+    late = [request for request in load.sent if request.start > stopped + 0.5]
+    slowest = max(request.ended - request.start for request in late)
+    print(f"{len(in_progress)} in progress; {len(late)} later ones rejected in {slowest:.2f} s at the most")
     assert late
-    assert all(each.status in (400, 0) and each.ended - each.start < 1 for each in late)
+    assert all(request.status in (400, 0) and request.ended - request.start < 1 for request in late)
     assert gone - stopped < 30
-    assert "stopping with requests under way" not in errors(own)
-    assert (503, "draining: this server stops") in said
-    assert {status for status, _ in said} == {503}
+    assert "stopping with requests in progress" not in errors(own)
+    assert (503, "draining: this server is stopping") in readiness
+    assert {status for status, _ in readiness} == {503}
     check_ports(own)

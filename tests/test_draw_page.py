@@ -1,4 +1,4 @@
-"""/draw in a real Chromium, before a real server: by mouse, finger, keyboard and file; what it shows and explains."""
+"""/draw in a real Chromium with a real server: input by mouse, finger, keyboard and file; predictions, explanations."""
 
 import statistics
 from pathlib import Path
@@ -32,224 +32,248 @@ SCRIBBLE = [
 @pytest.mark.slow
 @pytest.mark.serial
 @pytest.mark.parametrize("where", [LARGE, CORNER], ids=["large", "corner"])
-def test_ten_digits_in_three_ways_are_read_soon(drawn: DrawPage, where: tuple[float, float, float]) -> None:
-    read = [(digit, drawn.read(placed(way, *where))) for digit, ways in WAYS.items() for way in ways]
-    right = [digit for digit, answer in read if answer["digit"] == digit]
+def test_ten_digits_in_three_ways_are_predicted_quickly(desktop: DrawPage, where: tuple[float, float, float]) -> None:
+    predictions = [(digit, desktop.predict(placed(way, *where))) for digit, ways in WAYS.items() for way in ways]
+    right = [digit for digit, prediction in predictions if prediction["digit"] == digit]
     assert len(right) >= 28
     assert set(right) == set(range(10))
-    assert all(answer["digit"] == digit for digit, answer in read[::3])  # the first way of each
-    times = sorted(answer["ms"] for _, answer in read)
-    print(
-        f"{len(right)} of 30 right; {statistics.median(times):.0f} ms p50, {times[27]:.0f} ms p90 after a stroke's end"
-    )
+    assert all(prediction["digit"] == digit for digit, prediction in predictions[::3])  # the first way of every digit
+    times = sorted(prediction["ms"] for _, prediction in predictions)
+    print(f"{len(right)} of 30 right; {statistics.median(times):.0f} ms p50, {times[27]:.0f} ms p90 after a stroke")
     assert statistics.median(times) <= 150
 
 
-def test_a_dropped_a_chosen_and_a_pasted_image_are_read(drawn: DrawPage) -> None:
-    drawn.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    drawn.drop(EXAMPLE_FOLDER / "photographed.jpg")
-    drawn.says("said", "Read as 4")
-    drawn.choose(SMOKE[7])
-    drawn.says("said", "Read as 7")
-    assert not drawn.page.locator(".camera").is_visible()
-    drawn.paste(SMOKE[3])
-    drawn.says("said", "Read as 3")
-    drawn.page.evaluate("navigator.clipboard.writeText('no picture')")
-    drawn.page.keyboard.press("Control+V")
-    drawn.says("problem", "no picture in the clipboard")
+def test_a_dropped_a_chosen_and_a_pasted_image_are_predicted(desktop: DrawPage) -> None:
+    desktop.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    desktop.drop(EXAMPLE_FOLDER / "photographed.jpg")
+    desktop.wait_for_text("result", "Predicted 4")
+    desktop.choose(SMOKE[7])
+    desktop.wait_for_text("result", "Predicted 7")
+    assert not desktop.page.locator(".camera").is_visible()
+    desktop.paste(SMOKE[3])
+    desktop.wait_for_text("result", "Predicted 3")
+    desktop.page.evaluate("navigator.clipboard.writeText('no image')")
+    desktop.page.keyboard.press("Control+V")
+    desktop.wait_for_text("problem", "no image in the clipboard")
 
 
-def test_what_is_wrong_with_an_image_is_said_in_words(drawn: DrawPage, tmp_path: Path) -> None:
-    drawn.page.click("#again")
-    drawn.says("problem", "Blank: ")
-    drawn.draw(SCRIBBLE)
-    drawn.says("said", "not accepted: it may be no digit")
-    assert drawn.text("problem") == ""
-    (tmp_path / "note.txt").write_text("no picture")
-    drawn.drop(tmp_path / "note.txt")
-    drawn.says("problem", "Not read: ")
+def test_an_invalid_image_is_explained_in_plain_words(desktop: DrawPage, tmp_path: Path) -> None:
+    desktop.page.click("#predict")
+    desktop.wait_for_text("problem", "Blank: ")
+    desktop.draw(SCRIBBLE)
+    desktop.wait_for_text("result", "rejected: it may not be a digit")
+    assert desktop.text("problem") == ""
+    (tmp_path / "note.txt").write_text("no image")
+    desktop.drop(tmp_path / "note.txt")
+    desktop.wait_for_text("problem", "Invalid image: ")
     with (tmp_path / "large.png").open("wb") as file:
         file.truncate(17 * 2**20)
-    drawn.drop(tmp_path / "large.png")
-    drawn.says("problem", "Not sent: the picture has 17.0 MiB; at most 16.0 are read.")
+    desktop.drop(tmp_path / "large.png")
+    desktop.wait_for_text("problem", "Not sent: the image has 17.0 MiB; the limit is 16.0.")
     (tmp_path / "folder").mkdir()
-    drawn.drop(tmp_path / "folder")
-    drawn.says("problem", "Not sent: folder cannot be read")
-    drawn.page.click("#clear")
-    drawn.says("said", "Draw a digit")
-    assert drawn.text("problem") == ""
-    drawn.draw(placed(WAYS[1][0], 0.1, 0.2, 0.5) + placed(WAYS[3][0], 0.5, 0.2, 0.5))
-    drawn.says("warnings", "more than one mark")
+    desktop.drop(tmp_path / "folder")
+    desktop.wait_for_text("problem", "Not sent: folder cannot be read")
+    desktop.page.click("#clear")
+    desktop.wait_for_text("result", "Draw a digit")
+    assert desktop.text("problem") == ""
+    desktop.draw(placed(WAYS[1][0], 0.1, 0.2, 0.5) + placed(WAYS[3][0], 0.5, 0.2, 0.5))
+    desktop.wait_for_text("warnings", "More than one shape")
 
 
-def test_every_example_shows_what_it_stands_for(drawn: DrawPage) -> None:
+def test_every_example_gets_its_prediction(desktop: DrawPage) -> None:
     files = {path.name for path in EXAMPLE_FOLDER.iterdir()}
-    listed = drawn.page.locator("[data-example]").evaluate_all("found => found.map((each) => each.dataset.example)")
+    listed = desktop.page.locator("[data-example]").evaluate_all(
+        "buttons => buttons.map((button) => button.dataset.example)"
+    )
     assert set(listed) == files == set(EXAMPLES)
     for name, digit in EXAMPLES.items():
-        drawn.page.evaluate("window.answers = []")
-        drawn.page.click(f"[data-example='{name}']")
-        drawn.until("window.answers.length > 0")
-        assert digit is None or drawn.text("digit") == str(digit)
-        assert ("not accepted" in drawn.text("said")) == (digit is None), name
+        desktop.page.evaluate("window.predictions = []")
+        desktop.page.click(f"[data-example='{name}']")
+        desktop.wait_until("window.predictions.length > 0")
+        assert digit is None or desktop.text("digit") == str(digit)
+        assert ("rejected" in desktop.text("result")) == (digit is None), name
 
 
-def test_an_explanation_that_is_late_is_not_shown_beside_a_newer_answer(drawn: DrawPage) -> None:
+@pytest.mark.parametrize("width", [320, 360, 600, 768, 1024, 1920])
+def test_every_example_can_be_reached_at_any_width(desktop: DrawPage, width: int) -> None:
+    desktop.page.set_viewport_size({"width": width, "height": 800})
+    clipped = """buttons => buttons.filter((button) => {
+      const box = button.getBoundingClientRect(), strip = button.parentElement.getBoundingClientRect();
+      return box.left < strip.left || box.right > strip.right || button.scrollWidth > button.clientWidth;
+    }).length"""
+    assert desktop.page.locator("[data-example]").evaluate_all(clipped) == 0
+    assert desktop.page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_no_frame_is_shown_while_the_canvas_is_blank(desktop: DrawPage) -> None:
+    frames = [desktop.page.locator(name) for name in ("#frame", "#explanation")]
+    assert not any(frame.is_visible() for frame in frames)
+    desktop.draw(placed(WAYS[7][0], *LARGE))
+    desktop.wait_for_text("explanation-text", "Why 7")
+    assert all(frame.is_visible() for frame in frames)
+    desktop.page.click("#clear")
+    desktop.wait_for_text("result", "Draw a digit")
+    assert not any(frame.is_visible() for frame in frames)
+
+
+def test_a_late_explanation_is_not_shown_with_a_newer_prediction(desktop: DrawPage) -> None:
     late: list[Route] = []
-    questions = "**/draw/explanations*"
-    drawn.page.route(questions, lambda route: late.append(route), times=1)
-    with drawn.page.expect_request(questions):
-        drawn.draw(placed(WAYS[7][0], *LARGE))
-    drawn.says("said", "Read as 7")
-    assert drawn.page.evaluate("document.body.classList.contains('unexplained')")
-    drawn.page.click("#clear")
-    drawn.draw(placed(WAYS[3][0], *LARGE))
-    drawn.says("why-text", "Why 3")
+    requests = "**/draw/explanations*"
+    desktop.page.route(requests, lambda route: late.append(route), times=1)
+    with desktop.page.expect_request(requests):
+        desktop.draw(placed(WAYS[7][0], *LARGE))
+    desktop.wait_for_text("result", "Predicted 7")
+    assert desktop.page.evaluate("document.body.classList.contains('unexplained')")
+    desktop.page.click("#clear")
+    desktop.draw(placed(WAYS[3][0], *LARGE))
+    desktop.wait_for_text("explanation-text", "Why 3")
     late[0].continue_()
-    drawn.page.click("#again")
-    drawn.says("said", "Read as 3")
-    assert "Why 3" in drawn.text("why-text")
+    desktop.page.click("#predict")
+    desktop.wait_for_text("result", "Predicted 3")
+    assert "Why 3" in desktop.text("explanation-text")
 
 
-def test_undo_brings_back_what_was_there(drawn: DrawPage) -> None:
-    drawn.choose(SMOKE[7])
-    drawn.says("said", "Read as 7")
-    drawn.draw(placed(WAYS[3][0], *LARGE))  # takes the picture's place
-    drawn.says("said", "Read as 3")
-    drawn.page.click("#clear")
-    drawn.says("said", "Draw a digit")
-    drawn.page.click("#undo")
-    drawn.says("said", "Read as 3")
-    drawn.page.click("#undo")
-    drawn.says("said", "Draw a digit")
-    drawn.page.click("#undo")
-    drawn.says("said", "Read as 7")
+def test_undo_restores_the_previous_content(desktop: DrawPage) -> None:
+    desktop.choose(SMOKE[7])
+    desktop.wait_for_text("result", "Predicted 7")
+    desktop.draw(placed(WAYS[3][0], *LARGE))  # replaces the image
+    desktop.wait_for_text("result", "Predicted 3")
+    desktop.page.click("#clear")
+    desktop.wait_for_text("result", "Draw a digit")
+    desktop.page.click("#undo")
+    desktop.wait_for_text("result", "Predicted 3")
+    desktop.page.click("#undo")
+    desktop.wait_for_text("result", "Draw a digit")
+    desktop.page.click("#undo")
+    desktop.wait_for_text("result", "Predicted 7")
 
 
-def test_it_is_explained_and_so_is_why_it_is_no_other_digit(drawn: DrawPage) -> None:
-    drawn.draw(placed(WAYS[7][0], *LARGE))
-    drawn.says("why-text", "Why 7: red speaks for it")
-    drawn.page.click("#bars button >> nth=3")
-    drawn.says("why-text", "Why not 3: red speaks for it")
-    assert drawn.page.locator("#bars [aria-pressed='true']").get_attribute("aria-label") == "3: 0.0%"
-    inked = (
+def test_the_predicted_and_any_other_digit_are_explained(desktop: DrawPage) -> None:
+    desktop.draw(placed(WAYS[7][0], *LARGE))
+    desktop.wait_for_text("explanation-text", "Why 7: evidence for it in red")
+    desktop.page.click("#bars button >> nth=3")
+    desktop.wait_for_text("explanation-text", "Why not 3: evidence for it in red")
+    assert desktop.page.locator("#bars [aria-pressed='true']").get_attribute("aria-label") == "3: 0.0%"
+    bright_pixels = (
         "document.getElementById('{}').getContext('2d').getImageData(0, 0, 64, 64).data.filter((level) => level > {})"
     )
-    assert drawn.page.evaluate(inked.format("framed", 128) + ".length") > 64 * 64 + 100  # ink, besides the opaque alpha
+    assert (
+        desktop.page.evaluate(bright_pixels.format("frame", 128) + ".length") > 64 * 64 + 100
+    )  # foreground, besides the opaque alpha
 
 
-def test_a_digit_can_be_drawn_and_explained_by_keyboard(drawn: DrawPage) -> None:
+def test_a_digit_can_be_drawn_and_explained_by_keyboard(desktop: DrawPage) -> None:
     """A 7: to the left top, a line to the right, a slanted one down."""
-    keys = drawn.page.keyboard
+    keys = desktop.page.keyboard
 
     def press(key: str, times: int) -> None:
         for _ in range(times):
             keys.press(key)
 
     keys.press("Tab")
-    assert drawn.page.evaluate("document.activeElement.id") == "sheet"
+    assert desktop.page.evaluate("document.activeElement.id") == "canvas"
     press("Shift+ArrowLeft", 3)
     keys.press("Space")
-    drawn.says("said", "Pen down.")
+    desktop.wait_for_text("result", "Pen down.")
     press("ArrowRight", 20)
     keys.down("ArrowDown")
     press("ArrowLeft", 5)
     keys.up("ArrowDown")
     press("ArrowDown", 12)
     keys.press("Space")
-    drawn.says("said", "Read as 7")
-    while drawn.page.evaluate("document.activeElement.closest('#bars') === null"):
+    desktop.wait_for_text("result", "Predicted 7")
+    while desktop.page.evaluate("document.activeElement.closest('#bars') === null"):
         keys.press("Tab")
     keys.press("Enter")
-    drawn.says("why-text", "Why not 0")
-    drawn.page.focus("#sheet")
+    desktop.wait_for_text("explanation-text", "Why not 0")
+    desktop.page.focus("#canvas")
     for key, said in (
         ("Escape", "Draw a digit"),
-        ("Control+z", "Read as 7"),
+        ("Control+z", "Predicted 7"),
         ("Escape", "Draw a digit"),
-        ("Meta+z", "Read as 7"),
+        ("Meta+z", "Predicted 7"),
         ("Backspace", "Draw a digit"),
     ):
         keys.press(key)
-        drawn.says("said", said)
+        desktop.wait_for_text("result", said)
 
 
 def test_a_phone_draws_with_a_finger_and_offers_its_camera(phone: DrawPage) -> None:
     phone.touch(placed(WAYS[2][0], *LARGE))
-    phone.says("said", "Read as 2")
-    phone.says("why-text", "Why 2")
+    phone.wait_for_text("result", "Predicted 2")
+    phone.wait_for_text("explanation-text", "Why 2")
     assert phone.page.evaluate("document.documentElement.scrollWidth") == 360
-    box = phone.page.locator("#said").bounding_box()
+    box = phone.page.locator("#result").bounding_box()
     assert box is not None
-    assert box["y"] + box["height"] < 740  # the answer is in sight while a finger draws
+    assert box["y"] + box["height"] < 740  # the prediction is visible while a finger draws
     assert phone.page.locator(".camera").is_visible()
     assert phone.page.locator("#camera").get_attribute("capture") == "environment"
     phone.page.set_input_files("#camera", EXAMPLE_FOLDER / "photographed.jpg")
-    phone.says("said", "Read as 4")
+    phone.wait_for_text("result", "Predicted 4")
 
 
-def test_the_page_is_accessible_in_every_state_and_moves_less_on_request(drawn: DrawPage, phone: DrawPage) -> None:
-    for page in (drawn, phone):
-        assert page.violations() == []
+def test_the_page_is_accessible_in_every_state_and_respects_reduced_motion(desktop: DrawPage, phone: DrawPage) -> None:
+    for page in (desktop, phone):
+        assert page.find_violations() == []
         page.page.click("[data-example='letter.png']")
-        page.says("why-text", "Why 8")
-        assert page.violations() == []
-        page.page.evaluate("document.body.classList.add('old', 'unexplained')")  # as while the service is slow
-        page.until("getComputedStyle(document.getElementById('why')).opacity === '0.45'")
-        assert page.violations() == []
+        page.wait_for_text("explanation-text", "Why 8")
+        assert page.find_violations() == []
+        page.page.evaluate("document.body.classList.add('outdated', 'unexplained')")  # as while the service is slow
+        page.wait_until("getComputedStyle(document.getElementById('explanation')).opacity === '0.45'")
+        assert page.find_violations() == []
         page.page.click("#clear")
-        page.page.click("#again")
-        page.says("problem", "Blank")
-        assert page.violations() == []
-    drawn.page.emulate_media(reduced_motion="reduce")
+        page.page.click("#predict")
+        page.wait_for_text("problem", "Blank")
+        assert page.find_violations() == []
+    desktop.page.emulate_media(reduced_motion="reduce")
     moves = "getComputedStyle(document.querySelector('.track span')).transitionDuration"
-    assert drawn.page.evaluate(moves) == "0s"
+    assert desktop.page.evaluate(moves) == "0s"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_versions_are_switched_compared_and_missed_and_a_crash_is_waited_for(browser: Browser, tmp_path: Path) -> None:
+def test_versions_are_switched_and_compared_and_a_crash_is_waited_for(browser: Browser, tmp_path: Path) -> None:
     config = with_archives(tmp_path, "1.0", "1.1")
     with serving_client(config) as (process, client), browser.new_context() as context:
-        drawn = DrawPage(context, config)
-        assert drawn.page.locator("#compare").is_disabled()
-        assert drawn.page.locator("#versions-hint").is_visible()
-        drawn.draw(placed(WAYS[5][0], *LARGE))
-        drawn.says("said", "Read as 5")
+        desktop = DrawPage(context, config)
+        assert desktop.page.locator("#compare").is_disabled()
+        assert desktop.page.locator("#versions-hint").is_visible()
+        desktop.draw(placed(WAYS[5][0], *LARGE))
+        desktop.wait_for_text("result", "Predicted 5")
         client.register("digits-1.1.mar")
-        drawn.page.evaluate("dispatchEvent(new Event('focus'))")  # as when a person comes back from the terminal
-        drawn.page.click("#compare")
-        drawn.says("compared-said", "Both read the same digit; probabilities differ by 0.0% at most.")
-        rows = drawn.page.locator("#compared tbody tr").all_inner_texts()
+        desktop.page.evaluate("dispatchEvent(new Event('focus'))")  # as when a person comes back from the terminal
+        desktop.page.click("#compare")
+        desktop.wait_for_text("comparison-text", "Both predict the same digit; probabilities differ by at most 0.0%.")
+        rows = desktop.page.locator("#comparison tbody tr").all_inner_texts()
         assert [row.split()[:2] for row in rows] == [["1.0", "5"], ["1.1", "5"]]
-        assert drawn.violations() == []
-        drawn.page.select_option("#version", "1.1")
-        drawn.says("said", "Version 1.1.")
-        assert drawn.page.locator("#other").input_value() == "1.0"  # the version asked is not compared with itself
+        assert desktop.find_violations() == []
+        desktop.page.select_option("#version", "1.1")
+        desktop.wait_for_text("result", "Version 1.1.")
+        assert desktop.page.locator("#other").input_value() == "1.0"  # a version is not compared with itself
         client.unregister("1.1")
-        drawn.page.click("#again")
-        drawn.says("problem", "Not registered any more: 1.1.")
-        drawn.says("said", "Read as 5")
-        drawn.says("said", "Version 1.0.")
+        desktop.page.click("#predict")
+        desktop.wait_for_text("problem", "No longer registered: 1.1.")
+        desktop.wait_for_text("result", "Predicted 5")
+        desktop.wait_for_text("result", "Version 1.0.")
         java(process).kill()
-        drawn.page.click("#again")
-        drawn.says("state", "Not ready: ")
-        drawn.says("state", "Ready.")
-        drawn.says("said", "Read as 5")
-        drawn.until("!document.body.classList.contains('old')")
+        desktop.page.click("#predict")
+        desktop.wait_for_text("state", "Not ready: ")
+        desktop.wait_for_text("state", "Ready.")
+        desktop.wait_for_text("result", "Predicted 5")
+        desktop.wait_until("!document.body.classList.contains('outdated')")
 
 
 @pytest.mark.slow
-def test_screenshots(drawn: DrawPage, phone: DrawPage, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_screenshots(desktop: DrawPage, phone: DrawPage, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """`make test ARGS="tests/test_draw_page.py --screenshots docs"` writes those of the README."""
     folder = Path(request.config.getoption("--screenshots") or tmp_path)
-    drawn.draw(placed(WAYS[7][1], *LARGE))
-    drawn.says("why-text", "Why 7")
+    desktop.draw(placed(WAYS[7][1], *LARGE))
+    desktop.wait_for_text("explanation-text", "Why 7")
     phone.page.click("[data-example='photographed.jpg']")
-    phone.says("why-text", "Why 4")
-    for page, name in ((drawn, "draw.png"), (phone, "draw-phone.png")):
+    phone.wait_for_text("explanation-text", "Why 4")
+    for page, name in ((desktop, "draw.png"), (phone, "draw-phone.png")):
         page.page.mouse.move(0, 0)
         page.page.evaluate("scrollTo(0, 0)")
         page.page.wait_for_timeout(300)  # the bars' movement
-        page.page.screenshot(path=folder / name, full_page=page is drawn)
+        page.page.screenshot(path=folder / name, full_page=page is desktop)
         assert (folder / name).stat().st_size > 10_000

@@ -1,4 +1,4 @@
-"""A full disk, read-only logs, a key file that cannot be replaced: a real server on file systems of its own."""
+"""A full disk, read-only logs, a key file that cannot be replaced: a real server on separate file systems."""
 
 import os
 import shutil
@@ -46,7 +46,7 @@ def small(tmp_path: Path) -> Iterator[Config]:
 
 
 def fill(folder: Path) -> Path:
-    """Write a file that takes all room that is left."""
+    """Write a file that fills the disk."""
     path = folder / "ballast"
     with path.open("wb", buffering=0) as file:
         size = 2**16
@@ -64,12 +64,12 @@ def read_kept(config: Config) -> float:
 
 
 def read_ready(config: Config) -> str:
-    response = requests.get(config.url("supervisor") + "/ready", timeout=10)
+    response = requests.get(config.get_url("supervisor") + "/ready", timeout=10)
     assert response.status_code == 200, response.text
     return response.text
 
 
-def test_on_a_full_disk_nothing_is_reported_as_done_that_is_lost(small: Config) -> None:
+def test_on_a_full_disk_no_lost_change_is_reported_as_done(small: Config) -> None:
     with started(small) as process:
         output_until_curl(process)
         assert command(small, "register", "digits-1.1.mar").returncode == 0
@@ -92,7 +92,7 @@ def test_on_a_full_disk_nothing_is_reported_as_done_that_is_lost(small: Config) 
         assert (default.version, default.min_workers) == ("1.1", 1)
 
 
-def test_what_curl_promotes_on_a_full_disk_is_kept_once_there_is_room(small: Config) -> None:
+def test_a_promotion_by_curl_on_a_full_disk_is_saved_once_there_is_space(small: Config) -> None:
     with started(small) as process:
         output_until_curl(process)
         assert command(small, "register", "digits-1.1.mar").returncode == 0
@@ -129,7 +129,7 @@ def pinned_key_file(config: Config) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("obstacle", [full, pinned_key_file])
-def test_no_caller_is_locked_out_by_tokens_that_cannot_be_stored(
+def test_tokens_that_cannot_be_stored_lock_no_caller_out(
     obstacle: Callable[[Config], AbstractContextManager[None]], small: Config
 ) -> None:
     with started(small) as process:
@@ -162,7 +162,7 @@ def test_logs_that_become_read_only_lose_nothing(small: Config) -> None:
             assert client.get_default().version == "1.1"
 
 
-def test_a_state_that_cannot_be_written_at_the_start_is_named(small: Config) -> None:
+def test_an_unwritable_state_at_the_start_is_an_error_that_names_it(small: Config) -> None:
     fill(small.home)
     with started(small) as process:
         assert process.wait(60) == 1

@@ -49,7 +49,7 @@ class Caller:
 
     def __init__(self, server: Config) -> None:
         self.server = server
-        ports = server.ports()
+        ports = server.get_ports()
         self.channels = {
             api: grpc.insecure_channel(f"{ports[name][0]}:{ports[name][1]}")
             for api, name in ((INFERENCE, "grpc_inference"), (MANAGEMENT, "grpc_management"))
@@ -93,13 +93,13 @@ def caller(server: Config) -> Iterator[Caller]:
 
 def list_workers(server: Config) -> list[tuple[int, str]]:
     headers = {"Authorization": f"Bearer {read_token(server, 'management')}"}
-    [model] = requests.get(server.url("management") + "/models/digits", headers=headers, timeout=10).json()
+    [model] = requests.get(server.get_url("management") + "/models/digits", headers=headers, timeout=10).json()
     return [(worker["pid"], worker["status"]) for worker in model["workers"]]
 
 
 def predict_by_http(server: Config, image: bytes) -> dict[str, Any]:
     headers = {"Authorization": f"Bearer {read_token(server, 'inference')}"}
-    url = server.url("inference") + "/predictions/digits"
+    url = server.get_url("inference") + "/predictions/digits"
     return dict(requests.post(url, image, headers=headers, timeout=10).json())
 
 
@@ -163,7 +163,7 @@ def test_http_is_answered_whole_with_or_without_a_host(start: str, caller: Calle
     """A stream's header would make the response chunked, which HTTP/1.0 does not know."""
     head = f"POST /predictions/digits {start}\r\nContent-Length: {len(SMOKE[7])}\r\nConnection: close\r\n"
     head += f"Authorization: Bearer {read_token(caller.server, 'inference')}\r\n\r\n"
-    with socket.create_connection(caller.server.ports()["inference"], 10) as connection:
+    with socket.create_connection(caller.server.get_ports()["inference"], 10) as connection:
         connection.sendall(head.encode() + SMOKE[7])
         response = HTTPResponse(connection)
         response.begin()

@@ -1,4 +1,4 @@
-"""The Makefile: what sets its variables, what a shell makes of them, and how .venv comes about."""
+"""The Makefile: how its variables are set and quoted, and how .venv is created."""
 
 import functools
 import http.server
@@ -20,13 +20,13 @@ from serving.config import ROOT
 
 MAKE = shutil.which("make") or "make"
 TOOLS = ("awk", "cat", "chmod", "cp", "env", "find", "grep", "mkdir", "rm", "sed", "sh", "tail", "touch", "tr")
-# A command writes down its words, one a line, and the Python variables of its environment.
+# Records the words of a command, one per line, and the Python variables in its environment.
 RECORDER = """#!/bin/sh
 { printf '%s\\n' "$@"; echo; } >> calls
 env | grep '^PYTHON' > environment
 env | grep '^DIGITS_HOME=' > home
 """
-# A Python of some version, with or without venv; a .venv that it makes has a recorder for its Python.
+# A Python of some version, with or without venv; the .venv that it creates has the recorder as its Python.
 PYTHON = """#!/bin/sh
 case "$*" in
 *version_info*) echo {version} ;;
@@ -37,7 +37,7 @@ esac
 
 
 class Checkout:
-    """A folder with the Makefile, and with programs in place of Python that write down how they are called."""
+    """A folder with the Makefile, and with programs in place of Python that record how they are called."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.programs = folder, folder / "programs"
@@ -72,7 +72,7 @@ class Checkout:
         return [call.split("\n") for call in (self.folder / "calls").read_text().split("\n\n")[:-1]]
 
     def fail(self, *words: str, **environment: str) -> str:
-        """Return the one line that make ends with, which has run nothing."""
+        """Return the error line of a make that has run nothing."""
         made = self.make(*words, **environment)
         assert made.returncode == 2
         assert not (self.folder / "calls").exists()
@@ -102,10 +102,10 @@ def test_the_environment_sets_no_variable(words: tuple[str, ...], checkout: Chec
     assert checkout.run(*words, "serve", **FOREIGN) == [archive, ["-m", "serving", "serve"]]
     (checkout.folder / "calls").unlink()
     for target, name in (("register", "VERSION"), ("compare", "OLD"), ("scale", "MIN"), ("predict", "IMAGES")):
-        assert re.search(rf"no {name}\b|no pictures", checkout.fail(*words, target, **FOREIGN))
+        assert re.search(rf"no {name}\b|no images", checkout.fail(*words, target, **FOREIGN))
 
 
-def test_every_variable_of_the_makefile_is_tried_above() -> None:
+def test_every_variable_of_the_makefile_is_tested_above() -> None:
     [listed] = re.findall(r"foreach name,([A-Z_ ]+),\$\(call set,", (ROOT / "Makefile").read_text())
     assert {*listed.split(), "TORCH_INDEX"} == FOREIGN.keys()
 
@@ -142,7 +142,7 @@ def test_a_version_is_checked_before_anything_runs(name: str, value: str, checko
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_a_value_of_several_lines_is_refused(name: str, checkout: Checkout) -> None:
+def test_a_value_of_several_lines_is_rejected(name: str, checkout: Checkout) -> None:
     assert f"{name} has several lines" in checkout.fail("serve", f"{name}=1\n\ttouch run")
 
 
@@ -158,7 +158,7 @@ HIDDEN_BY_QUOTES = ('"\'" ; touch run ; "\'"', "'\\'; touch run; '\\'")
 
 
 @pytest.mark.parametrize("value", RUN_BY_A_SHELL + HIDDEN_BY_QUOTES)
-def test_words_that_a_shell_would_run_are_refused(value: str, checkout: Checkout) -> None:
+def test_words_that_a_shell_would_run_are_rejected(value: str, checkout: Checkout) -> None:
     for target, name in (("predict", "IMAGES"), ("status", "ARGS"), ("serve", "PIP_ARGS")):
         assert f"{name} is {value}; expected words" in checkout.fail(target, f"{name}={value}")
     assert not (checkout.folder / "run").exists()
@@ -295,6 +295,6 @@ def test_where_the_index_cannot_be_reached_pypis_builds_follow_within_20_s(check
     made = checkout.make("status", f"TORCH_INDEX={url}", PIP_CONFIG_FILE=os.devnull)
     assert time.monotonic() - start < 20
     assert made.returncode == 0, made.stderr
-    assert f"note: no PyTorch from {url}; PyPI's builds instead" in made.stderr
+    assert f"note: cannot install PyTorch from {url}; using PyPI's builds" in made.stderr
     assert "-r\nrequirements.txt" in (checkout.folder / "calls").read_text()
     assert not list(packages.glob("torch*"))

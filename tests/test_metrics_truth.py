@@ -19,7 +19,7 @@ from digits_client.status import StatusClient
 from digits_client.transport import read_token
 from evaluation.outlier_sets import texture
 from evaluation.sets import encode_png
-from serving.archive import archive_path, sha256
+from serving.archive import compute_sha256, get_archive_path
 from serving.config import ROOT, Config
 from serving.local_management import LocalManagementClient
 from tests.handler_calls import JSON, make_batch_body
@@ -97,7 +97,7 @@ class Callers:
 
     def _send(self, session: requests.Session, kind: str, version: str, body: bytes) -> Exchange:
         path = "explanations" if kind == "explain" else "predictions"
-        url = f"{self.config.url('inference')}/{path}/digits" + (f"/{version}" if version else "")
+        url = f"{self.config.get_url('inference')}/{path}/digits" + (f"/{version}" if version else "")
         response = session.post(url, body, headers=JSON if kind == "predict_batch" else {}, timeout=30)
         parsed = response.json()
         results = parsed.get("predictions", [parsed])
@@ -180,14 +180,16 @@ def _check_kill(config: Config, client: LocalManagementClient) -> None:
     assert answered <= counted <= answered + BATCH
     wait_for(lambda: gauges(client, "digits_worker_restarts_total") == {"1.0": 0, "1.1": 1})
     wait_for(lambda: gauges(client, "digits_workers_ready") == {"1.0": 2, "1.1": 2})
-    assert gauges(client, "digits_workers_wanted") == {"1.0": 2, "1.1": 2}
+    assert gauges(client, "digits_workers_desired") == {"1.0": 2, "1.1": 2}
     assert gauges(client, "digits_model_default") == {"1.0": 0, "1.1": 1}
     assert gauges(client, "digits_queue_capacity_requests") == {"1.0": 512, "1.1": 512}
     record = json.loads((ROOT / "model" / "model.json").read_text())
     for info in [each for each in client.status.read_metrics(False) if each.name == "digits_model_info"]:
         assert info.labels["run_id"] == record["run_id"]
         assert info.labels["accuracy"] == f"{record['metrics']['test']['accuracy']:.4f}"
-        assert info.labels["archive_sha256"] == sha256(archive_path(config.model_store, info.labels["version"]))
+        assert info.labels["archive_sha256"] == compute_sha256(
+            get_archive_path(config.model_store, info.labels["version"])
+        )
 
 
 def gauges(client: LocalManagementClient, name: str) -> dict[str, float]:

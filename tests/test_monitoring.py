@@ -63,8 +63,8 @@ def test_targets_come_from_the_configuration_and_all_else_from_the_template(tmp_
     template["scrape_configs"].append(node)
     made = fill_template(template, config)
     jobs = {job["job_name"]: job["static_configs"] for job in made["scrape_configs"]}
-    assert [f"http://{jobs['digits'][0]['targets'][0]}"] == [config.url("supervisor")]
-    assert [f"http://{jobs['torchserve'][0]['targets'][0]}"] == [config.url("metrics")]
+    assert [f"http://{jobs['digits'][0]['targets'][0]}"] == [config.get_url("supervisor")]
+    assert [f"http://{jobs['torchserve'][0]['targets'][0]}"] == [config.get_url("metrics")]
     assert jobs["digits"][1:] == [other, {"targets": ["nameless:8083"]}]
     assert made["scrape_configs"][-1] == node
     assert all(Path(path).is_absolute() and Path(path).is_file() for path in made["rule_files"])
@@ -94,7 +94,7 @@ def monitored(config: Config, address: str) -> Iterator["subprocess.Popen[str]"]
         assert process.stdout is not None
         line = process.stdout.readline()
         assert f"http://{address}" in line
-        assert all(config.url(api).removeprefix("http://") in line for api in ("supervisor", "metrics"))
+        assert all(config.get_url(api).removeprefix("http://") in line for api in ("supervisor", "metrics"))
         wait_for(Prometheus(address).is_ready)
         yield process
     finally:

@@ -58,7 +58,7 @@ def test_prometheus_scrapes_the_addresses_of_the_configuration() -> None:
     jobs = {job["job_name"]: job for job in CONFIG["scrape_configs"]}
     assert jobs.keys() == JOBS.keys()
     for name, job in jobs.items():
-        host, port = read_config().ports()[JOBS[name]]
+        host, port = read_config().get_ports()[JOBS[name]]
         assert job["static_configs"] == [{"targets": [f"{host}:{port}"], "labels": {"server": "local"}}]
         assert job["scrape_interval"] == "5s"
 

@@ -19,7 +19,7 @@ import pytest
 from digits_client.client import DigitsClient
 from digits_client.transport import read_token
 from handler.decoding import MAX_BYTES
-from serving.config import ROOT, TOKENS, Config
+from serving.config import ROOT, TOKEN_KINDS, Config
 from tests.handler_calls import JSON, make_batch_body
 from tests.images import SMOKE
 from tests.nginx import (
@@ -82,7 +82,7 @@ def test_the_lines_for_going_public_serve_by_tls_alone(server: Config, tmp_path:
     text = FILE.read_text().replace(f"listen {FRONT};", "").replace("../certs/", f"{tmp_path}/certs/")
     text = re.sub(r"^( *)# (listen .* ssl;|ssl_)", r"\1\2", text, flags=re.MULTILINE).replace("127.0.0.1:8443", FRONT)
     trusted = ssl.create_default_context(cafile=tmp_path / "certs/server.pem")
-    with started(tmp_path, placed(tmp_path, server.ports()["inference"][1], port, text), port):
+    with started(tmp_path, placed(tmp_path, server.get_ports()["inference"][1], port, text), port):
         with closing(http.client.HTTPSConnection("127.0.0.1", port, timeout=30, context=trusted)) as connection:
             connection.request("POST", PREDICT, SMOKE[7], authorised(server))
             assert json.loads(connection.getresponse().read())["digit"] == 7
@@ -169,7 +169,7 @@ def test_requests_that_proxies_and_servers_read_differently_are_refused(front: C
     odd["bytes before it, which TorchServe skips (CVE-2026-50020)"] = (400, b"\0\1" + request(front, SMOKE[7]))
     expected = {"type": "InvalidRequest", "message": "the request is no valid HTTP"}
     for name, (status, sent) in odd.items():
-        with closing(socket.create_connection(front.ports()["inference"], timeout=30)) as connection:
+        with closing(socket.create_connection(front.get_ports()["inference"], timeout=30)) as connection:
             connection.sendall(sent)
             head, body = connection.recv(65536).split(b"\r\n\r\n")
         assert head.startswith(f"HTTP/1.1 {status}".encode()), name
@@ -189,7 +189,7 @@ def test_answers_to_requests_in_a_row_come_in_their_order(front: Config) -> None
     """Sent without waiting for answers, which TorchServe itself gives as its workers are done."""
     order = [index % 10 for index in range(60)]
     told = b""
-    with closing(socket.create_connection(front.ports()["inference"], timeout=30)) as connection:
+    with closing(socket.create_connection(front.get_ports()["inference"], timeout=30)) as connection:
         connection.sendall(b"".join(request(front, SMOKE[digit]) for digit in order))
         while told.count(b'"model_version"') < len(order):
             told += connection.recv(65536)
@@ -221,7 +221,7 @@ def test_our_client_waits_as_long_as_429_asks_it_to(server: Config, tmp_path: Pa
 
 
 def test_a_client_with_too_many_requests_under_way_gets_429_for_the_next(front: Config, client: DigitsClient) -> None:
-    address, half = front.ports()["inference"], request(front, bytes(1000))[:-500]
+    address, half = front.get_ports()["inference"], request(front, bytes(1000))[:-500]
     with ExitStack() as crowd:
         lines = [crowd.enter_context(socket.create_connection(address, 30, (CROWD, 0))) for _ in range(CONNECTIONS + 3)]
         for line in lines:
@@ -247,5 +247,7 @@ def test_no_token_and_no_query_is_in_nginxs_logs(server: Config, client: DigitsC
     assert '"POST /nowhere" 404' in logs
     assert f'"POST {PREDICT}" 413' in logs
     assert not [
-        word for word in ("hidden", "target", *(read_token(server.key_file, kind) for kind in TOKENS)) if word in logs
+        word
+        for word in ("hidden", "target", *(read_token(server.key_file, kind) for kind in TOKEN_KINDS))
+        if word in logs
     ]

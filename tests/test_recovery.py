@@ -1,4 +1,4 @@
-"""Real processes killed, archives gone: what was served is served again."""
+"""Processes are killed and archives removed: the server returns to its last state."""
 
 import json
 import signal
@@ -9,7 +9,7 @@ import requests
 
 from serving.config import Config
 from serving.local_management import LocalManagementClient
-from serving.lock import process_of
+from serving.lock import find_process
 from serving.state import read_state
 from tests.archives import provide_archive
 from tests.images import SMOKE
@@ -33,7 +33,7 @@ Served = tuple[str, dict[str, tuple[int, int, int]]]
 
 
 def read_served(client: LocalManagementClient) -> Served:
-    """Read the default, and of each version the workers that are READY, its least and its most."""
+    """Return the default, and the READY, minimum and maximum workers of every version."""
     versions = client.list_versions()
     counts = {name: (each.ready, each.min_workers, each.max_workers) for name, each in versions.items()}
     return client.get_default().version, counts
@@ -43,7 +43,7 @@ ROLLED_OUT: Served = ("1.1", {"1.0": (3, 3, 3), "1.1": (1, 1, 1), "1.2": (2, 2, 
 
 
 def roll_out(client: LocalManagementClient) -> None:
-    """Register 1.1 by command and promote it, register 1.2 by the API alone; scale 1.1 down and 1.0 up."""
+    """Register and promote 1.1 by command, register 1.2 by the API; scale 1.1 down and 1.0 up."""
     for version in ("1.1", "1.2"):
         provide_archive(version, client.store)
     client.register("digits-1.1.mar")
@@ -56,7 +56,7 @@ def roll_out(client: LocalManagementClient) -> None:
 
 @pytest.mark.slow
 @pytest.mark.serial
-def test_a_roll_out_survives_killed_java_a_killed_supervisor_a_stop_and_lost_archives(own: Config) -> None:
+def test_a_roll_out_survives_killed_java_a_killed_supervisor_a_stop_and_missing_archives(own: Config) -> None:
     with serving_client(own) as (process, client):
         roll_out(client)
         left = family(process)
@@ -69,14 +69,14 @@ def test_a_roll_out_survives_killed_java_a_killed_supervisor_a_stop_and_lost_arc
         wait_for(lambda: read_served(client) == ROLLED_OUT)
         wait_for(lambda: ready(own) == (200, "ready"))
         assert not alive(left)
-        metrics = requests.get(own.url("supervisor") + "/metrics", timeout=10).text
+        metrics = requests.get(own.get_url("supervisor") + "/metrics", timeout=10).text
         assert "digits_server_restarts_total 1.0" in metrics
-        assert "TorchServe ended by itself, with code -9; it is started again" in errors(own)
+        assert "TorchServe exited with code -9; restarting it" in errors(own)
         left = family(process)
         process.kill()
         process.wait()
         wait_for(lambda: not alive(left), 10)
-        assert process_of(own) is None
+        assert find_process(own) is None
     with serving_client(own) as (_, client):
         wait_for(lambda: read_served(client) == ROLLED_OUT)
         assert client.inference.predict(SMOKE[7]).model_version == "1.1"
@@ -87,26 +87,26 @@ def test_a_roll_out_survives_killed_java_a_killed_supervisor_a_stop_and_lost_arc
     with serving_client(own) as (_, client):
         wait_for(lambda: read_served(client) == ("1.0", {"1.0": (3, 3, 3)}))
     said = errors(own)
-    assert "digits-1.1.mar has vanished; put it back and register it again" in said
+    assert "digits-1.1.mar is missing; put it back and register it again" in said
     assert "digits-1.2.mar is not the archive whose SHA-256 is beside it" in said
     assert "the default is now digits 1.0" in said
 
 
 def curl(config: Config, method: str, path: str, **query: str) -> None:
-    """Change something by the management API alone."""
+    """Change something through the management API."""
     with LocalManagementClient(config, retries=0) as client:
         client.api.call(method, path, params=query)
 
 
 def read_kept(config: Config) -> tuple[str, int, set[str]]:
-    """Read the default, its workers at most, and all versions."""
+    """Return the default, its maximum of workers, and all versions."""
     with LocalManagementClient(config, retries=0) as client:
         return client.get_default().version, client.get_default().max_workers, set(client.list_versions())
 
 
 @pytest.mark.serial
-def test_what_curl_has_just_changed_survives_a_kill_at_once(own: Config) -> None:
-    """The supervisor has had no time to look, and in the end is killed as well: TorchServe's snapshot has it."""
+def test_a_change_by_curl_survives_an_immediate_kill(own: Config) -> None:
+    """The supervisor has had no time to poll, and is killed too at the end: TorchServe's snapshot has the change."""
     provide_archive("1.1", own.model_store)
     with serving_client(own) as (process, client):
         client.register("digits-1.1.mar")
@@ -127,7 +127,7 @@ def test_what_curl_has_just_changed_survives_a_kill_at_once(own: Config) -> None
 
 
 @pytest.mark.serial
-def test_a_killed_worker_costs_its_own_requests_alone_and_is_back_within_10_s(own: Config) -> None:
+def test_a_killed_worker_loses_only_its_own_requests_and_is_back_within_10_s(own: Config) -> None:
     with serving_client(own) as (process, client), under_load(Load(own)) as load:
         wait_for(lambda: len(load.sent) > 200)
         victim = workers(process)[0]

@@ -1,4 +1,4 @@
-"""Archives that are not ours, changed or elsewhere: nothing of them is registered, and nothing is run."""
+"""Foreign or changed archives, and those outside the store, are not registered, and none of their code runs."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ from zipfile import ZipFile
 import pytest
 
 from digits_client.exceptions import DigitsError
-from serving.archive import build_archive, check_archive, sha256
+from serving.archive import build_archive, check_archive, compute_sha256
 from serving.config import ROOT, Config, ServingError
 from serving.local_management import LocalManagementClient
 from tests.archives import copy_project, provide_archive
@@ -17,14 +17,14 @@ from tests.archives import copy_project, provide_archive
 
 @pytest.fixture
 def client(server: Config) -> Iterator[LocalManagementClient]:
-    """The session's server, whose store gets archives of versions that no other test names."""
+    """The session's server, whose store gets archives of versions that no other test uses."""
     provide_archive("1.1", server.model_store)
     with LocalManagementClient(server, retries=0) as opened:
         yield opened
 
 
 def foreign(path: Path, folder: Path) -> None:
-    """An archive that writes a file when anything of it is run."""
+    """An archive that writes a file when any of its code runs."""
     code = f"open({str(folder / 'executed')!r}, 'w').close()\n"
     with ZipFile(path, "w") as mar:
         model = {"modelName": "digits", "modelVersion": "3.0", "handler": "digit_handler.py"}
@@ -36,7 +36,7 @@ def foreign(path: Path, folder: Path) -> None:
 
 @pytest.fixture
 def hostile(client: LocalManagementClient, tmp_path: Path) -> dict[str, str]:
-    """What must not be registered, by kind."""
+    """Archive names that must not be registered, by kind."""
     store = client.store
     outside = provide_archive("3.1", tmp_path / "elsewhere")
     (store / "digits-3.1.mar").symlink_to(outside)
@@ -87,11 +87,11 @@ def hostile(client: LocalManagementClient, tmp_path: Path) -> dict[str, str]:
 
 
 def write_sum(path: Path) -> None:
-    """Write an archive's own SHA-256 beside it, as somebody with access to the store could."""
-    Path(f"{path}.sha256").write_text(f"{sha256(path)}  {path.name}\n")
+    """Write an archive's SHA-256 beside it, as an attacker with access to the store could."""
+    Path(f"{path}.sha256").write_text(f"{compute_sha256(path)}  {path.name}\n")
 
 
-def test_hostile_registrations_are_refused_and_nothing_is_run(
+def test_hostile_registrations_are_rejected_and_run_no_code(
     client: LocalManagementClient, hostile: dict[str, str], tmp_path: Path
 ) -> None:
     for archive in hostile.values():
@@ -111,10 +111,10 @@ RAW = {
 }
 
 
-def test_the_raw_api_refuses_what_is_outside_the_store(
+def test_the_api_rejects_archives_outside_the_store(
     server: Config, client: LocalManagementClient, tmp_path: Path
 ) -> None:
-    """The archive is there, and would be run if it were registered."""
+    """The archive exists, and its code would run if it were registered."""
     outside = server.folder / "a.mar"
     foreign(outside, tmp_path)
     for url, message in RAW.items():

@@ -9,7 +9,7 @@ import pytest
 
 from handler.records import Request
 from handler.request_log import RequestLog
-from serving.log_rotation import KEPT, LogRotation
+from serving.log_rotation import BACKUP_FILES, LogRotation
 
 STATUSES = (200, 404, 503)
 
@@ -48,7 +48,7 @@ def test_batches_of_several_workers_do_not_mix(tmp_path: Path) -> None:
 
 
 def test_grown_file_is_rotated_and_writers_open_a_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.log_rotation.BYTES", 1000)
+    monkeypatch.setattr("serving.log_rotation.MAX_BYTES", 1000)
     path = tmp_path / "requests.log"
     rotation, logs = LogRotation(path, pytest.fail), [RequestLog(str(path), "info") for _ in range(2)]
     rotation.rotate_if_due()  # nothing yet
@@ -56,7 +56,7 @@ def test_grown_file_is_rotated_and_writers_open_a_new_one(tmp_path: Path, monkey
         logs[number % 2].write(make_requests(number, number, number), 0.1, "1.0")
         rotation.rotate_if_due()
     files = sorted(tmp_path.iterdir())
-    assert [file.name for file in files] == ["requests.log", *(f"requests.log.{n}" for n in range(1, KEPT + 1))]
+    assert [file.name for file in files] == ["requests.log", *(f"requests.log.{n}" for n in range(1, BACKUP_FILES + 1))]
     logged = [status for file in files[::-1] if file != path for status in read_statuses(file)] + read_statuses(path)
     assert logged == sorted(logged)  # none out of order, and none lost but with the oldest files
     assert logged[-1] == 239

@@ -1,4 +1,4 @@
-"""Rolling out and back against a real server: nobody's request fails, and only what proved itself goes live."""
+"""Roll-out and rollback with a real server: no request fails, and only a version that passes its test is promoted."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def rolling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
 
 @pytest.fixture
 def client(rolling: Config) -> Iterator[LocalManagementClient]:
-    """Leaves 1.0 alone and in charge."""
+    """Leave 1.0 as the only version and the default."""
     with LocalManagementClient(rolling, retries=0) as asking:
         yield asking
         if asking.get_default().version != "1.0":
@@ -46,7 +46,7 @@ def client(rolling: Config) -> Iterator[LocalManagementClient]:
 
 
 def test_no_request_fails_from_register_to_unregister(rolling: Config, client: LocalManagementClient) -> None:
-    """And every one is answered by a version that was the default in its time."""
+    """And every response comes from a version that was the default at that time."""
     switches = [(0.0, 0.0, "1.0")]  # when each began and was over, and the default from then on
 
     def switch(change: Callable[[], object], version: str) -> None:
@@ -78,9 +78,7 @@ def test_no_request_fails_from_register_to_unregister(rolling: Config, client: L
         }
 
 
-def test_register_leaves_the_default_alone_and_gives_as_many_workers(
-    rolling: Config, client: LocalManagementClient
-) -> None:
+def test_register_keeps_the_default_and_starts_as_many_workers(rolling: Config, client: LocalManagementClient) -> None:
     client.scale(1, 3)
     registered = client.register("digits-1.1.mar")
     assert (registered.version, registered.ready, registered.max_workers) == ("1.1", 2, 3)
@@ -100,7 +98,7 @@ def test_register_leaves_the_default_alone_and_gives_as_many_workers(
     client.scale(2)
 
 
-def test_rollback_of_what_curl_promoted_needs_neither_the_archive_nor_all_workers(
+def test_rollback_of_a_promotion_by_curl_needs_neither_the_archive_nor_all_workers(
     rolling: Config, client: LocalManagementClient
 ) -> None:
     client.register("digits-1.1.mar")
@@ -134,7 +132,7 @@ def change_temperature(project: Path) -> None:
         ("6.7", change_temperature, r"from those its model\.json expects"),
     ],
 )
-def test_a_model_that_does_not_predict_what_its_record_says_is_not_registered(
+def test_a_model_that_fails_its_smoke_test_is_not_registered(
     version: str, spoil: Callable[[Path], object], error: str, client: LocalManagementClient, tmp_path: Path
 ) -> None:
     project = copy_project(tmp_path)
@@ -158,7 +156,7 @@ def test_a_version_whose_workers_die_is_not_registered(
     assert client.inference.predict(SMOKE[4]).digit == 4
 
 
-def test_a_version_that_is_still_asked_by_name_is_not_removed(
+def test_a_version_that_still_gets_requests_by_name_is_not_removed(
     rolling: Config, client: LocalManagementClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client.register("digits-1.1.mar")
@@ -175,14 +173,14 @@ def test_a_version_that_is_still_asked_by_name_is_not_removed(
 def test_a_machine_without_the_checkout_rolls_out_by_url_and_tokens(
     rolling: Config, client: LocalManagementClient, tmp_path: Path
 ) -> None:
-    """It has the client's package and nothing else of ours; smoke images come from the version's own description."""
+    """It has only the client's package; smoke images come from the version's description."""
     shutil.copytree(ROOT / "digits_client", tmp_path / "packages" / "digits_client")
     tokens = {name: read_token(rolling.key_file, kind) for kind, name in TOKEN_VARIABLES.items()}
     environment = os.environ | tokens | {"PYTHONPATH": str(tmp_path / "packages")}
-    urls = [f"--{api}-url={rolling.url(api)}" for api in ("management", "metrics", "supervisor")]
+    urls = [f"--{api}-url={rolling.get_url(api)}" for api in ("management", "metrics", "supervisor")]
 
     def run(*words: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "digits_client", *words, "--url", rolling.url("inference"), *urls]
+        command = [sys.executable, "-m", "digits_client", *words, "--url", rolling.get_url("inference"), *urls]
         run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert run.returncode == code, run.stderr
         return run

@@ -51,7 +51,7 @@ def rude_clients(config: Config) -> Iterator[None]:
     """Run RUDE_CLIENTS in a process of their own while the block runs."""
     context = multiprocessing.get_context("spawn")  # threads of this process hold locks that a fork would inherit
     started, half = context.Event(), request(config, bytes(16384))[:-8192]
-    process = context.Process(target=run_rude_clients, args=(config.ports()["inference"], half, started))
+    process = context.Process(target=run_rude_clients, args=(config.get_ports()["inference"], half, started))
     process.start()
     try:
         assert started.wait(30)

@@ -1,4 +1,4 @@
-"""Where tokens are, and where they never are: a server in a process of its own, after a bad day."""
+"""Tokens stay secret, also after many errors: a server in a separate process."""
 
 import stat
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from digits_client.transport import read_token
-from serving.config import TOKENS, Config, ServingError
+from serving.config import TOKEN_KINDS, Config, ServingError
 from serving.local_management import LocalManagementClient
 from tests.archives import provide_archive
 from tests.images import SMOKE
@@ -16,13 +16,13 @@ from tests.servers import family, output_until_curl, run_in_process, started, wa
 
 
 def read_tokens(config: Config) -> set[str]:
-    return {read_token(config.key_file, kind) for kind in TOKENS}
+    return {read_token(config.key_file, kind) for kind in TOKEN_KINDS}
 
 
 def go_wrong(config: Config) -> str:
-    """Send wrong tokens, bad images and impossible requests; return what commands print of it."""
+    """Send wrong tokens, invalid images and requests; return the output of the commands."""
     inference, management = (read_token(config.key_file, kind) for kind in ("inference", "management"))
-    url = config.url("inference") + "/predictions/digits"
+    url = config.get_url("inference") + "/predictions/digits"
     for token in ("wrong", management, f"{inference}x"):
         requests.post(url, SMOKE[7], headers={"Authorization": f"Bearer {token}"}, timeout=10)
     with LocalManagementClient(config) as client:
@@ -42,7 +42,7 @@ def find_listening(process: psutil.Process) -> list[str]:
     return [each.laddr.ip for each in process.net_connections("inet") if each.status == psutil.CONN_LISTEN]
 
 
-def test_tokens_and_ports_stay_with_their_owner_on_a_bad_day(own: Config) -> None:
+def test_tokens_and_ports_stay_private_after_errors(own: Config) -> None:
     """No token is in a log, an output, a command line or the state; nobody else reads a key file or connects."""
     provide_archive("2.0", own.model_store).write_bytes(b"no archive")
     with started(own) as process:
@@ -51,7 +51,7 @@ def test_tokens_and_ports_stay_with_their_owner_on_a_bad_day(own: Config) -> Non
         processes = [psutil.Process(process.pid), *family(process)]
         command_lines = " ".join(word for each in processes for word in each.cmdline())
         listening = [address.removeprefix("::ffff:") for each in processes for address in find_listening(each)]
-        assert listening == ["127.0.0.1"] * len(own.ports())
+        assert listening == ["127.0.0.1"] * len(own.get_ports())
         [torchserves_own] = [Path(each.cwd()) / "key_file.json" for each in processes if each.name() == "java"]
         for path in (own.key_file, torchserves_own):
             assert stat.filemode(path.stat().st_mode) == "-rw-------"

@@ -1,4 +1,4 @@
-"""`python -m serving serve` as a process of its own: from its start to its end, as a person meets it."""
+"""`python -m serving serve` in a separate process, from its start to its end, as a user runs it."""
 
 import os
 import pty
@@ -14,7 +14,7 @@ from digits_client.client import DigitsClient
 from digits_client.exceptions import UnreachableError
 from serving.archive import build_archive
 from serving.config import ROOT, Config
-from serving.readiness import PROOF_SECONDS
+from serving.readiness import RECHECK_SECONDS
 from serving.start_checks import check_ports
 from tests.archives import copy_project, swap_digits
 from tests.images import SMOKE
@@ -35,7 +35,7 @@ from tests.servers import (
 
 
 def collect_readiness(config: Config) -> list[tuple[int, str]]:
-    """Collect what /ready says until it is 200, which must mean an answer, and at once."""
+    """Collect the responses of /ready until it is 200; predictions must then work at once."""
     said: list[tuple[int, str]] = []
 
     def is_ready() -> bool:
@@ -52,7 +52,7 @@ def collect_readiness(config: Config) -> list[tuple[int, str]]:
 
 
 def test_a_server_from_its_start_to_make_stop(own: Config) -> None:
-    """With a proxy in its environment that it must not use; its workers are killed meanwhile."""
+    """With a proxy in its environment that it must not use; its workers are killed in between."""
     with started(own, before=["env", "-u", "no_proxy", "http_proxy=http://127.0.0.1:9"]) as process:
         said = collect_readiness(own)
         assert {status for status, _ in said[:-1]} == {503}
@@ -86,7 +86,7 @@ def test_a_server_from_its_start_to_make_stop(own: Config) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_in_a_terminal_ends_make_without_an_error(own: Config) -> None:
-    """As typed: a terminal, a `make` between it and the server, and the key Ctrl-C."""
+    """In a terminal, with `make` between it and the server, and Ctrl-C typed."""
     (own.folder / "Makefile").write_text(f"serve:\n\t@exec {' '.join(serving(own, 'serve'))}\n")
     pid, terminal = pty.fork()
     if pid == 0:
@@ -116,7 +116,9 @@ def test_a_signal_while_it_starts_exits_0(own: Config) -> None:
     check_ports(own)
 
 
-def test_a_start_that_cannot_be_is_named_before_anything_runs(own: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_that_cannot_succeed_is_an_error_before_anything_runs(
+    own: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("JAVA_HOME", "/nowhere")
     run = command(own, "serve")
     assert run.returncode == 1
@@ -124,7 +126,7 @@ def test_a_start_that_cannot_be_is_named_before_anything_runs(own: Config, monke
 
 
 @pytest.mark.slow
-def test_a_model_that_reads_the_smoke_images_wrong_is_not_ready(tmp_path: Path) -> None:
+def test_a_model_that_fails_the_smoke_test_is_not_ready(tmp_path: Path) -> None:
     build_archive("1.0", tmp_path / "model_store", swap_digits(copy_project(tmp_path / "project")))
     config = configure_free_ports(tmp_path, tmp_path / "model_store")
     with started(config):
@@ -150,14 +152,14 @@ Calibration.probabilities = _hanging
 
 @pytest.mark.slow
 def test_ready_is_503_while_all_workers_hang(own: Config, project: Path) -> None:
-    """They are alive, and TorchServe says READY."""
+    """Their processes live, and TorchServe lists them as READY."""
     brake = own.folder / "brake"
     with (project / "handler" / "confidence.py").open("a") as handler:
         handler.write(HANGS.format(brake=str(brake)))
     build_archive("1.0", own.model_store, project)
     with serving_client(own) as (_, client):
         brake.touch()
-        wait_for(lambda: ready(own)[0] == 503, 2 * PROOF_SECONDS + 5)
+        wait_for(lambda: ready(own)[0] == 503, 2 * RECHECK_SECONDS + 5)
         assert client.get_default().ready == 2
         with (
             DigitsClient(server=own.make_server(), timeout=0.5) as hurried,

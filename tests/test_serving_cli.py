@@ -1,4 +1,4 @@
-"""python -m serving: what it prints for people and for scripts, and how it ends."""
+"""python -m serving: its output for people and for scripts, and its exit codes."""
 
 import csv
 import json
@@ -38,21 +38,21 @@ def running_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three labelled pictures, one of them under the wrong label, one without, and one that is none."""
+    """Three labelled images, one with the wrong label, one image without a label, and one invalid file."""
     for label, digit in ((7, 7), (3, 3), (5, 4)):
-        (tmp_path / "pictures" / str(label)).mkdir(parents=True)
-        shutil.copy(SMOKE / f"{digit}.png", tmp_path / "pictures" / str(label))
-    shutil.copy(SMOKE / "1.png", tmp_path / "pictures")
-    (tmp_path / "pictures" / "bad.png").write_bytes(b"no picture")
+        (tmp_path / "images" / str(label)).mkdir(parents=True)
+        shutil.copy(SMOKE / f"{digit}.png", tmp_path / "images" / str(label))
+    shutil.copy(SMOKE / "1.png", tmp_path / "images")
+    (tmp_path / "images" / "bad.png").write_bytes(b"no picture")
     for hidden in ("notes.txt", ".7.png", ".ipynb_checkpoints/7.png"):
-        (tmp_path / "pictures" / hidden).parent.mkdir(exist_ok=True)
-        (tmp_path / "pictures" / hidden).write_text("not sent")
-    return tmp_path / "pictures"
+        (tmp_path / "images" / hidden).parent.mkdir(exist_ok=True)
+        (tmp_path / "images" / hidden).write_text("not sent")
+    return tmp_path / "images"
 
 
 @pytest.fixture
 def browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A browser, as far as BROWSER knows one: it writes down the address that it is to open."""
+    """A program for BROWSER that records the URL it is to open."""
     opened = tmp_path / "opened"
     (tmp_path / "browser").write_text(
         f'#!/bin/sh\necho "$1" > {opened}\n[ -z "$STAY" ] || exec sleep 30 > /dev/null 2>&1\n'
@@ -62,20 +62,20 @@ def browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return opened
 
 
-def test_demo_opens_the_page_of_the_server_that_runs(running_here: Config, browser: Path) -> None:
+def test_demo_opens_the_page_of_the_running_server(running_here: Config, browser: Path) -> None:
     run = run_in_process(running_here, "demo")
-    assert (run.returncode, run.stdout) == (0, running_here.url("supervisor") + "/draw\n")
+    assert (run.returncode, run.stdout) == (0, running_here.get_url("supervisor") + "/draw\n")
     assert browser.read_text() == run.stdout
 
 
 @pytest.mark.slow
-def test_demo_serves_where_no_server_runs_and_opens_a_page_that_may_stay_open(
+def test_demo_starts_a_server_if_none_runs_and_does_not_wait_for_the_browser(
     own: Config, browser: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STAY", "yes")
     with subprocess.Popen(serving(own, "demo"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         wait_for(browser.exists)
-        address = own.url("supervisor") + "/draw"
+        address = own.get_url("supervisor") + "/draw"
         wait_for(lambda: browser.read_text() == f"{address}\n", 5)
         assert requests.get(address, timeout=5).status_code == 200
         process.send_signal(signal.SIGINT)
@@ -114,7 +114,7 @@ def test_standard_input_is_read_and_standard_output_written(running_here: Config
         assert drawing.format == "PNG"
 
 
-def test_a_name_that_is_no_utf_8_is_printed_as_it_is(running_here: Config, tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_utf_8_is_printed_unchanged(running_here: Config, tmp_path: Path) -> None:
     name = os.fsencode(tmp_path) + b"/sch\xf6n.png"
     Path(os.fsdecode(name)).write_bytes((SMOKE / "6.png").read_bytes())
     strict = {"PYTHONIOENCODING": "utf-8:strict"}  # as in any locale but C's
@@ -139,7 +139,7 @@ def test_explain_draws_why_and_why_not(running_here: Config, tmp_path: Path) -> 
     assert out.read_bytes() != why
 
 
-def test_errors_are_one_line_that_names_what_is_wrong(running_here: Config, tmp_path: Path) -> None:
+def test_errors_are_one_line_that_names_the_problem(running_here: Config, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.png").write_bytes(b"no picture")
     archive = running_here.model_store / "digits-1.0.mar"
@@ -157,7 +157,7 @@ def test_errors_are_one_line_that_names_what_is_wrong(running_here: Config, tmp_
         ("scale", "--min", "3", "--max", "2"): "at least 3 and at most 2 workers; expected numbers from 1 on",
         ("unregister", "1.0"): "1.0 is the default; promote another version first",
         ("rollback",): "no version to go back to",
-        ("archive", "--version", "1.0"): "1.0 is registered with the running server and stays what it is",
+        ("archive", "--version", "1.0"): "1.0 is registered with the running server and cannot be replaced",
     }.items():
         run = run_in_process(running_here, *words)
         assert (run.returncode, run.stdout) == (1, ""), words
@@ -168,10 +168,10 @@ def test_errors_are_one_line_that_names_what_is_wrong(running_here: Config, tmp_
     assert archive.read_bytes() == before
 
 
-def test_rotated_tokens_are_seen_by_no_client_and_the_old_one_opens_nothing(
+def test_a_rotation_disturbs_no_client_and_the_old_token_is_rejected(
     running_here: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The command's token is the server's, whatever the environment says. Under load: test_soak.py."""
+    """The command prints the server's token, not the environment's. Under load: test_soak.py."""
     monkeypatch.setenv("DIGITS_INFERENCE_TOKEN", "another")
     old = run_in_process(running_here, "token").stdout.strip()
     monkeypatch.delenv("DIGITS_INFERENCE_TOKEN")
@@ -192,7 +192,7 @@ def test_rotated_tokens_are_seen_by_no_client_and_the_old_one_opens_nothing(
     assert running_here.key_file.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_reader_that_has_seen_enough_ends_it_quietly(running_here: Config) -> None:
+def test_a_closed_pipe_ends_the_command_without_an_error(running_here: Config) -> None:
     words = " ".join(serving(running_here, "predict", *[str(SMOKE)] * 200))
     run = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {words} | head -1"], cwd=ROOT, capture_output=True, text=True
@@ -217,7 +217,7 @@ def test_roll_out_by_command(running_here: Config) -> None:
     assert [each["version"] for each in json.loads(run_in_process(running_here, "models", "--json").stdout)] == ["1.0"]
 
 
-def test_compare_counts_and_lists_what_is_read_differently(running_here: Config, folder: Path, project: Path) -> None:
+def test_compare_counts_and_lists_the_differences(running_here: Config, folder: Path, project: Path) -> None:
     build_archive("6.6", running_here.model_store, swap_digits(project))
     with LocalManagementClient(running_here, timeout=60, retries=0) as client:
         client.api.call("POST", "/models", params={"url": "digits-6.6.mar", "synchronous": "true"})
@@ -238,7 +238,7 @@ def test_metrics_for_people_and_for_scripts(running_here: Config) -> None:
         return samples
 
     ready = {"name": "digits_ready", "labels": {}, "value": 1.0}
-    wait_for(lambda: ready in read_samples())  # the tests before may keep its workers busy
+    wait_for(lambda: ready in read_samples())  # earlier tests may keep its workers busy
     samples = read_samples()
     assert any(each["name"].startswith("ts_") for each in samples)
     assert "digits_token_rotations_total" in run_in_process(running_here, "metrics").stdout

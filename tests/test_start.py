@@ -1,8 +1,9 @@
-"""serving/java_command.py, serving/torchserve.py: how TorchServe is started, and what is shown of a start that failed.
+"""serving/java_command.py, serving/torchserve.py: how TorchServe is started, and the output of a failed start.
 
-The last test starts a real server where much is against it at once.
+The last test starts a real server under many adverse conditions at once.
 """
 
+import ctypes
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import javaproperties
+import psutil
 import pytest
 
 from serving.config import ROOT, Config, read_config
@@ -33,7 +35,7 @@ def config(tmp_path: Path) -> Config:
 
 
 def run_stand_in(config: Config, monkeypatch: pytest.MonkeyPatch, script: str) -> str:
-    """Return what is shown of a TorchServe that is this shell script."""
+    """Run this shell script as TorchServe; return its last lines."""
     java = config.folder / "java" / "bin" / "java"
     java.parent.mkdir(parents=True)
     java.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
@@ -41,13 +43,13 @@ def run_stand_in(config: Config, monkeypatch: pytest.MonkeyPatch, script: str) -
     monkeypatch.setenv("JAVA_HOME", str(java.parents[1]))
     server = TorchServe(config, State({}), {})
     server.process.wait(10)
-    shown = server.get_last_lines()
+    lines = server.get_last_lines()
     server.stop()
-    return shown
+    return lines
 
 
 @pytest.mark.parametrize(
-    ("script", "shown"),
+    ("script", "lines"),
     [
         ("echo Invalid größe; exit 1", "Invalid größe"),
         ("echo WARNING: sun.reflect.Reflection; echo; echo A; echo B", "A | B"),
@@ -56,24 +58,37 @@ def run_stand_in(config: Config, monkeypatch: pytest.MonkeyPatch, script: str) -
         ("exit 1", "nothing"),
     ],
 )
-def test_what_an_ended_torchserve_printed_is_shown(
-    script: str, shown: str, config: Config, monkeypatch: pytest.MonkeyPatch
+def test_the_last_output_of_an_ended_torchserve_is_returned(
+    script: str, lines: str, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run_stand_in(config, monkeypatch, script) == shown
+    assert run_stand_in(config, monkeypatch, script) == lines
 
 
-def test_values_reach_torchserve_as_they_are_meant(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    meant = {"allowed_urls": "s3\\..*:#!=x", "cors_allowed_origin": "größe"}
-    config = replace(config, properties=config.properties | meant)
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has subreapers")
+def test_orphaned_workers_leave_no_zombies(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A subreaper adopts orphans, as process 1 of a container does."""
+    prctl, set_child_subreaper = ctypes.CDLL(None).prctl, 36
+    prctl(set_child_subreaper, 1)
+    try:
+        run_stand_in(config, monkeypatch, "sleep 60 > /dev/null & exit 1")
+        children = psutil.Process().children()
+        assert [child for child in children if child.status() == psutil.STATUS_ZOMBIE] == []
+    finally:
+        prctl(set_child_subreaper, 0)
+
+
+def test_values_reach_torchserve_unchanged(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"allowed_urls": "s3\\..*:#!=x", "cors_allowed_origin": "größe"}
+    config = replace(config, properties=config.properties | values)
     run_stand_in(config, monkeypatch, f"cp config.properties '{config.folder}/written'")
     written = (config.folder / "written").read_text(encoding="ascii")
     properties = javaproperties.loads(written)
-    assert meant.items() <= properties.items()
-    assert json.loads(properties["model_snapshot"]) == json.loads(State({}).snapshot())
+    assert values.items() <= properties.items()
+    assert json.loads(properties["model_snapshot"]) == json.loads(State({}).make_snapshot())
     assert config.properties.items() <= properties.items()
 
 
-def test_the_environment_changes_nothing_and_holds_what_torchserve_calls(
+def test_the_environment_overrides_nothing_and_has_a_kill_program(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("TS_CONFIG_FILE", "TS_MODEL_SERVER_HOME", "LOG_LOCATION", "METRICS_LOCATION", "PYTHONPATH"):
@@ -91,7 +106,7 @@ def test_the_environment_changes_nothing_and_holds_what_torchserve_calls(
     process.communicate()
 
 
-def test_a_server_starts_where_much_is_against_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_starts_under_adverse_conditions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A read-only, non-ASCII folder under LC_ALL=C, a BOM, colons, IPv6, a long TMPDIR, a bad environment."""
     folder, home = tmp_path / "größe", tmp_path / ("zuhause ö" * 3)
     monkeypatch.setenv("DIGITS_HOME", str(home))
@@ -104,14 +119,14 @@ def test_a_server_starts_where_much_is_against_it(tmp_path: Path, monkeypatch: p
     config = read_config(folder / "config.properties")
     provide_archive("1.0", home / "archive ö")
     (tmp_path / ("t" * 90)).mkdir()
-    against = {
+    adverse = {
         "TMPDIR": str(tmp_path / ("t" * 90)),
         "LC_ALL": "C",
         "LOG_LOCATION": "/nonexistent",
         "TS_CONFIG_FILE": "/nonexistent",
         "TS_DISABLE_TOKEN_AUTHORIZATION": "true",
     }
-    options: Any = {"cwd": ROOT, "stdout": subprocess.PIPE, "text": True, "env": os.environ | against}
+    options: Any = {"cwd": ROOT, "stdout": subprocess.PIPE, "text": True, "env": os.environ | adverse}
     with (
         read_only(folder),
         (home / "errors").open("w") as file,

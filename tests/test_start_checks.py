@@ -1,4 +1,4 @@
-"""serving/start_checks.py: what prevents a start is named before it, and what can be is done without."""
+"""serving/start_checks.py: problems that prevent a start are reported first; others are worked around."""
 
 import errno
 import os
@@ -36,27 +36,27 @@ def change(config: Config, **properties: str) -> Config:
     ("option", "value", "reason"),
     [
         *(("disable_token_authorization", value, "manages TorchServe by its tokens") for value in ("true", "TRUE")),
-        ("enable_envvars_config", "True", "write them here instead"),
-        *(("service_envelope", value, "as they were sent") for value in ("json", "body", "kservev2")),
+        ("enable_envvars_config", "True", "write the options here instead"),
+        *(("service_envelope", value, "as they are sent") for value in ("json", "body", "kservev2")),
         *((name, "x", "make register") for name in ("load_models", "models", "model_snapshot")),
         ("keystore", "a.p12", "name it in certificate_file"),
         *((f"{api}_address", "https://127.0.0.1:8443", "make certs") for api in ("inference", "management", "metrics")),
-        ("supervisor_address", "https://127.0.0.1:8443", "speaks no TLS"),
+        ("supervisor_address", "https://127.0.0.1:8443", "does not support TLS"),
         ("enable_grpc_ssl", "true", "make certs"),
     ],
 )
-def test_an_option_that_cannot_be_served_is_named(option: str, value: str, reason: str, config: Config) -> None:
-    with pytest.raises(ServingError, match=f"{option} is .*cannot be served: .*{reason}"):
+def test_an_unsupported_option_is_an_error_that_names_it(option: str, value: str, reason: str, config: Config) -> None:
+    with pytest.raises(ServingError, match=f"{option} is .*not supported: .*{reason}"):
         check_options(change(config, **{option: value}))
 
 
-def test_options_that_change_nothing_are_served(config: Config) -> None:
+def test_options_without_effect_are_accepted(config: Config) -> None:
     switched_off = {"disable_token_authorization": "false", "enable_envvars_config": "no", "enable_grpc_ssl": "False"}
     check_options(change(config, **switched_off))
 
 
 @pytest.mark.parametrize("missing", ["certificate_file", "private_key_file", "metrics_config"])
-def test_a_file_that_cannot_be_read_is_named(missing: str, config: Config) -> None:
+def test_an_unreadable_file_is_an_error_that_names_it(missing: str, config: Config) -> None:
     files = {name: name for name in ("certificate_file", "private_key_file", "metrics_config")}
     for name in files.keys() - {missing}:
         (config.folder / name).touch()
@@ -65,14 +65,16 @@ def test_a_file_that_cannot_be_read_is_named(missing: str, config: Config) -> No
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "::1"])
-def test_a_port_in_use_is_named(host: str, config: Config) -> None:
-    port = config.ports()["supervisor"][1]
+def test_a_port_in_use_is_an_error_that_names_it(host: str, config: Config) -> None:
+    port = config.get_ports()["supervisor"][1]
     config = change(config, supervisor_address=f"http://{f'[{host}]' if ':' in host else host}:{port}")
     check_ports(config)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with (
         socket.create_server((host, port), family=family),
-        pytest.raises(ServingError, match=f"already in use: supervisor {host}:{port}; stop what listens there"),
+        pytest.raises(
+            ServingError, match=f"already in use: supervisor {host}:{port}; stop the program that listens there"
+        ),
     ):
         check_ports(config)
 
@@ -97,11 +99,11 @@ def test_every_reason_for_no_port_has_its_own_message(api: str, host: str, reaso
     ("code", "reason"),
     [
         (errno.EACCES, "not permitted to this user: inference .*; use a port from 1024 on"),
-        (errno.EAFNOSUPPORT, "of a kind that this machine does not have: inference"),
+        (errno.EAFNOSUPPORT, "of an address family that this machine does not support: inference"),
         (errno.ENOBUFS, f"{os.strerror(errno.ENOBUFS)}: inference"),
     ],
 )
-def test_what_the_system_forbids_is_named(
+def test_a_forbidden_address_is_an_error_that_names_it(
     code: int, reason: str, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As root, as which tests may run, every port is permitted."""
@@ -125,7 +127,9 @@ def test_what_the_system_forbids_is_named(
         ({"grpc_inference_port": "PORT"}, {"grpc_management_port": "PORT"}),
     ],
 )
-def test_one_port_for_two_is_named(first: dict[str, str], second: dict[str, str], config: Config) -> None:
+def test_a_port_shared_by_two_listeners_is_an_error(
+    first: dict[str, str], second: dict[str, str], config: Config
+) -> None:
     port = str(find_port())
     changed = {key: value.replace("PORT", port) for key, value in (first | second).items()}
     names = [next(iter(api)).removesuffix("_address").removesuffix("_port") for api in (first, second)]
@@ -137,7 +141,7 @@ def raise_full(_: int) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_folders_that_cannot_be_written_are_named(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_folders_are_errors_that_name_them(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     check_folders(config)
     assert config.worker_metrics.is_dir()
     with monkeypatch.context() as patch:
@@ -200,12 +204,12 @@ def test_a_temporary_folder_is_used_only_where_sockets_fit(
         monkeypatch.setenv("TMPDIR", str(folder))
         assert use_temporary(config) == expected
     notes = capsys.readouterr().err.splitlines()
-    reason = f"path has {longest + 1} bytes, at most {longest} leave room for the names of Unix sockets"
+    reason = f"path has {longest + 1} bytes; Unix sockets in it allow at most {longest}"
     assert len(notes) == 2
     assert all(note.startswith("note: temporary files are in /tmp (") and reason in note for note in notes)
 
 
-def test_a_temporary_folder_is_the_first_that_will_do(
+def test_the_first_suitable_temporary_folder_is_used(
     short: Path, config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(short / "missing"))
@@ -222,7 +226,7 @@ def test_a_temporary_folder_is_the_first_that_will_do(
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=free[place]))
     assert use_temporary(config) == short / "t"
     free[short / "t"] -= 1
-    with pytest.raises(ServingError, match="no place for temporary files") as caught:
+    with pytest.raises(ServingError, match="no folder for temporary files") as caught:
         make_temporary_folder(config)
     assert all(f"{place}: " in str(caught.value) for place in free)
     assert str(caught.value).count("0.1 MiB are free, 16 are needed") == 2

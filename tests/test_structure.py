@@ -48,7 +48,7 @@ def find_commands() -> list[str]:
     from benchmarks.__main__ import parser as benchmarks
     from evaluation.__main__ import parser as evaluation
     from monitoring.__main__ import parser as monitoring
-    from serving.__main__ import parser as serving
+    from serving.__main__ import make_parser as serving
     from training.__main__ import make_parser as training
 
     parsers = [make() for make in (benchmarks, evaluation, monitoring, serving, training)]

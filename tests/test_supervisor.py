@@ -1,4 +1,4 @@
-"""serving/supervisor.py: its decisions, against a stand-in for TorchServe, in milliseconds."""
+"""serving/supervisor.py: its decisions, with a stand-in for TorchServe, in milliseconds."""
 
 import os
 import time
@@ -21,13 +21,13 @@ from tests.stand_ins import ScriptedStop, Step, Supervised
 
 
 @pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No HTTP server, no metrics, no ports, no tokens: what these do has tests of its own."""
+def isolate_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace HTTP server, metrics, ports and tokens, which have tests of their own."""
     client = SimpleNamespace(list_versions=dict, get_default=lambda: SimpleNamespace(version=""))
-    monkeypatch.setattr(HttpApp, "run", lambda *_: nullcontext())
+    monkeypatch.setattr(HttpApp, "run_in_thread", lambda *_: nullcontext())
     monkeypatch.setattr(supervising, "check_ports", lambda _: None)
-    monkeypatch.setattr("serving.supervisor_metrics.SupervisorMetrics.look_regularly", lambda *_: nullcontext())
-    monkeypatch.setattr("serving.tokens.Tokens.revoke_inference", lambda _: None)
+    monkeypatch.setattr("serving.supervisor_metrics.SupervisorMetrics.poll_in_thread", lambda *_: nullcontext())
+    monkeypatch.setattr("serving.tokens.Tokens.revoke_inference_token", lambda _: None)
     monkeypatch.setattr("serving.tokens.Tokens.open_client", lambda _: nullcontext(client))
     monkeypatch.setattr(supervising, "wait_idle", lambda *_: True)
 
@@ -45,27 +45,27 @@ def served(config: Config) -> Config:
     return config
 
 
-def nothing() -> None:
+def do_nothing() -> None:
     pass
 
 
-def test_the_first_start_serves_1_0_welcomes_once_and_keeps_what_it_serves(config: Config) -> None:
+def test_the_first_start_serves_1_0_announces_ready_once_and_saves_its_state(config: Config) -> None:
     supervised = Supervised(config)
-    supervised.run(nothing, nothing)
+    supervised.run(do_nothing, do_nothing)
     [server] = supervised.servers
-    assert (server.state.default, server.killed, server.stopped, supervised.welcomed) == ("1.0", True, True, 1)
+    assert (server.state.default, server.killed, server.stopped, supervised.ready_calls) == ("1.0", True, True, 1)
     assert server.environment["DIGITS_REQUEST_LOG_LEVEL"] == "info"
     assert read_state(config).default == "1.0"
 
 
-def test_a_named_version_becomes_the_default_once_it_has_answered(served: Config) -> None:
+def test_a_named_version_becomes_the_default_once_it_is_ready(served: Config) -> None:
     Supervised(served, "1.0").run()
     assert (read_state(served).default, read_state(served).previous) == ("1.0", None)
     with pytest.raises(ServingError, match=r"digits-9\.9\.mar: no such archive in"):
         Supervised(served, "9.9").run()
 
 
-def test_a_named_version_that_never_answers_is_not_kept(served: Config) -> None:
+def test_a_named_version_that_never_becomes_ready_is_not_saved(served: Config) -> None:
     supervised = Supervised(served, "1.0")
     supervised.problem = "0 of 2 workers of digits 1.0 are READY"
     supervised.run(lambda: write_snapshot(served, 1, "1.0", "1.0", "1.1"))
@@ -74,29 +74,29 @@ def test_a_named_version_that_never_answers_is_not_kept(served: Config) -> None:
     assert read_state(served).default == "1.1"
 
 
-def test_a_server_that_dies_is_started_again_with_what_it_served_last(
+def test_a_server_that_dies_is_restarted_with_its_last_state(
     served: Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What curl has just changed is in TorchServe's snapshot alone."""
+    """A change made by curl a moment ago is only in TorchServe's snapshot."""
 
     def change_and_die() -> None:
         write_snapshot(served, 1, "1.0", "1.0", "1.1")
         supervised.die()
 
     supervised = Supervised(served)
-    supervised.run(change_and_die, nothing, nothing)
+    supervised.run(change_and_die, do_nothing, do_nothing)
     first, second = supervised.servers
     assert (first.stopped, first.state.default, second.state.default) == (True, "1.1", "1.0")
-    said = capsys.readouterr().err
-    assert "TorchServe ended by itself, with code -9; it is started again" in said
-    assert said.count("READY again") == 1
+    errors = capsys.readouterr().err
+    assert "TorchServe exited with code -9; restarting it" in errors
+    assert errors.count("READY again") == 1
     assert supervised.supervisor.metrics.registry.get_sample_value("digits_server_restarts_total") == 1
 
 
-def test_restarts_wait_longer_and_end_with_the_sixth_death(served: Config) -> None:
+def test_restart_delays_grow_and_the_sixth_exit_is_an_error(served: Config) -> None:
     supervised, steps = Supervised(served), list[Step]()
     for _ in range(6):
-        steps += [supervised.die, nothing]
+        steps += [supervised.die, do_nothing]
     stop = ScriptedStop(*steps)
     with pytest.raises(ServingError, match=r"with code -9, for the 6th time in 0 s; see logs/torchserve\.log"):
         supervised.supervisor.run(ShutdownRequest(stop=stop))
@@ -104,14 +104,14 @@ def test_restarts_wait_longer_and_end_with_the_sixth_death(served: Config) -> No
     assert len(supervised.servers) == 6
 
 
-def test_deaths_long_ago_do_not_count(served: Config) -> None:
+def test_exits_long_ago_do_not_count(served: Config) -> None:
     supervised = Supervised(served)
-    supervised.supervisor.restart_limit.deaths.extend([time.monotonic() - supervising.RESTART_SECONDS - 1] * 5)
-    supervised.run(supervised.die, nothing, nothing)
-    assert (len(supervised.servers), len(supervised.supervisor.restart_limit.deaths)) == (2, 1)
+    supervised.supervisor.restart_limit.exits.extend([time.monotonic() - supervising.RESTART_WINDOW_SECONDS - 1] * 5)
+    supervised.run(supervised.die, do_nothing, do_nothing)
+    assert (len(supervised.servers), len(supervised.supervisor.restart_limit.exits)) == (2, 1)
 
 
-def test_a_stop_during_a_restart_forgets_nothing(served: Config) -> None:
+def test_a_stop_during_a_restart_loses_no_change(served: Config) -> None:
     def change_and_stop() -> None:
         write_snapshot(served, 1, "1.0", "1.0", "1.1")
         supervised.problem = "TorchServe does not answer yet"
@@ -121,17 +121,17 @@ def test_a_stop_during_a_restart_forgets_nothing(served: Config) -> None:
     assert read_state(served).default == "1.0"
 
 
-def test_a_death_during_the_start_is_an_error_and_forgets_nothing(served: Config) -> None:
-    write_snapshot(served, 1, "1.0", "1.0", "1.1")  # of a server that was killed before
+def test_an_exit_during_the_start_is_an_error_and_loses_no_change(served: Config) -> None:
+    write_snapshot(served, 1, "1.0", "1.0", "1.1")  # of a server killed earlier
     supervised = Supervised(served)
     supervised.problem = "TorchServe does not answer yet"
-    with pytest.raises(ServingError, match="TorchServe ended while starting, with code 1; it printed: some lines"):
-        supervised.run(lambda: supervised.die(1), nothing)
+    with pytest.raises(ServingError, match="TorchServe exited while starting, with code 1; its output: some lines"):
+        supervised.run(lambda: supervised.die(1), do_nothing)
     assert read_state(served).default == "1.0"
     assert supervised.servers[0].stopped
 
 
-def test_a_server_that_is_never_ready_is_given_up(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_never_becomes_ready_is_an_error(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervising, "READY_SECONDS", -1.0)
     supervised = Supervised(config)
     supervised.problem = supervised.partial = "0 of 2 workers of digits 1.0 are READY"
@@ -139,21 +139,19 @@ def test_a_server_that_is_never_ready_is_given_up(config: Config, monkeypatch: p
         supervised.run()
 
 
-def test_a_server_with_some_of_its_workers_goes_on(
+def test_a_server_with_some_of_its_workers_continues(
     config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(supervising, "READY_SECONDS", -1.0)
     supervised = Supervised(config)
     supervised.problem = "1 of 2 workers of digits 1.0 are READY"
     supervised.run()
-    assert supervised.welcomed == 1
-    assert "going on: 1 of 2 workers of digits 1.0 are READY" in capsys.readouterr().err
+    assert supervised.ready_calls == 1
+    assert "continuing: 1 of 2 workers of digits 1.0 are READY" in capsys.readouterr().err
 
 
-def test_a_disk_that_refuses_is_reported_once_and_tried_again(
-    served: Config, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A folder in the place of the state's temporary file: root cannot write it either."""
+def test_a_failed_write_is_reported_once_and_retried(served: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder in place of the state's temporary file, since root could write a read-only file."""
 
     def block() -> None:
         write_snapshot(served, 1, "1.0", "1.0", "1.1")
@@ -166,26 +164,28 @@ def test_a_disk_that_refuses_is_reported_once_and_tried_again(
         blocked.rmdir()
 
     blocked = served.folder / f".{served.state_file.name}.{os.getpid()}.tmp"
-    Supervised(served).run(block, nothing, unblock, nothing)
+    Supervised(served).run(block, do_nothing, unblock, do_nothing)
     assert capsys.readouterr().err.count("changes are not kept:") == 1
     assert not list((served.logs / "config").glob("*-snapshot.cfg"))
     assert read_state(served).default == "1.0"
 
 
-@pytest.mark.parametrize(("hurries", "said"), [(True, "stopping at once"), (False, "stopping with requests under way")])
-def test_a_drain_ends_by_a_second_ctrl_c_or_its_time(
-    hurries: bool, said: str, config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("is_skipped", "message"), [(True, "stopping at once"), (False, "stopping with requests in progress")]
+)
+def test_a_drain_ends_with_a_second_ctrl_c_or_its_timeout(
+    is_skipped: bool, message: str, config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Before it has looked at a version: the client is a stand-in that has none."""
+    """The stand-in client lists no version."""
     monkeypatch.setattr(supervising, "wait_idle", wait_idle)
     request = ShutdownRequest(stop=ScriptedStop())
-    if hurries:
-        request.hurry.set()
+    if is_skipped:
+        request.skip_drain.set()
     else:
         monkeypatch.setattr(supervising, "DRAIN_SECONDS", 0.0)
     supervised = Supervised(config)
     supervised.supervisor.run(request)
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert (supervised.servers[0].killed, supervised.servers[0].stopped) == (False, True)
     assert supervised.supervisor.readiness.is_draining
 
@@ -196,7 +196,7 @@ def test_a_server_that_cannot_be_drained_is_stopped(
     def fail(_: object) -> None:
         raise DigitsError("no")
 
-    monkeypatch.setattr("serving.tokens.Tokens.revoke_inference", fail)
+    monkeypatch.setattr("serving.tokens.Tokens.revoke_inference_token", fail)
     supervised = Supervised(config)
     supervised.run()
     assert supervised.servers[0].stopped

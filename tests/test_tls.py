@@ -49,7 +49,7 @@ def another(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_our_client_asks_manages_and_sees_it_ready(encrypted: Config) -> None:
     with LocalManagementClient(encrypted, retries=0) as client:
-        assert encrypted.url("inference").startswith("https://")
+        assert encrypted.get_url("inference").startswith("https://")
         assert client.inference.predict(SMOKE[7]).digit == 7
         assert client.get_default().version == "1.0"
         assert client.status.read_readiness() == (True, "ready")
@@ -78,7 +78,7 @@ def s_client(port: int, certificate: Path, *words: str) -> "subprocess.Completed
 def test_openssl_trusts_every_address_with_tokens_and_no_other_certificate(
     address: str, encrypted: Config, another: Path
 ) -> None:
-    port = encrypted.ports()[address][1]
+    port = encrypted.get_ports()[address][1]
     trusted, refused = s_client(port, encrypted.folder / CERTIFICATE), s_client(port, another)
     assert (trusted.returncode, refused.returncode) == (0, 1)
     assert "Verify return code: 0 (ok)" in trusted.stdout
@@ -89,14 +89,14 @@ def test_no_protocol_before_tls_1_2_is_spoken(encrypted: Config) -> None:
     """To a client that would speak it: the server refuses, by an alert."""
     for protocol in ("-tls1", "-tls1_1"):
         old = (protocol, "-cipher", "ALL:@SECLEVEL=0")
-        run = s_client(encrypted.ports()["inference"][1], encrypted.folder / CERTIFICATE, *old)
+        run = s_client(encrypted.get_ports()["inference"][1], encrypted.folder / CERTIFICATE, *old)
         assert run.returncode != 0
         assert "alert protocol version" in run.stderr
 
 
 def test_plain_http_is_refused_where_tls_is_spoken(encrypted: Config) -> None:
     for api, path in (("inference", "predictions/digits"), ("management", "models")):
-        host, port = encrypted.ports()[api]
+        host, port = encrypted.get_ports()[api]
         headers = {"Authorization": f"Bearer {read_token(encrypted.key_file, api)}"}
         response = requests.get(f"http://{host}:{port}/{path}", headers=headers, timeout=10)
         assert response.status_code == 403
@@ -108,18 +108,18 @@ def test_certs_writes_a_key_for_its_owner_and_prints_the_lines_that_switch_tls_o
     run = make_certificate(tmp_path)
     plain.path.write_text(plain.path.read_text() + run.stdout)
     config = read_config(plain.path)
-    assert config.url("inference") == plain.url("inference").replace("http", "https")
-    assert config.url("metrics") == plain.url("metrics")
+    assert config.get_url("inference") == plain.get_url("inference").replace("http", "https")
+    assert config.get_url("metrics") == plain.get_url("metrics")
     ssl.create_default_context(cafile=tmp_path / CERTIFICATE)
     assert (tmp_path / KEY).stat().st_mode & 0o777 == 0o600
     before = (tmp_path / KEY).read_bytes()
     again = make_certificate(tmp_path)
     assert again.returncode == 2
-    assert "remove certs/ to have a new certificate made" in again.stderr
+    assert "certs/ exists; remove it to write a new certificate" in again.stderr
     assert (tmp_path / KEY).read_bytes() == before
 
 
-def test_half_of_tls_and_files_that_are_not_there_are_named(own: Config) -> None:
+def test_incomplete_tls_and_missing_files_are_errors(own: Config) -> None:
     plain = own.path.read_text()
     own.path.write_text(f"{plain}certificate_file=certs/server.pem\n")
     with pytest.raises(ServingError, match="certificate_file alone; expected certificate_file and private_key_file"):
@@ -127,7 +127,7 @@ def test_half_of_tls_and_files_that_are_not_there_are_named(own: Config) -> None
     own.path.write_text(f"{plain}certificate_file=certs/server.pem\nprivate_key_file=certs/server.key\n")
     run = command(own, "serve")
     assert run.returncode == 1
-    assert "certificate_file cannot be read; `make certs` writes one for a trial" in run.stderr
+    assert "certificate_file cannot be read; `make certs` writes one for testing" in run.stderr
     assert "Traceback" not in run.stderr
     expected = "certs/server.pem: No such file or directory; expected the server's certificate"
     assert expected in run_in_process(own, "models").stderr

@@ -1,4 +1,4 @@
-"""serving/torchserve.py and serving/lock.py: what a server leaves behind is ended, whoever still looks at it."""
+"""serving/torchserve.py and serving/lock.py: the remaining processes of a server are ended and reaped."""
 
 import json
 import os
@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from serving.config import Config, ServingError
-from serving.lock import locked, process_of
-from serving.torchserve import end_leftovers
+from serving.lock import find_process, hold_lock
+from serving.torchserve import kill_remaining
 from tests.servers import alive, configure_free_ports, wait_for
 
 ENDING = """
@@ -25,8 +25,8 @@ ctypes.CDLL(None).pthread_exit(None)
 """
 
 
-def test_who_is_just_ending_is_waited_for_as_its_threads_hold_ports(tmp_path: Path) -> None:
-    """A killed Java is a zombie some hundredths of a second before its last thread lets its ports go."""
+def test_a_zombie_with_threads_is_waited_for_because_it_holds_ports(tmp_path: Path) -> None:
+    """A killed Java is a zombie for some 10 ms before its last thread releases its ports."""
     command = [sys.executable, "-c", ENDING]
     with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as leftover:
         assert leftover.stdout is not None
@@ -34,7 +34,7 @@ def test_who_is_just_ending_is_waited_for_as_its_threads_hold_ports(tmp_path: Pa
         wait_for(lambda: psutil.Process(leftover.pid).status() == psutil.STATUS_ZOMBIE)
         socket.create_connection(("127.0.0.1", port)).close()
         try:
-            end_leftovers(leftover.pid, tmp_path)
+            kill_remaining(leftover.pid, tmp_path)
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(("127.0.0.1", port)).close()
         finally:
@@ -46,8 +46,8 @@ def config(tmp_path: Path) -> Config:
     return configure_free_ports(tmp_path)
 
 
-def test_a_start_ends_what_a_killed_server_left_and_can_be_stopped_meanwhile(config: Config) -> None:
-    """A suspended process does not end by itself; the lock names the new supervisor before it is ended."""
+def test_a_start_ends_the_processes_of_a_killed_server_and_can_be_stopped_meanwhile(config: Config) -> None:
+    """A suspended process does not exit by itself; the lock names the new supervisor before it is killed."""
     temporary = config.folder / "digits-left"
     temporary.mkdir()
     environment = os.environ | {"TMPDIR": str(temporary)}
@@ -60,18 +60,18 @@ def test_a_start_ends_what_a_killed_server_left_and_can_be_stopped_meanwhile(con
     released = threading.Event()
 
     def hold() -> None:
-        with locked(config):
+        with hold_lock(config):
             released.wait(10)
 
     holding = threading.Thread(target=hold)
     holding.start()
-    wait_for(lambda: process_of(config) == os.getpid(), 10)
+    wait_for(lambda: find_process(config) == os.getpid(), 10)
     wait_for(lambda: not alive([psutil.Process(left.pid)]), 10)
     wait_for(lambda: not temporary.exists(), 10)
     assert not config.key_file.exists()
     with pytest.raises(ServingError, match=f"already runs here, as process {os.getpid()}; `make stop` ends it"):
-        locked(config).__enter__()
+        hold_lock(config).__enter__()
     released.set()
     holding.join()
     left.communicate()
-    assert process_of(config) is None
+    assert find_process(config) is None

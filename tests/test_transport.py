@@ -18,7 +18,7 @@ from digits_client.batch_predict import MAX_BATCH_SIZE
 from digits_client.exceptions import TOKEN_VARIABLES, ApiError, DigitsError, UnexpectedResponseError, UnreachableError
 from digits_client.transport import MAX_BODY_BYTES, PROBE_HEADER, TokenSource, read_token, write_server
 from handler import decoding, protocol
-from serving.config import ROOT, TOKENS, Config
+from serving.config import ROOT, TOKEN_KINDS, Config
 from tests.images import SMOKE
 from tests.servers import configure_free_ports, run_in_process
 
@@ -35,7 +35,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write_keys(path: Path) -> None:
-    path.write_text(json.dumps({kind: {"key": f"{kind}-of-file"} for kind in TOKENS}))
+    path.write_text(json.dumps({kind: {"key": f"{kind}-of-file"} for kind in TOKEN_KINDS}))
 
 
 def test_names_that_client_and_handler_share_are_equal() -> None:
@@ -47,7 +47,7 @@ def test_a_running_server_is_found_by_its_file_which_holds_no_token(
     server: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = (server.folder / "server.json").read_text()
-    assert not [kind for kind in TOKENS if read_token(server.key_file, kind) in text]
+    assert not [kind for kind in TOKEN_KINDS if read_token(server.key_file, kind) in text]
     monkeypatch.setenv("DIGITS_HOME", str(server.folder))
     assert find_server() == server.make_server()
     with DigitsClient() as client, ManagementClient() as management:
@@ -232,13 +232,13 @@ def test_another_service_at_the_address_is_a_documented_error(
 
 
 def is_rejected(config: Config, api: str, path: str, authorization: str) -> bool:
-    response = requests.get(config.url(api) + path, headers={"Authorization": authorization}, timeout=10)
+    response = requests.get(config.get_url(api) + path, headers={"Authorization": authorization}, timeout=10)
     return (response.status_code, response.json()["type"]) == (400, "InvalidKeyException")
 
 
 def test_nothing_but_the_apis_own_token_opens_it(server: Config) -> None:
     """Every operation without its token is an error in test_openapi.py."""
-    tokens = {kind: read_token(server.key_file, kind) for kind in TOKENS}
+    tokens = {kind: read_token(server.key_file, kind) for kind in TOKEN_KINDS}
     for api, path in (("inference", PREDICT), ("management", "/models")):
         own = tokens[api]
         others = [f"Bearer {token}" for kind, token in tokens.items() if kind != api]

@@ -57,7 +57,7 @@ def test_it_predicts_by_url_and_token(server: Config, binaries: Path, tmp_path: 
     token = read_token(server.key_file, "inference")
     code = f"""
 from digits_client import DigitsClient
-with DigitsClient(url={server.url("inference")!r}, token={token!r}) as client:
+with DigitsClient(url={server.get_url("inference")!r}, token={token!r}) as client:
     print(client.predict({str(ROOT / "handler/smoke/7.png")!r}).digit)
 """
     run = subprocess.run([binaries / "python", "-c", code], capture_output=True, text=True, cwd=tmp_path)
@@ -68,7 +68,7 @@ def test_its_command_predicts_and_says_what_is_missing(server: Config, binaries:
     environment = os.environ | {"DIGITS_INFERENCE_TOKEN": read_token(server.key_file, "inference")}
 
     def run(*words: str) -> "subprocess.CompletedProcess[str]":
-        command = [str(binaries / "digits"), *words, "--url", server.url("inference")]
+        command = [str(binaries / "digits"), *words, "--url", server.get_url("inference")]
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
 
     image = str(ROOT / "handler/smoke/3.png")

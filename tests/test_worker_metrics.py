@@ -1,4 +1,4 @@
-"""serving/worker_metrics.py: what real worker processes count is added up, also when they have ended."""
+"""serving/worker_metrics.py: metrics of real worker processes are summed, also after they have ended."""
 
 import errno
 import os
@@ -54,7 +54,7 @@ def read_totals(metrics: WorkerMetrics) -> dict[str, float]:
 @pytest.fixture
 def metrics(tmp_path: Path) -> WorkerMetrics:
     made = WorkerMetrics(tmp_path / "logs" / "metrics")
-    made.begin()
+    made.reset_folder()
     return made
 
 
@@ -70,11 +70,11 @@ def test_workers_that_end_are_still_counted(metrics: WorkerMetrics) -> None:
         process.kill()
         process.communicate()
     assert read_totals(metrics) == expected
-    metrics.begin()
+    metrics.reset_folder()
     assert list(metrics.collect()) == []
 
 
-def test_a_file_that_is_only_just_made_costs_the_others_nothing(metrics: WorkerMetrics) -> None:
+def test_an_empty_new_file_does_not_affect_the_others(metrics: WorkerMetrics) -> None:
     process = worker(metrics, 1)
     (metrics.folder / f"counter_{process.pid + 1}.db").touch()  # of a process that lives or has ended
     (metrics.folder / f"histogram_{os.getpid()}.db").touch()
@@ -87,7 +87,7 @@ def full(*_: object) -> None:
     raise OSError(errno.ENOSPC, "no space left on device")
 
 
-def test_on_a_full_disk_a_worker_serves_and_counts_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_full_disk_a_worker_serves_and_counts_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     monkeypatch.setattr("os.posix_fallocate", full)
     monkeypatch.setattr(values, "ValueClass", values.MultiProcessValue())  # type: ignore[no-untyped-call]

@@ -1,212 +1,212 @@
-// The page: what is drawn, dropped, pasted or photographed is read at once, explained, and compared when asked.
+// The page: predicts a digit that is drawn, dropped, pasted or photographed, explains it and compares versions.
 
-import * as answer from "/draw/answer.js";
+import { DrawingCanvas } from "/draw/canvas.js";
+import * as messages from "/draw/messages.js";
+import * as view from "/draw/prediction.js";
 import * as service from "/draw/service.js";
-import { Sheet } from "/draw/sheet.js";
-import * as words from "/draw/words.js";
 
-const ASK_AGAIN = 1000; // ms, while the service is not ready
+const POLL_MS = 1000; // while the service is not ready
 const START = "Draw a digit from 0 to 9.";
 
 const find = (id) => document.getElementById(id);
-const sheet = new Sheet(find("sheet"), changed, answer.say);
-let listed = { default: null, versions: [], max_bytes: Infinity };
-let shown = null; // the answer to what is on the sheet
-let target = null; // the digit to be explained, if it is not the one that was read
-let asking = new AbortController(); // of what is asked now
-let isWaiting = false; // for the service to be ready
+const canvas = new DrawingCanvas(find("canvas"), handleChange, view.showResult);
+let state = { default: null, versions: [], max_bytes: Infinity };
+let current = null; // the prediction for the content of the canvas
+let target = null; // the digit to explain, if not the predicted one
+let controller = new AbortController(); // of the current request
+let isWaiting = false; // for the service to become ready
 
-async function changed() {
+async function handleChange() {
   target = null;
-  if (sheet.isBlank) {
-    asking.abort();
-    shown = null;
-    answer.showProblem("");
-    answer.showNothing(START);
+  if (canvas.isBlank) {
+    controller.abort();
+    current = null;
+    view.showProblem("");
+    view.clearPrediction(START);
   } else {
-    await read();
+    await predict();
   }
 }
 
-// Asks about what is on the sheet. What was asked before is of no interest any more.
-async function read(notice = "") {
-  await attempt(async (signal) => {
-    begin();
-    const picture = await sheet.picture();
+// Predicts the content of the canvas; cancels an earlier request.
+async function predict(notice = "") {
+  await runRequest(async (signal) => {
+    startPrediction();
+    const image = await canvas.getImage();
     const version = find("version").value;
-    shown = await service.predict(picture, version, signal);
-    answer.showAnswer(shown);
-    answer.showProblem(notice);
-    if (version === "" && shown.model_version !== listed.default && !(await list())) return wait();
-    await why(picture, signal);
+    current = await service.predict(image, version, signal);
+    view.showPrediction(current);
+    view.showProblem(notice);
+    if (version === "" && current.model_version !== state.default && !(await updateState())) return waitUntilReady();
+    await explainCurrent(image, signal);
   });
 }
 
-// What is shown is not of what is asked about now.
-function begin() {
-  shown = null;
-  answer.showOld(true);
+// The prediction shown is outdated until the new one arrives.
+function startPrediction() {
+  current = null;
+  view.markOutdated(true);
 }
 
-// The answer stays where it cannot be explained.
-async function why(picture, signal) {
+// Explains the current prediction, which stays if that fails.
+async function explainCurrent(image, signal) {
   try {
-    const told = await service.explain(picture, target, shown.model_version, signal);
-    answer.showExplanation(told, shown.digit);
+    const explanation = await service.explain(image, target, current.model_version, signal);
+    view.showExplanation(explanation, current.digit);
   } catch (error) {
-    if (!(error instanceof service.Refusal)) throw error;
-    answer.forget();
-    answer.showProblem(words.unexplained(error));
+    if (!(error instanceof service.ServiceError)) throw error;
+    view.clearExplanation();
+    view.showProblem(messages.formatExplanationError(error));
   }
 }
 
-async function compare() {
-  await attempt(async (signal) => {
-    begin();
-    const picture = await sheet.picture();
+async function compareVersions() {
+  await runRequest(async (signal) => {
+    startPrediction();
+    const image = await canvas.getImage();
     const names = [find("version").value, find("other").value];
-    const [one, other] = await Promise.all(names.map((version) => service.predict(picture, version, signal)));
-    shown = one;
-    answer.showAnswer(one);
-    answer.showCompared(one, other);
-    await why(picture, signal);
+    const [one, other] = await Promise.all(names.map((version) => service.predict(image, version, signal)));
+    current = one;
+    view.showPrediction(one);
+    view.showComparison(one, other);
+    await explainCurrent(image, signal);
   });
 }
 
-async function explain(digit) {
+async function explainDigit(digit) {
   target = digit;
-  answer.press(digit);
-  if (shown) await attempt(async (signal) => why(await sheet.picture(), signal));
-  else await read(); // its answer is still under way
+  view.selectBar(digit);
+  if (current) await runRequest(async (signal) => explainCurrent(await canvas.getImage(), signal));
+  else await predict(); // the prediction has not arrived yet
 }
 
-// Does what is asked for, in the place of what was under way; tells what went wrong.
-async function attempt(what) {
-  asking.abort();
-  asking = new AbortController();
-  const { signal } = asking;
+// Runs `request` in place of the current one, and handles its errors.
+async function runRequest(request) {
+  controller.abort();
+  controller = new AbortController();
+  const { signal } = controller;
   try {
-    await what(signal);
+    await request(signal);
   } catch (error) {
-    if (error.name !== "AbortError" && !signal.aborted) await tell(error, signal);
+    if (error.name !== "AbortError" && !signal.aborted) await handleError(error, signal);
   }
 }
 
-async function tell(error, signal) {
-  if (!(error instanceof service.Refusal)) throw error;
-  if (error.type === "ModelVersionNotFoundException") return gone(error, signal);
-  if (!error.isNotReady) return refuse(words.problem(error));
-  answer.showProblem(words.problem(error));
+async function handleError(error, signal) {
+  if (!(error instanceof service.ServiceError)) throw error;
+  if (error.type === "ModelVersionNotFoundException") return handleMissingVersion(error, signal);
+  if (!error.isTemporary) return showError(messages.formatError(error));
+  view.showProblem(messages.formatError(error));
   await pause();
-  if (!signal.aborted) await wait();
+  if (!signal.aborted) await waitUntilReady();
 }
 
-function refuse(problem) {
-  shown = null;
-  answer.showNothing("Nothing was read.");
-  answer.showProblem(problem);
+function showError(problem) {
+  current = null;
+  view.clearPrediction("No prediction.");
+  view.showProblem(problem);
 }
 
-// A version that was chosen is not there any more: the default takes its place.
-async function gone(error, signal) {
-  const chosen = new Set([find("version").value, find("other").value].filter(Boolean));
-  if (!(await list())) return wait();
+// A selected version is no longer registered: the default takes its place.
+async function handleMissingVersion(error, signal) {
+  const selected = new Set([find("version").value, find("other").value].filter(Boolean));
+  if (!(await updateState())) return waitUntilReady();
   if (signal.aborted) return;
-  const missing = [...chosen].filter((name) => !listed.versions.includes(name));
-  if (missing.length === 0) return refuse(words.problem(error));
-  await read(words.gone(missing));
+  const missing = [...selected].filter((name) => !state.versions.includes(name));
+  if (missing.length === 0) return showError(messages.formatError(error));
+  await predict(messages.formatMissingVersions(missing));
 }
 
-// Until the service answers; then asks about what is on the sheet, unless that has been answered since.
-async function wait() {
-  answer.showOld(true);
+// Waits until the service is ready; then predicts the content of the canvas, unless there is a prediction by then.
+async function waitUntilReady() {
+  view.markOutdated(true);
   if (isWaiting) return;
   isWaiting = true;
-  while (!(await list())) await pause();
+  while (!(await updateState())) await pause();
   isWaiting = false;
-  answer.showOld(false);
-  if (sheet.isBlank) answer.showProblem("");
-  else if (shown === null) await read();
+  view.markOutdated(false);
+  if (canvas.isBlank) view.showProblem("");
+  else if (current === null) await predict();
 }
 
 function pause() {
-  return new Promise((resolve) => setTimeout(resolve, ASK_AGAIN));
+  return new Promise((resolve) => setTimeout(resolve, POLL_MS));
 }
 
-// Learns whether the service is ready, and its versions; false if it is not.
-async function list() {
-  const state = await service.state();
-  find("state").textContent = state.problem ? `Not ready: ${state.problem}. Waiting…` : "Ready.";
-  if (state.problem) return false;
-  listed = state;
-  offer();
+// Fetches the state of the service; returns whether it is ready.
+async function updateState() {
+  const latest = await service.getState();
+  find("state").textContent = latest.problem ? `Not ready: ${latest.problem}. Waiting…` : "Ready.";
+  if (latest.problem) return false;
+  state = latest;
+  updateVersions();
   return true;
 }
 
-// Fills the choices of versions, the second with others than the first stands for; tells what was chosen and is gone.
-function offer() {
-  const { default: current, versions } = listed;
-  const chosen = ["version", "other"].map((id) => find(id).dataset.chosen);
-  const missing = chosen.filter((name) => name && !versions.includes(name));
-  if (missing.length > 0) answer.showProblem(words.gone(missing));
-  choose(find("version"), [["", `default (${current})`], ...versions.map((name) => [name, name])]);
-  const own = find("version").value || current;
-  choose(find("other"), versions.filter((name) => name !== own).map((name) => [name, name]));
+// Fills the two lists of versions, the second without the version selected in the first; reports missing selections.
+function updateVersions() {
+  const { default: defaultVersion, versions } = state;
+  const selected = ["version", "other"].map((id) => find(id).dataset.selected);
+  const missing = selected.filter((name) => name && !versions.includes(name));
+  if (missing.length > 0) view.showProblem(messages.formatMissingVersions(missing));
+  setOptions(find("version"), [["", `default (${defaultVersion})`], ...versions.map((name) => [name, name])]);
+  const own = find("version").value || defaultVersion;
+  setOptions(find("other"), versions.filter((name) => name !== own).map((name) => [name, name]));
   const isAlone = versions.length < 2;
   find("other").disabled = find("compare").disabled = isAlone;
   find("versions-hint").hidden = !isAlone;
 }
 
-// Fills a list of choices; what a person has chosen stays so if it is still there, else it is the first.
-function choose(select, choices) {
-  select.replaceChildren(...choices.map(([value, text]) => new Option(text, value)));
-  if (choices.some(([value]) => value === select.dataset.chosen)) select.value = select.dataset.chosen;
-  else delete select.dataset.chosen;
+// Fills a list with options; keeps the selection if it is among them, else selects the first.
+function setOptions(select, options) {
+  select.replaceChildren(...options.map(([value, text]) => new Option(text, value)));
+  if (options.some(([value]) => value === select.dataset.selected)) select.value = select.dataset.selected;
+  else delete select.dataset.selected;
 }
 
-// What is on the sheet stays where the file is none to be sent.
-async function take(file) {
+// Puts a file on the canvas, whose content stays if the file is too large or unreadable.
+async function openFile(file) {
   if (!file) return;
-  if (file.size > listed.max_bytes) return answer.showProblem(words.tooLarge(file, listed.max_bytes));
+  if (file.size > state.max_bytes) return view.showProblem(messages.formatSizeError(file, state.max_bytes));
   try {
-    if (!(await sheet.show(file))) return;
+    if (!(await canvas.showFile(file))) return;
   } catch {
-    return answer.showProblem(words.unreadable(file));
+    return view.showProblem(messages.formatFileError(file));
   }
-  await changed();
+  await handleChange();
 }
 
-async function takeFrom(transfer, missing) {
-  const file = [...transfer.files].find((each) => each.type.startsWith("image/")) ?? transfer.files[0];
-  if (file) await take(file);
-  else answer.showProblem(missing);
+async function openTransfer(transfer, problem) {
+  const file = [...transfer.files].find((candidate) => candidate.type.startsWith("image/")) ?? transfer.files[0];
+  if (file) await openFile(file);
+  else view.showProblem(problem);
 }
 
-function listen() {
-  find("clear").addEventListener("click", () => { sheet.clear(); changed(); });
-  find("undo").addEventListener("click", () => { if (sheet.undo()) changed(); });
-  find("again").addEventListener("click", () => read());
-  find("compare").addEventListener("click", compare);
+function addListeners() {
+  find("clear").addEventListener("click", () => { canvas.clear(); handleChange(); });
+  find("undo").addEventListener("click", () => { if (canvas.undo()) handleChange(); });
+  find("predict").addEventListener("click", () => predict());
+  find("compare").addEventListener("click", compareVersions);
   for (const id of ["version", "other"]) {
-    find(id).addEventListener("change", (event) => { event.target.dataset.chosen = event.target.value; });
+    find(id).addEventListener("change", (event) => { event.target.dataset.selected = event.target.value; });
   }
   find("version").addEventListener("change", () => {
-    offer();
-    if (!sheet.isBlank) read();
+    updateVersions();
+    if (!canvas.isBlank) predict();
   });
   for (const id of ["file", "camera"]) {
     find(id).addEventListener("change", async (event) => {
-      await take(event.target.files[0]);
+      await openFile(event.target.files[0]);
       event.target.value = ""; // the same file may be chosen again
     });
   }
   for (const button of document.querySelectorAll("[data-example]")) {
     button.addEventListener("click", () =>
-      attempt(async (signal) => take(await service.example(button.dataset.example, signal))));
+      runRequest(async (signal) => openFile(await service.getExample(button.dataset.example, signal))));
   }
   document.addEventListener("paste", (event) => {
     event.preventDefault();
-    takeFrom(event.clipboardData, "Nothing pasted: there is no picture in the clipboard.");
+    openTransfer(event.clipboardData, "Nothing pasted: there is no image in the clipboard.");
   });
   document.addEventListener("dragover", (event) => {
     event.preventDefault();
@@ -216,11 +216,11 @@ function listen() {
   document.addEventListener("drop", (event) => {
     event.preventDefault();
     document.body.classList.remove("dropping");
-    takeFrom(event.dataTransfer, "Nothing dropped: what was dropped is no file; save the picture first.");
+    openTransfer(event.dataTransfer, "Nothing dropped: that was not a file; save the image first.");
   });
-  window.addEventListener("focus", async () => { if (!isWaiting && !(await list())) wait(); });
+  window.addEventListener("focus", async () => { if (!isWaiting && !(await updateState())) waitUntilReady(); });
 }
 
-answer.makeBars(explain);
-listen();
-wait();
+view.makeBars(explainDigit);
+addListeners();
+waitUntilReady();

@@ -1,69 +1,67 @@
-// Questions to the server of this page, which passes them on to the service.
+// Requests to the server of this page, which passes them on to the service.
 
 const JSON_TYPE = "application/json";
 
-// The service's refusal, as it says it: HTTP status, type, message.
-export class Refusal extends Error {
+// An error of the service: HTTP status, type, message.
+export class ServiceError extends Error {
   constructor(status, type, message) {
     super(message);
     Object.assign(this, { status, type });
   }
 
-  // Whether another moment may do: no worker, a full queue, a server that starts, drains or is gone.
-  get isNotReady() {
+  // Whether a retry may succeed: no worker, a full queue, a server that is starting, draining or unreachable.
+  get isTemporary() {
     return [0, 429, 503].includes(this.status);
   }
 }
 
-export function predict(picture, version, signal) {
-  return ask(`/draw/predictions?${query({ version })}`, { method: "POST", body: picture, signal });
+export function predict(image, version, signal) {
+  return fetchJson(`/draw/predictions?${makeQuery({ version })}`, { method: "POST", body: image, signal });
 }
 
-export function explain(picture, target, version, signal) {
-  return ask(`/draw/explanations?${query({ target, version })}`, { method: "POST", body: picture, signal });
+export function explain(image, target, version, signal) {
+  return fetchJson(`/draw/explanations?${makeQuery({ target, version })}`, { method: "POST", body: image, signal });
 }
 
-// Versions, the default among them, and the largest picture's bytes; or the problem that keeps it from answering.
-export async function state() {
+// The versions, the default and the size limit in bytes; or `problem` if the service is not ready.
+export async function getState() {
   try {
-    return await ask("/draw/state");
+    return await fetchJson("/draw/state");
   } catch (error) {
     return { problem: error.message };
   }
 }
 
-// An example's file.
-export async function example(name, signal) {
-  const response = await reach(`/draw/examples/${name}`, { signal });
-  if (!response.ok) throw new Refusal(response.status, response.statusText, `there is no example ${name}`);
-  return whole(response.blob());
+export async function getExample(name, signal) {
+  const response = await fetchResponse(`/draw/examples/${name}`, { signal });
+  if (!response.ok) throw new ServiceError(response.status, response.statusText, `there is no example ${name}`);
+  return rethrowUnreachable(response.blob());
 }
 
-async function ask(path, options) {
-  const response = await reach(path, options);
+async function fetchJson(path, options) {
+  const response = await fetchResponse(path, options);
   if (!response.headers.get("Content-Type")?.startsWith(JSON_TYPE)) {
-    throw new Refusal(response.status, response.statusText, "the answer is not understood");
+    throw new ServiceError(response.status, response.statusText, "unexpected response");
   }
-  const told = await whole(response.json());
-  if ("code" in told) throw new Refusal(told.code, told.type, told.message);
-  return told;
+  const body = await rethrowUnreachable(response.json());
+  if ("code" in body) throw new ServiceError(body.code, body.type, body.message);
+  return body;
 }
 
-function reach(path, options) {
-  return whole(fetch(path, options));
+function fetchResponse(path, options) {
+  return rethrowUnreachable(fetch(path, options));
 }
 
-// What arrives to its end.
-async function whole(arriving) {
+// Turns a broken connection into a ServiceError.
+async function rethrowUnreachable(promise) {
   try {
-    return await arriving;
+    return await promise;
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Refusal(0, "Unreachable", "the server does not answer; `make serve` starts it");
+    throw new ServiceError(0, "Unreachable", "the server does not respond; `make serve` starts it");
   }
 }
 
-function query(fields) {
-  const given = Object.entries(fields).filter(([, value]) => value !== "" && value !== null);
-  return new URLSearchParams(given);
+function makeQuery(fields) {
+  return new URLSearchParams(Object.entries(fields).filter(([, value]) => value !== "" && value !== null));
 }

@@ -1,4 +1,4 @@
-"""Processor time of TorchServe's workers, which tells whether requests are under way (digits_client.wait_idle)."""
+"""CPU time of TorchServe's workers, which shows whether requests are in progress (digits_client.wait_idle)."""
 
 import time
 from collections.abc import Iterable
@@ -8,10 +8,10 @@ import psutil
 from digits_client.types import Version
 
 
-def measure_work(versions: Iterable[Version]) -> dict[str, float]:
-    """Return processor seconds of the READY workers by version; they change between any two looks while one works.
+def measure_cpu_time(versions: Iterable[Version]) -> dict[str, float]:
+    """Return the CPU seconds of the READY workers by version; they differ between two calls while a worker is busy.
 
-    A worker has one thread and reads its images from memory, so it uses the processor while it has something in hand.
+    A worker has one thread and reads its images from memory, so it uses the CPU while it handles a request.
     """
     return {
         version.version: sum(_measure_worker(worker.pid) for worker in version.workers if worker.status == "READY")
@@ -24,5 +24,5 @@ def _measure_worker(pid: int) -> float:
         process = psutil.Process(pid)
         times = process.cpu_times()
         return time.monotonic() if process.status() == psutil.STATUS_RUNNING else times.user + times.system
-    except psutil.Error:  # it died: what it had in hand has been answered with an error
+    except psutil.Error:  # it died: TorchServe has answered its requests with an error
         return 0.0
