@@ -153,11 +153,12 @@ test-slow: $(INSTALLED_DEV) ## what takes minutes: alerts, exact counts, recover
 soak: $(INSTALLED_DEV) ## some 40 minutes: load amid promotions and kills, memory, mutated requests; ARGS=options of pytest
 	@$(PY) -m pytest -m soak $(ARGS)
 
-lint: $(INSTALLED_DEV) ## ruff, mypy and import-linter
+lint: $(INSTALLED_DEV) ## ruff, mypy, import-linter, and the check of names, sentences and length of the docs
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-logo
+	@$(PY) -m tools.check_language
 
 audit: $(INSTALLED_DEV) ## known vulnerabilities of all that is in .venv, by pip-audit; needs PyPI's own address
 	@$(PY) -m pip list --format freeze | sed 's/+.*//' | .venv/bin/pip-audit --strict --no-deps --disable-pip -r /dev/stdin $(ARGS)
