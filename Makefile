@@ -31,6 +31,8 @@ PY := .venv/bin/python
 INSTALLED := .venv/installed
 INSTALLED_DEV := .venv/installed-dev
 INSTALLED_BENCH := .venv/installed-bench
+MEASURED := handler digits_client training serving
+COVERAGE := .coverage/measured
 BUNDLED := scripted_model.pt model/model.json handler/model-config.yaml $(wildcard handler/*.py handler/smoke/*.png)
 
 # DIGITS_HOME, from the environment or the command line, is the folder of state, logs and archives; one of its own, for `make clean`.
@@ -143,12 +145,28 @@ bench: $(INSTALLED_BENCH) ## some 20 minutes: serving beside FastAPI, LitServe a
 bench-quick: $(INSTALLED_BENCH) ## the same in two minutes, for a first look
 	@$(PY) -m benchmarks compare-servers --quick
 
-# Most tests run two at once; those marked `serial` run by themselves afterwards. With ARGS one run, of what they name.
-test: $(INSTALLED_DEV) ## the tests that an edit can break, real TorchServe included; ARGS=options of pytest
-	@$(if $(ARGS),$(PY) -m pytest $(ARGS),$(PY) -m pytest -m "not serial and not slow and not soak" -n 2 --dist loadfile --no-loadscope-reorder && $(PY) -m pytest -m "serial and not slow and not soak")
+# Most tests run in two processes, with line coverage of all Python processes; those marked `serial` run alone afterwards.
+# With ARGS, one run of the tests named there.
+define run_parallel_tests
+rm -rf .coverage && mkdir .coverage && \
+  COVERAGE_PROCESS_START=$(call quote,CURDIR)/pyproject.toml COVERAGE_FILE=$(call quote,CURDIR)/.coverage/data \
+  $(PY) -m pytest -m "not serial and not slow and not soak" -n 2 --dist loadfile --no-loadscope-reorder && touch $(COVERAGE)
+endef
 
-test-slow: $(INSTALLED_DEV) ## what takes minutes: alerts, exact counts, recovery, notebooks, browser timings, shell blocks of the docs
-	@$(if $(ARGS),$(PY) -m pytest -m "slow and not soak" $(ARGS),$(PY) -m pytest -m "slow and not serial and not soak" -n 2 --dist loadfile --no-loadscope-reorder && $(PY) -m pytest -m "slow and serial and not soak")
+test: $(INSTALLED_DEV) ## the tests that an edit can break, real TorchServe included; ARGS=options of pytest
+	@$(if $(ARGS),$(PY) -m pytest $(ARGS),$(run_parallel_tests) && $(PY) -m pytest -m "serial and not slow and not soak")
+
+# `make test` has just written it in CI; it is written again when a file has changed.
+$(COVERAGE): $(INSTALLED_DEV) $(wildcard $(MEASURED:=/*.py) tests/*.py)
+	@$(run_parallel_tests)
+
+define check_coverage
+export COVERAGE_FILE=.coverage/data && $(PY) -m coverage combine --quiet --keep && for package in $(MEASURED); do \
+  $(PY) -m coverage report --include="$$package/*" --fail-under 90 || exit; done
+endef
+
+test-slow: $(INSTALLED_DEV) $(if $(ARGS),,$(COVERAGE)) ## what takes minutes: alerts, exact counts, recovery, notebooks, browser timings, shell blocks of the docs; coverage
+	@$(if $(ARGS),$(PY) -m pytest -m "slow and not soak" $(ARGS),$(PY) -m pytest -m "slow and not serial and not soak" -n 2 --dist loadfile --no-loadscope-reorder && $(PY) -m pytest -m "slow and serial and not soak" && $(check_coverage))
 
 soak: $(INSTALLED_DEV) ## some 40 minutes: load amid promotions and kills, memory, mutated requests; ARGS=options of pytest
 	@$(PY) -m pytest -m soak $(ARGS)
@@ -174,7 +192,7 @@ wheel: $(INSTALLED) ## dist/: the client's wheel, digits-client, for callers els
 	@rm -rf build && $(PY) -m pip wheel --quiet --no-deps --wheel-dir dist . && rm -rf build digits_client.egg-info && ls dist/*.whl
 
 clean: ## remove .venv, archives, logs and caches; models stay
-	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache $(call quote,FOLDER)logs $(if $(DIGITS_HOME),$(call quote,FOLDER)tmp) $(call quote,STATE) $(call quote,STORE)/digits-*.mar*
+	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .coverage $(call quote,FOLDER)logs $(if $(DIGITS_HOME),$(call quote,FOLDER)tmp) $(call quote,STATE) $(call quote,STORE)/digits-*.mar*
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A .venv that works is kept, unless PYTHON names another Python.
