@@ -32,6 +32,8 @@ INSTALLED := .venv/installed
 INSTALLED_DEV := .venv/installed-dev
 INSTALLED_BENCH := .venv/installed-bench
 INSTALLED_DOCS := .venv/installed-docs
+MEASURED := handler digits_client training serving
+COVERAGE := .coverage/measured
 BUNDLED := scripted_model.pt model/model.json handler/model-config.yaml $(wildcard handler/*.py handler/smoke/*.png)
 
 # DIGITS_HOME, from the environment or the command line, is the folder of state, logs and archives. `make clean` removes
@@ -144,21 +146,38 @@ bench: $(INSTALLED_BENCH) ## compare with FastAPI, LitServe and TorchServe's def
 bench-quick: $(INSTALLED_BENCH) ## the same in two minutes, less exact
 	@$(PY) -m benchmarks compare-servers --quick
 
-# Most tests run in two processes; those marked `serial` run alone afterwards. With ARGS, one run of the tests named there.
-test: $(INSTALLED_DEV) ## run the tests, including those with a real TorchServe; ARGS=options of pytest
-	@$(if $(ARGS),$(PY) -m pytest $(ARGS),$(PY) -m pytest -m "not serial and not slow and not soak" -n 2 --dist loadfile --no-loadscope-reorder && $(PY) -m pytest -m "serial and not slow and not soak")
+# Most tests run in two processes, with line coverage of all Python processes; those marked `serial` run alone afterwards.
+# With ARGS, one run of the tests named there.
+define run_parallel_tests
+rm -rf .coverage && mkdir .coverage && \
+  COVERAGE_PROCESS_START=$(call quote,CURDIR)/pyproject.toml COVERAGE_FILE=$(call quote,CURDIR)/.coverage/data \
+  $(PY) -m pytest -m "not serial and not slow and not soak" -n 2 --dist loadfile --no-loadscope-reorder && touch $(COVERAGE)
+endef
 
-test-slow: $(INSTALLED_DEV) ## run the slow tests: alerts, exact counts, recovery, notebooks, browser timings, shell blocks of the docs
-	@$(if $(ARGS),$(PY) -m pytest -m "slow and not soak" $(ARGS),$(PY) -m pytest -m "slow and not serial and not soak" -n 2 --dist loadfile --no-loadscope-reorder && $(PY) -m pytest -m "slow and serial and not soak")
+test: $(INSTALLED_DEV) ## run the tests, including those with a real TorchServe, and measure coverage; ARGS=options of pytest
+	@$(if $(ARGS),$(PY) -m pytest $(ARGS),$(run_parallel_tests) && $(PY) -m pytest -m "serial and not slow and not soak")
+
+# `make test` has just written it in CI; it is written again when a file has changed.
+$(COVERAGE): $(INSTALLED_DEV) $(wildcard $(MEASURED:=/*.py) tests/*.py)
+	@$(run_parallel_tests)
+
+define check_coverage
+export COVERAGE_FILE=.coverage/data && $(PY) -m coverage combine --quiet --keep && for package in $(MEASURED); do \
+  $(PY) -m coverage report --include="$$package/*" --fail-under 90 || exit; done
+endef
+
+test-slow: $(INSTALLED_DEV) $(if $(ARGS),,$(COVERAGE)) ## run the slow tests: alerts, exact counts, recovery, notebooks, browser timings, shell blocks of the docs; check coverage
+	@$(if $(ARGS),$(PY) -m pytest -m "slow and not soak" $(ARGS),$(PY) -m pytest -m "slow and not serial and not soak" -n 2 --dist loadfile --no-loadscope-reorder && $(PY) -m pytest -m "slow and serial and not soak" && $(check_coverage))
 
 soak: $(INSTALLED_DEV) ## run the soak tests, about 40 minutes: load during promotions and crashes, memory, fuzzing; ARGS=options of pytest
 	@$(PY) -m pytest -m soak $(ARGS)
 
-lint: $(INSTALLED_DEV) ## run ruff, mypy and import-linter
+lint: $(INSTALLED_DEV) ## run ruff, mypy, import-linter and the check of names, sentences and length of the docs
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-logo
+	@$(PY) -m tools.check_language
 
 audit: $(INSTALLED_DEV) ## list known vulnerabilities of the packages in .venv with pip-audit; needs access to PyPI
 	@$(PY) -m pip list --format freeze | sed 's/+.*//' | .venv/bin/pip-audit --strict --no-deps --disable-pip -r /dev/stdin $(ARGS)
@@ -179,7 +198,7 @@ wheel: $(INSTALLED) ## build the client's wheel, digits-client, in dist/
 	@rm -rf build && $(PY) -m pip wheel --quiet --no-deps --wheel-dir dist . && rm -rf build digits_client.egg-info && ls dist/*.whl
 
 clean: ## remove .venv, archives, state, logs and caches, but no models
-	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache $(call quote,FOLDER)logs $(if $(DIGITS_HOME),$(call quote,FOLDER)tmp) $(call quote,STATE) $(call quote,STORE)/digits-*.mar*
+	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .coverage $(call quote,FOLDER)logs $(if $(DIGITS_HOME),$(call quote,FOLDER)tmp) $(call quote,STATE) $(call quote,STORE)/digits-*.mar*
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@rm -rf docs/_build
 

@@ -6,7 +6,17 @@ from importlib import import_module
 
 from serving.config import ROOT
 
-PACKAGES = ("common", "handler", "digits_client", "training", "serving", "evaluation", "monitoring", "benchmarks")
+PACKAGES = (
+    "common",
+    "handler",
+    "digits_client",
+    "training",
+    "serving",
+    "evaluation",
+    "monitoring",
+    "benchmarks",
+    "tools",
+)
 MODULES = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
 
 
