@@ -19,7 +19,7 @@ BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "tutorial.md").read_tex
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 @pytest.mark.skipif(not (ROOT / ".venv" / "installed").exists(), reason="needs the .venv that `make test` prepares")
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_tutorial_rolls_out_a_trained_model_and_restores_the_shipped_one(checkout: tuple[Path, ServingConfig]) -> None:
     folder, config = checkout
     (folder / "blocks.sh").write_text(with_ports("set -euo pipefail\n" + "\n".join(BLOCKS), config))
