@@ -6,6 +6,7 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -198,10 +199,21 @@ def metrics(given: Namespace, server: Server) -> int:
 
 
 def list_versions(client: ManagementClient) -> list[dict[str, Any]]:
-    """Return a row for every registered version, as `models` prints it."""
+    """Return a row for every registered version, as `models` prints it.
+
+    Training run and accuracy on its test images are those of the supervisor's metrics, empty where it has none.
+    """
     versions = client.list_versions()
     default = client.get_default().version if versions else None
-    return [_describe_version(versions[name], default) for name in sorted(versions, key=make_sort_key)]
+    runs: dict[str, dict[str, str]] = {}
+    with suppress(DigitsError):  # the supervisor's address need not be open to callers
+        samples = client.status.read_metrics(False)
+        runs = {each.labels["version"]: each.labels for each in samples if each.name == "digits_model_info"}
+    return [
+        _describe_version(versions[name], default)
+        | {"run": runs.get(name, {}).get("run_id", ""), "accuracy": runs.get(name, {}).get("accuracy", "")}
+        for name in sorted(versions, key=make_sort_key)
+    ]
 
 
 def _get_version(given: Namespace) -> str:

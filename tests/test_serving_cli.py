@@ -214,7 +214,10 @@ def test_roll_out_by_command(running_here: Config) -> None:
     assert (scaled[0]["version"], scaled[0]["ready"]) == ("1.1", 1)
     gone = run_in_process(running_here, "unregister", "1.1")
     assert gone.stdout.startswith("1.1 is unregistered; its archive stays in")
-    assert [each["version"] for each in json.loads(run_in_process(running_here, "models", "--json").stdout)] == ["1.0"]
+    [model] = json.loads(run_in_process(running_here, "models", "--json").stdout)
+    record = json.loads((ROOT / "model" / "model.json").read_text())
+    assert (model["version"], model["run"]) == ("1.0", record["run_id"])
+    assert float(model["accuracy"]) == pytest.approx(record["metrics"]["test"]["accuracy"], abs=1e-6)
 
 
 def test_compare_counts_and_lists_the_differences(running_here: Config, folder: Path, project: Path) -> None:
