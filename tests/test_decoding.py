@@ -51,6 +51,7 @@ def test_a_large_picture_is_read_reduced_with_its_aspect(kind: str, mode: str) -
     assert grey.shape[1] / grey.shape[0] == pytest.approx(4 / 3, rel=0.01)
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize(
     "image",
     [
@@ -83,6 +84,7 @@ def _parts(start: bytes, part: bytes) -> bytes:
     return start + part * ((MAX_BYTES - len(start)) // len(part))
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize(
     "picture",
     [
