@@ -70,6 +70,7 @@ def test_large_image_is_reduced_while_it_is_decoded(kind: str, mode: str) -> Non
     assert gray.shape[1] / gray.shape[0] == pytest.approx(4 / 3, rel=0.01)
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize(
     "image",
     [
@@ -104,6 +105,7 @@ def _repeat_part(start: bytes, part: bytes) -> bytes:
     return start + part * ((MAX_BYTES - len(start)) // len(part))
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize(
     "content",
     [
