@@ -80,10 +80,8 @@ def _find_page(gray: GrayImage) -> GrayImage | None:
     if bright_share <= 1 - MIN_DARK_BORDER:
         return _find_large_rectangle(bright)
     page = _find_large_rectangle(cv2.bitwise_not(bright)) if bright_share >= MIN_BRIGHT_BORDER else None
-    if page is None:
-        return None
-    drawn = cv2.countNonZero(cv2.bitwise_and(page, bright))
-    return page if drawn >= MIN_DARK_PAGE_FOREGROUND * cv2.countNonZero(page) else None
+    drawn = 0 if page is None else cv2.countNonZero(cv2.bitwise_and(page, bright))
+    return None if page is None or drawn < MIN_DARK_PAGE_FOREGROUND * cv2.countNonZero(page) else page
 
 
 def _find_large_rectangle(mask: GrayImage) -> GrayImage | None:

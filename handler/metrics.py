@@ -71,8 +71,7 @@ class Metrics:
         self.warnings = {warning: warnings.labels(version, warning) for warning in WARNINGS}
         for kind in KINDS:
             self.requests(kind, 200)
-        low_confidence = counter("low_confidence", "predictions below the acceptance threshold")
-        self.low_confidence = low_confidence.labels(version)
+        self.low_confidence = counter("low_confidence", "rejected predictions").labels(version)
         self.probes = counter("probes", "requests with the header X-Digits-Probe; in no other metric").labels(version)
         self.busy = counter("busy_seconds", "seconds that workers spent on batches").labels(version)
         self.confidence = histogram("confidence", "calibrated confidence of predictions", CONFIDENCE_BINS)
@@ -108,8 +107,7 @@ class Metrics:
         predictions = [image.prediction for image in images]
         for digit, count in Tally([prediction["digit"] for prediction in predictions]).items():
             self.predictions[digit].inc(count)
-        names = [name for prediction in predictions for name in prediction["warnings"]]
-        for warning, count in Tally(names).items():
+        for warning, count in Tally([name for prediction in predictions for name in prediction["warnings"]]).items():
             self.warnings[warning].inc(count)
         self.low_confidence.inc(sum(not prediction["accepted"] for prediction in predictions))
         _observe_all(self.confidence, [prediction["confidence"] for prediction in predictions])
