@@ -147,7 +147,7 @@ def test_a_version_whose_workers_die_is_not_registered(
     client: LocalManagementClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = copy_project(tmp_path)
-    (project / "handler" / "confidence.py").write_text("raise ImportError('broken')\n")
+    (project / "handler" / "calibration.py").write_text("raise ImportError('broken')\n")
     build_archive("6.8", client.store, project)
     monkeypatch.setattr("digits_client.management.LOAD_SECONDS", 5.0)
     with pytest.raises(DigitsError, match=r"0 of 2 workers of 6\.8 are READY after 5 s; .*logs/torchserve\.log"):

@@ -136,17 +136,17 @@ def test_a_model_that_fails_the_smoke_test_is_not_ready(tmp_path: Path) -> None:
 
 HANGS = """
 
-_read = Calibration.probabilities
+_compute = Calibration.compute_probabilities
 
 
-def _hanging(*given):
+def _hang(*args):
     import os, time
     while os.path.exists({brake!r}):
         time.sleep(0.1)
-    return _read(*given)
+    return _compute(*args)
 
 
-Calibration.probabilities = _hanging
+Calibration.compute_probabilities = _hang
 """
 
 
@@ -154,7 +154,7 @@ Calibration.probabilities = _hanging
 def test_ready_is_503_while_all_workers_hang(own: Config, project: Path) -> None:
     """Their processes live, and TorchServe lists them as READY."""
     brake = own.folder / "brake"
-    with (project / "handler" / "confidence.py").open("a") as handler:
+    with (project / "handler" / "calibration.py").open("a") as handler:
         handler.write(HANGS.format(brake=str(brake)))
     build_archive("1.0", own.model_store, project)
     with serving_client(own) as (_, client):
