@@ -177,14 +177,13 @@ lint: $(INSTALLED_DEV) ## run ruff, mypy, import-linter and the check of names, 
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-logo
-	@$(PY) -m tools.check_language
+	@$(PY) -m tests.check_language
 
 audit: $(INSTALLED_DEV) ## list known vulnerabilities of the packages in .venv with pip-audit; needs access to PyPI
 	@$(PY) -m pip list --format freeze | sed 's/+.*//' | .venv/bin/pip-audit --strict --no-deps --disable-pip -r /dev/stdin $(ARGS)
 
 # Sphinx: -E reads all pages again, -W makes a dead link an error.
-docs: $(INSTALLED_DOCS) ## build the documentation site in docs/_build, its page of commands first
-	@$(PY) -m tools.write_commands_page
+docs: $(INSTALLED_DOCS) ## build the documentation site in docs/_build
 	@$(PY) -m sphinx -E -W --keep-going -n -q docs docs/_build && echo docs/_build/index.html
 
 licences: $(INSTALLED_DEV) ## write docs/licences.md: the licences of the packages in .venv

@@ -6,7 +6,7 @@ from typing import Any
 project = "Digit service"
 html_title = project
 html_theme = "furo"
-extensions = ["myst_parser", "sphinxcontrib.mermaid"]
+extensions = ["myst_parser", "sphinx_argparse_cli", "sphinxcontrib.mermaid"]
 exclude_patterns = ["_build"]
 myst_heading_anchors = 4  # levels of headings; anchors are GitHub's
 myst_fence_as_directive = ["mermaid"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from serving.config import ROOT
-from tools.check_language import GENERATED_PAGES, check_pages, check_sources, check_subjects
+from tests.check_language import GENERATED_PAGES, check_pages, check_sources, check_subjects
 
 PLAIN = '''"""Reads images."""
 
@@ -87,9 +87,8 @@ def test_the_check_fails_on_a_broken_rule_and_passes_without_history(tmp_path: P
     for name, source in {"a.py": PLAIN, "tests/b.py": "# each", ".venv/c.py": "# each", "README.md": "few"}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(source)
-    (tmp_path / "tools").mkdir()
-    script = tmp_path / "tools" / "check_language.py"
-    script.write_text((ROOT / "tools" / "check_language.py").read_text())
+    script = tmp_path / "tests" / "check_language.py"
+    script.write_text((ROOT / "tests" / "check_language.py").read_text())
 
     def run_check() -> "subprocess.CompletedProcess[str]":
         environment = {"PATH": "/nowhere"}  # without git

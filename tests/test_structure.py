@@ -15,7 +15,6 @@ PACKAGES = (
     "evaluation",
     "monitoring",
     "benchmarks",
-    "tools",
 )
 MODULES = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
 
