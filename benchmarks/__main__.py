@@ -7,7 +7,7 @@ import sys
 from common.command_line import add_command, run_command
 
 
-def parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     text = "this project beside FastAPI, LitServe and TorchServe's defaults"
@@ -21,4 +21,4 @@ def parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers are stopped however this ends
-    sys.exit(run_command(parser()))
+    sys.exit(run_command(make_parser()))

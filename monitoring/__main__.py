@@ -10,7 +10,7 @@ from serving.config import DEFAULT, read_config
 ADDRESS = "127.0.0.1:9090"  # Prometheus' default
 
 
-def parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     """Build the command line."""
     top = argparse.ArgumentParser(
         "python -m monitoring",
@@ -29,4 +29,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(parser()))
+    sys.exit(run_command(make_parser()))

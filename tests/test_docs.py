@@ -28,7 +28,7 @@ from training.recipe import RECIPES, Config
 
 README = (ROOT / "README.md").read_text()
 REFERENCE = "".join((ROOT / "docs" / name).read_text() for name in ("reference.md", "client.md"))
-PARSERS = [training_cli.parser(), serving_cli.parser(), evaluation_cli.parser(), monitoring_cli.parser()]
+PARSERS = [training_cli.parser(), serving_cli.parser(), evaluation_cli.make_parser(), monitoring_cli.make_parser()]
 PARSERS += [digits_cli.make_parser()]
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from evaluation.corruptions import CHANGES
+from evaluation.corruptions import CORRUPTIONS
 from evaluation.handler_runner import HandlerRunner, start_handler
-from evaluation.outlier_sets import texture
+from evaluation.outlier_sets import make_textures
 from evaluation.sets import encode_png
 from evaluation.synthetic_photos import make_photo
 from handler.drift import FEATURES, FLOOR, WINDOW, Counts, DriftWindow, compute_psi, count_features
@@ -83,9 +83,9 @@ def drift(handler: HandlerRunner, pictures: list[bytes]) -> float:
     handler.handler.metrics = metrics = Metrics("0")
     window = DriftWindow()
     window.add(count_features(metrics.registry.collect())["0"])
-    for start in range(0, len(pictures), handler.batch):
+    for start in range(0, len(pictures), handler.batch_size):
         if window.images < WINDOW:
-            handler.answers(pictures[start : start + handler.batch], "")
+            handler.predict(pictures[start : start + handler.batch_size], "")
             window.add(count_features(metrics.registry.collect())["0"])
     index = window.compute_drift(REFERENCE["shares"])
     assert index.keys() == set(FEATURES)
@@ -105,7 +105,7 @@ def test_digits_like_those_it_was_measured_on_do_not_drift(asking: HandlerRunner
 
 @pytest.mark.parametrize("change", ["inverted", "blurred"])
 def test_changed_digits_drift(change: str, asking: HandlerRunner, digits: NDArray[np.uint8]) -> None:
-    changed = CHANGES[change](digits, np.random.default_rng(0))
+    changed = CORRUPTIONS[change](digits, np.random.default_rng(0))
     assert drift(asking, [encode_png(grey) for grey in changed]) > 0.25
 
 
@@ -116,5 +116,5 @@ def test_photos_drift(asking: HandlerRunner, digits: NDArray[np.uint8]) -> None:
 
 
 def test_what_is_no_digit_drifts(asking: HandlerRunner) -> None:
-    pictures = texture(np.random.default_rng(0), 2 * WINDOW)  # some are refused as blank
+    pictures = make_textures(np.random.default_rng(0), 2 * WINDOW)  # some are refused as blank
     assert drift(asking, [encode_png(grey) for grey in pictures]) > 0.25
