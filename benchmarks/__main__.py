@@ -12,10 +12,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     text = "compare this project with FastAPI, LitServe and TorchServe's defaults; write docs/performance/bench.md"
-    compare = add_command(commands, "compare-servers", "benchmarks.compare_servers:run", text)
+    compare = add_command(commands, "compare-servers", "benchmarks.compare_servers:compare_servers", text)
     compare.add_argument("--quick", action="store_true", help="two minutes; print the page, do not write it")
     text = "measure accuracy through the served API, and its agreement with training"
-    evaluate = add_command(commands, "evaluate-served", "benchmarks.evaluate_served:run", text)
+    evaluate = add_command(commands, "evaluate-served", "benchmarks.evaluate_served:evaluate_served", text)
     evaluate.add_argument("--data", default="mnist", help="mnist, mnist5k or a torchvision root (default: %(default)s)")
     return parser
 

@@ -65,7 +65,7 @@ maximum after any workload. From the start command to ready this project takes {
 """
 
 
-def run(args: argparse.Namespace) -> int:
+def compare_servers(args: argparse.Namespace) -> int:
     """Compare the servers and write the page, or print it after a quick run."""
     machine = describe_machine() | {"wrk": describe_wrk()}
     workloads = [WARM_UP, *WORKLOADS]

@@ -29,7 +29,7 @@ from training.predict import RELEASED
 CONNECTIONS = 8
 
 
-def run(args: argparse.Namespace) -> int:
+def evaluate_served(args: argparse.Namespace) -> int:
     """Evaluate on the test images of `args.data` and print the result."""
     arrays, labels = load_raw_images(args.data)
     images = [cv2.imencode(".png", array)[1].tobytes() for array in arrays]

@@ -68,10 +68,8 @@ def blur(images: Images, _random: np.random.Generator) -> list[Images]:
 
 def add_noise(images: Images, random: np.random.Generator) -> list[Images]:
     """Add Gaussian noise of NOISE_SIGMA and clip to 0..255."""
-    return [
-        np.clip(np.rint(image + random.normal(0, NOISE_SIGMA, image.shape)), 0, 255).astype(np.uint8)
-        for image in images
-    ]
+    noisy = (image + random.normal(0, NOISE_SIGMA, image.shape) for image in images)
+    return [np.clip(np.rint(image), 0, 255).astype(np.uint8) for image in noisy]
 
 
 CORRUPTIONS: Final[dict[str, Corruption]] = {

@@ -43,12 +43,8 @@ def plot_reliability(results: Sequence[Result], caption: str, path: Path) -> Non
         error_bars = np.clip((accuracy - low, high - accuracy), 0, None)
         label = f"bin, 95% Wilson interval; ECE {result.calibration_error:.2%}"
         upper.errorbar(mean_confidence, accuracy, error_bars, fmt="o", markersize=5, capsize=3, label=label)
-        upper.set(
-            title=f"{result.name}, {result.count:,} images",
-            ylabel="accuracy",
-            ylim=(-0.03, 1.27),
-            yticks=np.arange(6) / 5,
-        )
+        upper.set_title(f"{result.name}, {result.count:,} images")
+        upper.set(ylabel="accuracy", ylim=(-0.03, 1.27), yticks=np.arange(6) / 5)
         upper.legend(loc="upper left", fontsize=9)
         bars = lower.bar((np.arange(BINS) + 0.5) / BINS, counts, 0.9 / BINS)
         lower.bar_label(bars, [f"{count:,}" if count else "" for count in counts], fontsize=7, padding=2, rotation=90)

@@ -10,21 +10,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation import figures
+from evaluation import figures, sets
 from evaluation.handler_runner import start_handler
 from evaluation.ood_scores import BINS, compute_auroc
 from evaluation.outlier_sets import MissingDatasetError
 from evaluation.results import Result, evaluate_set
-from evaluation.sets import (
-    CLEAN,
-    PHOTO_LIKE,
-    ImageSet,
-    encode_png,
-    load_fashion_mnist_set,
-    load_scikit_learn_digits,
-    make_digit_sets,
-    make_outlier_sets,
-)
 from handler.calibration import SCORE_TEMPERATURE_SCALE, read_calibration
 from serving.config import ROOT
 from training.data import load_raw_images
@@ -94,7 +84,7 @@ def write_report(source: str, folder: Path, photos: int, outliers: int, part: st
     """Write report.md and its figures to `folder`, for MNIST's `part` in `source`; raise DataError if it is missing."""
     images, labels = load_raw_images(source, part)
     with start_handler() as handler:
-        digit_sets = chain(make_digit_sets(images, labels, SEED, photos), [load_scikit_learn_digits()])
+        digit_sets = chain(sets.make_digit_sets(images, labels, SEED, photos), [sets.load_scikit_learn_digits()])
         digits = [evaluate_set(handler, image_set) for image_set in digit_sets]
         others = [evaluate_set(handler, image_set) for image_set in _make_outlier_sets(outliers)]
     command = f"python -m evaluation report --data {source} --part {part} --photos {photos} --outliers {outliers}"
@@ -106,12 +96,12 @@ def write_report(source: str, folder: Path, photos: int, outliers: int, part: st
     return folder / "report.md"
 
 
-def _make_outlier_sets(count: int) -> Iterator[ImageSet]:
+def _make_outlier_sets(count: int) -> Iterator[sets.ImageSet]:
     try:
-        yield load_fashion_mnist_set()
+        yield sets.load_fashion_mnist_set()
     except MissingDatasetError as missing:
         print(f"skipped: {missing}")
-    yield from make_outlier_sets(SEED, count)
+    yield from sets.make_outlier_sets(SEED, count)
 
 
 def _read_record() -> dict[str, str]:
@@ -120,17 +110,17 @@ def _read_record() -> dict[str, str]:
 
 def _plot_figures(folder: Path, digits: list[Result], images: NDArray[np.uint8], caption: str) -> None:
     by_name = {result.name: result for result in digits}
-    clean, photos = by_name[CLEAN], by_name[PHOTO_LIKE]
+    clean, photos = by_name[sets.CLEAN], by_name[sets.PHOTO_LIKE]
     figures.plot_reliability((clean, photos), caption, folder / "reliability.png")
     figures.plot_risk_coverage(digits, caption, folder / "risk_coverage.png")
     for result in (clean, photos):
         figures.plot_mistakes(result, caption, folder / f"mistakes_{result.name}.png")
-    examples = [(name, by_name[name].image_set.images[0]) for name in (CLEAN, "off-centre", "noisy")]
-    examples += [(PHOTO_LIKE, image) for image in photos.image_set.images[:3]]
+    examples = [(name, by_name[name].image_set.images[0]) for name in (sets.CLEAN, "off-centre", "noisy")]
+    examples += [(sets.PHOTO_LIKE, image) for image in photos.image_set.images[:3]]
     examples += [("page on a table", _render_page_on_table(images[0]))]
     figures.plot_framing_steps(examples, caption, folder / "framing.png")
     evaluation = Evaluation.of_probabilities(clean.predictions.probabilities, clean.labels)
-    title = f"{CLEAN}, {clean.count:,} images: accuracy {clean.correct.mean():.2%}"
+    title = f"{sets.CLEAN}, {clean.count:,} images: accuracy {clean.correct.mean():.2%}"
     confusion_matrix(evaluation, title, folder / "confusion_matrix.png")
 
 
@@ -143,7 +133,7 @@ def _render_page_on_table(gray: NDArray[np.uint8]) -> bytes:
     rotation[:, 2] += (80, 50)
     table = cv2.warpAffine(page, rotation, (500, 400), borderValue=60)
     noisy = table + np.random.default_rng(SEED).normal(0, 3, table.shape)
-    return encode_png(noisy.clip(0, 255).astype(np.uint8))
+    return sets.encode_png(noisy.clip(0, 255).astype(np.uint8))
 
 
 def _render_page(data: str, command: str, digits: list[Result], outliers: list[Result]) -> str:
@@ -153,8 +143,8 @@ def _render_page(data: str, command: str, digits: list[Result], outliers: list[R
         data=data,
         command=command,
         bins=BINS,
-        clean=CLEAN,
-        photo=PHOTO_LIKE,
+        clean=sets.CLEAN,
+        photo=sets.PHOTO_LIKE,
         threshold=calibration.threshold,
         temperature=calibration.temperature,
         scale=SCORE_TEMPERATURE_SCALE,

@@ -29,14 +29,8 @@ EDGE_WIDTHS: Final = (1.5, 4.0)  # pixels of the photo, from stroke to page
 MNIST_EDGE: Final = 2.2  # pixels of the 28x28 image, from stroke to background once smoothed
 
 # Reflectances (red, green, blue): the page's of the light, the pen's of the page.
-PAGE_COLORS: Final = (
-    (0.96, 0.96, 0.95),
-    (0.95, 0.92, 0.83),
-    (0.88, 0.88, 0.87),
-    (0.92, 0.95, 0.97),
-    (0.80, 0.79, 0.76),
-)
-PEN_COLORS: Final = ((0.08, 0.08, 0.09), (0.10, 0.15, 0.45), (0.42, 0.07, 0.10), (0.36, 0.36, 0.37))
+PAGES: Final = ((0.96, 0.96, 0.95), (0.95, 0.92, 0.83), (0.88, 0.88, 0.87), (0.92, 0.95, 0.97), (0.80, 0.79, 0.76))
+PENS: Final = ((0.08, 0.08, 0.09), (0.10, 0.15, 0.45), (0.42, 0.07, 0.10), (0.36, 0.36, 0.37))
 PEN_FACTORS: Final = (0.65, 1.0)  # on a pen's reflectance
 STROKE_GAPS: Final = 0.12  # largest ratio of the page that shows through an uneven stroke
 
@@ -95,7 +89,7 @@ def _write_digit(light: Field, gray: NDArray[np.uint8], size: _Size, random: Ran
     left, top = np.floor(corners.min(0)).astype(int)
     right, bottom = np.ceil(corners.max(0)).astype(int)
     stroke = _render_stroke(digit, corners - (left, top), _Size(bottom - top, right - left), random)
-    absorbed = 1 - np.multiply(PEN_COLORS[random.integers(len(PEN_COLORS))], random.uniform(*PEN_FACTORS))
+    absorbed = 1 - np.multiply(PENS[random.integers(len(PENS))], random.uniform(*PEN_FACTORS))
     light[top:bottom, left:right] *= 1 - stroke[..., None] * absorbed.astype(np.float32)
 
 
@@ -162,9 +156,9 @@ def _render_page(size: _Size, random: Random) -> Field:
 
 def _sample_tint(random: Random) -> NDArray[np.float64]:
     """Return the product (red, green, blue) of page color, lamp color and exposure."""
-    first, second = random.integers(len(PAGE_COLORS), size=2)
+    first, second = random.integers(len(PAGES), size=2)
     weight, warmth = random.random(2)
-    page = weight * np.array(PAGE_COLORS[first]) + (1 - weight) * np.array(PAGE_COLORS[second])
+    page = weight * np.array(PAGES[first]) + (1 - weight) * np.array(PAGES[second])
     lamp = warmth * np.array(LAMP_COLORS[0]) + (1 - warmth) * np.array(LAMP_COLORS[1])
     return np.asarray(page * lamp * random.uniform(*EXPOSURES))
 
