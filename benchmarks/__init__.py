@@ -1,1 +1,1 @@
-"""Measurements that the docs quote; they start servers as a user does, on free ports."""
+"""Benchmarks of real servers on free ports; the docs quote their figures."""

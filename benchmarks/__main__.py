@@ -1,4 +1,4 @@
-"""python -m benchmarks COMMAND: how fast serving is, and how accurate it is."""
+"""python -m benchmarks COMMAND: measure the speed and the accuracy of serving."""
 
 import argparse
 import signal
@@ -7,18 +7,19 @@ import sys
 from common.command_line import add_command, run_command
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
-    commands = top.add_subparsers(required=True, metavar="COMMAND")
-    text = "this project beside FastAPI, LitServe and TorchServe's defaults"
-    compare = add_command(commands, "compare-servers", "benchmarks.compare_servers:run", text)
-    compare.add_argument("--quick", action="store_true", help="two minutes; prints and changes no page")
-    text = "accuracy through the served API, and agreement with training"
-    evaluate = add_command(commands, "evaluate-served", "benchmarks.evaluate_served:run", text)
+def make_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    text = "compare this project with FastAPI, LitServe and TorchServe's defaults; write docs/performance/bench.md"
+    compare = add_command(commands, "compare-servers", "benchmarks.compare_servers:compare_servers", text)
+    compare.add_argument("--quick", action="store_true", help="two minutes; print the page, do not write it")
+    text = "measure accuracy through the served API, and its agreement with training"
+    evaluate = add_command(commands, "evaluate-served", "benchmarks.evaluate_served:evaluate_served", text)
     evaluate.add_argument("--data", default="mnist", help="mnist, mnist5k or a torchvision root (default: %(default)s)")
-    return top
+    return parser
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers are stopped however this ends
-    sys.exit(run_command(parser()))
+    sys.exit(run_command(make_parser()))

@@ -1,7 +1,7 @@
-"""This project beside FastAPI, LitServe and TorchServe's defaults, in one run: docs/performance/bench.md.
+"""Compare this project with FastAPI, LitServe and TorchServe's defaults in one run: docs/performance/bench.md.
 
-The same released model and framing behind every server, as many workers, one server at a time. The servers take turns,
-so that a machine that slows down meanwhile slows all of them. Some 15 minutes; `--quick` two, without the page.
+All servers have the shipped model, the same framing and the same number of workers. They take turns, so that a machine
+that slows down affects all of them. Takes about 15 minutes; `--quick` two, without the page.
 """
 
 import argparse
@@ -16,67 +16,68 @@ from benchmarks.comparison import Comparison, Start
 from benchmarks.load_test import describe_wrk, run_load_test
 from benchmarks.resources import describe_machine, measure_pss_mb
 from benchmarks.servers import DEFAULTS, FASTAPI, LITSERVE, OURS, TITLES, start_server
-from benchmarks.workloads import IMAGES, OPEN_SHARE, WARM_UP, WORKLOADS, Workload
+from benchmarks.workloads import IMAGES, OPEN_LOOP_RATIO, WARM_UP, WORKLOADS, Workload
 from common.atomic import write_atomic
 from serving.config import ROOT
 
 PAGE = ROOT / "docs" / "performance" / "bench.md"
 SERVERS = (OURS, FASTAPI, LITSERVE, DEFAULTS)
 REPEATS = 3
-QUICK_SECONDS = 2  # of a workload
+QUICK_SECONDS = 2  # per workload
 
 TEXT = """# Serving benchmark
 
-Written by `make bench` at commit {commit}, {date}.
+Written by `make bench`. All figures come from this one run, on one machine, at one commit.
 
+- commit {commit}, {date}
 - {cpu}, {cores} cores
 - {versions}
-- load by {wrk}
+- load generator: {wrk}
 
-The same released model, framing and prediction behind every server, {cores} worker processes; the peers are in
-`benchmarks/peers/`. FastAPI and LitServe are set up as their documentation recommends for a CPU; TorchServe's defaults
-are its own, but for one thread a worker, which its performance guide recommends: otherwise they compete for the cores.
-A peer is ready when it answers its first image, this project when all its workers do.
+All servers run the shipped model with the same framing and {cores} worker processes; the peers are in
+`benchmarks/peers/`. FastAPI and LitServe are configured as their documentation recommends for a CPU. TorchServe has its
+defaults, except for one thread per worker, which its performance guide recommends: otherwise workers compete for the
+cores. A peer is ready when it predicts its first image, this project when all its workers are READY.
 
 One server runs at a time, on loopback, and shares the cores with the load generator. It is warmed up after its start.
-Repeats: {repeats}, the servers taking turns. Figures are medians, with lowest and highest; x is the median of the
-repeats' ratios, this project beside the other. Few connections to FastAPI may all reach one of its workers. In closed
-loops wrk adds to its latencies those of requests that a slow one kept from being sent. Requests are 28x28 PNGs,
-{images} different ones; a bulk request has 64.
+There are {repeats} repeats, in which the servers take turns. Figures are medians, with minimum and maximum; x is the
+median ratio of this project to the peer in the same repeat. With few connections, one worker of FastAPI may get all of
+them. In closed loops wrk corrects its latencies for requests that a slow one delayed. Requests are 28x28 PNGs, {images}
+different ones; a batch request has 64.
 
-## Throughput, images a second
+## Throughput, images per second
 
 {throughput}
 
 ## Latency, p50 / p99 in milliseconds
 
-The open loop is at {share:.0%} of the server's own peak in the same repeat. Its latency counts from when a request was
-due, so it has no coordinated omission. Failures are requests without status 200.
+The open loop sends {share:.0%} of the server's own maximum throughput in the same repeat. Its latency counts from when
+a request was due, so it has no coordinated omission. Failures are requests without status 200.
 
 {latency}
 
 ## CPU and memory
 
-Cores in use, of {cores}: the server's + the load generator's. Memory is the summed PSS of all processes, once ready and
-at its highest after any workload. From the start command to ready this project takes {start}.
+Cores in use, of {cores}: server + load generator. Memory is the summed PSS of all processes, once ready and at its
+maximum after any workload. From the start command to ready this project takes {start}.
 
 {usage}
 """
 
 
-def run(given: argparse.Namespace) -> int:
+def compare_servers(args: argparse.Namespace) -> int:
     """Compare the servers and write the page, or print it after a quick run."""
     machine = describe_machine() | {"wrk": describe_wrk()}
     workloads = [WARM_UP, *WORKLOADS]
-    if given.quick:
+    if args.quick:
         workloads = [replace(workload, seconds=QUICK_SECONDS) for workload in workloads]
     results = Comparison()
-    for repeat in range(1 if given.quick else REPEATS):
+    for repeat in range(1 if args.quick else REPEATS):
         for name in SERVERS:
             measure_server(name, repeat, workloads, results)
     text = render_page(results, machine)
-    if given.quick:
-        print("QUICK: one short repeat; `make bench` measures figures to quote.\n")
+    if args.quick:
+        print("QUICK: one short repeat, not for publication; use `make bench` for that.\n")
     else:
         write_atomic(PAGE, text.encode())
     print(text)
@@ -84,12 +85,12 @@ def run(given: argparse.Namespace) -> int:
 
 
 def measure_server(name: str, repeat: int, workloads: Sequence[Workload], results: Comparison) -> None:
-    """Start a server and add what the workloads measure, but for the first, which warms up."""
+    """Start a server, warm it up by the first workload and measure the others."""
     with start_server(name) as server:
         results.starts.append(Start(name, server.start_seconds, measure_pss_mb(server.process.pid)))
         run_load_test(server, workloads[0])
         for workload in workloads[1:]:
-            rate = OPEN_SHARE * results.peak_rate(name, repeat) if workload.is_open else None
+            rate = OPEN_LOOP_RATIO * results.peak_rate(name, repeat) if workload.is_open else None
             measured = run_load_test(server, workload, repeat, rate)
             results.measurements.append(measured)
             figures = f"{measured.images_per_second:,.0f} images/s, p99 {measured.p99_ms:.1f} ms"
@@ -97,13 +98,13 @@ def measure_server(name: str, repeat: int, workloads: Sequence[Workload], result
 
 
 def render_page(results: Comparison, machine: dict[str, str | int]) -> str:
-    """Return the page, Markdown."""
+    """Return the page as Markdown."""
     starts = [start.seconds for start in results.starts if start.server == OURS]
     return TEXT.format(
         **machine,
         repeats=len(starts),
         images=IMAGES,
-        share=OPEN_SHARE,
+        share=OPEN_LOOP_RATIO,
         throughput=_render_servers(_list_workloads(results, _format_throughput)),
         latency=_render_servers(_list_workloads(results, _format_latency)),
         usage=_render_servers([*_list_workloads(results, _format_cores), *_list_memory(results)]),
@@ -112,7 +113,7 @@ def render_page(results: Comparison, machine: dict[str, str | int]) -> str:
 
 
 def render_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    """Return a Markdown table, numbers on the right."""
+    """Return a Markdown table with right-aligned numbers."""
     aligned = ("left", *["right"] * (len(head) - 1))
     return tabulate(list(rows), head, tablefmt="github", disable_numparse=True, colalign=aligned)
 
@@ -144,6 +145,6 @@ def _format_cores(results: Comparison, name: str, workload: Workload) -> str:
 
 def _list_memory(results: Comparison) -> list[tuple[str, ...]]:
     ready = [statistics.median(start.pss_mb for start in results.starts if start.server == name) for name in SERVERS]
-    highest = [max(measured.pss_mb for measured in results.measurements if measured.server == name) for name in SERVERS]
-    rows = {"ready, MB": ready, "highest, MB": highest}
+    maximum = [max(measured.pss_mb for measured in results.measurements if measured.server == name) for name in SERVERS]
+    rows = {"ready, MB": ready, "maximum, MB": maximum}
     return [(title, *(f"{value:,.0f}" for value in values)) for title, values in rows.items()]

@@ -1,4 +1,4 @@
-"""What one run measured, and the medians and ratios that are read from it."""
+"""The measurements of one run, with their medians and ratios."""
 
 import statistics
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ SPEED = "images_per_second"
 
 @dataclass(frozen=True)
 class Start:
-    """One start of a server: seconds until it was ready, and its memory then."""
+    """One start of a server: seconds until it was ready, and its memory at that time."""
 
     server: str
     seconds: float
@@ -34,11 +34,11 @@ class Comparison:
         return float(statistics.median(getattr(run, value) for run in self.select(server, workload)))
 
     def ratio(self, server: str, other: str, workload: Workload) -> float:
-        """Return the median of the repeats' ratios: those of one repeat ran close to one another."""
+        """Return the median of the ratios within repeats, whose measurements are close in time."""
         pairs = zip(self.select(server, workload), self.select(other, workload), strict=True)
         return float(statistics.median(one.images_per_second / two.images_per_second for one, two in pairs))
 
     def peak_rate(self, server: str, repeat: int) -> float:
-        """Return the best throughput of closed loops in that repeat, in requests a second."""
+        """Return the maximum throughput of the closed loops in a repeat, in requests per second."""
         closed = [run for run in self.measurements if (run.server, run.repeat, run.rate) == (server, repeat, None)]
         return max(run.statuses.get("200", 0) / run.seconds for run in closed)

@@ -1,7 +1,7 @@
-"""Accuracy through the served API, and agreement with training.
+"""Measure accuracy through the served API, and its agreement with training.
 
-Starts a server with the released model on free ports, sends every test image as a PNG and compares the predictions with
-those of training's own path for the same bytes.
+Starts a server with the current model on free ports, sends every test image as PNG and compares the predictions with
+those of training's code for the same bytes.
 """
 
 import argparse
@@ -29,32 +29,32 @@ from training.predict import CURRENT_MODEL
 CONNECTIONS = 8
 
 
-def run(given: argparse.Namespace) -> int:
-    """Evaluate on the test images of `given.data` and print the result."""
-    arrays, labels = load_raw_images(given.data)
+def evaluate_served(args: argparse.Namespace) -> int:
+    """Evaluate on the test images of `args.data` and print the result."""
+    arrays, labels = load_raw_images(args.data)
     images = [cv2.imencode(".png", array)[1].tobytes() for array in arrays]
     with start_server(OURS) as server:
         served = predict_served(read_config(server.folder / "config.properties"), images)
     correct = int((served.argmax(1) == labels).sum())
     print(f"served accuracy {correct / len(labels):.2%} ({correct} of {len(labels)} images, as PNG over HTTP)")
-    print(f"largest difference to training's probabilities {np.abs(served - predict_trained(images)).max():.1e}")
+    print(f"largest difference from training's probabilities {np.abs(served - predict_trained(images)).max():.1e}")
     return 0
 
 
 def predict_served(config: Config, images: Sequence[bytes]) -> NDArray[np.float64]:
-    """Return the server's probabilities [N,10]; UserError if one image gets an error."""
+    """Return the server's probabilities [N,10]; raise UserError if an image gets an error."""
     probabilities: list[tuple[float, ...]] = []
     with DigitsClient(server=config.make_server()) as client:
-        answers = client.predict_batch(images, connections=CONNECTIONS)
-        for answer in show_progress(answers, "predicting", len(images), unit="images"):
-            if not isinstance(answer, Prediction):
-                raise UserError(str(answer)) from answer
-            probabilities.append(answer.probabilities)
+        predictions = client.predict_batch(images, connections=CONNECTIONS)
+        for prediction in show_progress(predictions, "predicting", len(images), unit="images"):
+            if not isinstance(prediction, Prediction):
+                raise UserError(str(prediction)) from prediction
+            probabilities.append(prediction.probabilities)
     return np.array(probabilities)
 
 
 def predict_trained(images: Sequence[bytes]) -> NDArray[np.float64]:
-    """Return probabilities [N,10] of training's own path: the released state dict, the same preprocessing."""
+    """Return probabilities [N,10] by training's code: the current state dict, the same preprocessing."""
     frames = torch.from_numpy(np.stack([frame(image) for image in images]))
     logits = compute_logits(load_model(CURRENT_MODEL), frames)
     return np.asarray(read_calibration(ROOT / RECORD).compute_probabilities(logits).numpy())

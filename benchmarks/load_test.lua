@@ -1,8 +1,8 @@
--- wrk -s benchmarks/load_test.lua URL -- REQUESTS [RATE]: sends the requests in a file, in turn, as one kind of load.
+-- wrk -s benchmarks/load_test.lua URL -- REQUESTS [RATE]: send the requests of a file in turn.
 --
--- Without a rate, a closed loop: every connection sends its next request once it has its response. With one, in
--- requests a second, an open loop: give every connection a thread of its own (-t = -c). A request is due at a fixed
--- moment whether or not the server keeps up, and its latency counts from then: no coordinated omission.
+-- Without RATE this is a closed loop: a connection sends its next request once it has the response. With RATE, in
+-- requests per second, it is an open loop, which needs one thread per connection (-t = -c): a request is due at a fixed
+-- time whether or not the server keeps up, and its latency counts from then (no coordinated omission).
 -- The last line printed is JSON.
 
 local ffi = require("ffi")

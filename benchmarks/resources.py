@@ -1,4 +1,4 @@
-"""What a server's processes use, and what the machine is."""
+"""CPU and memory of a server's processes, and a description of the machine."""
 
 import platform
 import subprocess
@@ -17,7 +17,7 @@ PACKAGES = ("torch", "torchserve", "fastapi", "uvicorn", "litserve")
 
 
 def list_processes(pid: int) -> list[psutil.Process]:
-    """Return the process and its descendants; nothing if it has ended."""
+    """Return the process and its descendants; an empty list if it has ended."""
     try:
         process = psutil.Process(pid)
         return [process, *process.children(recursive=True)]
@@ -26,7 +26,7 @@ def list_processes(pid: int) -> list[psutil.Process]:
 
 
 def measure_cpu_seconds(pid: int) -> float:
-    """Return user and system time of the process and its living descendants."""
+    """Return user plus system time of the process and its running descendants."""
     total = 0.0
     for process in list_processes(pid):
         with suppress(psutil.Error):
@@ -36,7 +36,7 @@ def measure_cpu_seconds(pid: int) -> float:
 
 
 def measure_pss_mb(pid: int) -> float:
-    """Return the memory of the process and its descendants in MB; shared pages count once."""
+    """Return the summed PSS of the process and its descendants in MB; shared pages count once."""
     total = 0
     for process in list_processes(pid):
         with suppress(psutil.Error):
@@ -45,11 +45,11 @@ def measure_pss_mb(pid: int) -> float:
 
 
 def describe_machine() -> dict[str, str | int]:
-    """Return what a reader needs to compare figures; UserError if a server to compare with is not installed."""
+    """Return hardware, versions, commit and date; raise UserError if a peer is not installed."""
     try:
         versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     except PackageNotFoundError as error:
-        raise UserError(f"{error.name} is not installed; `make bench` installs what is compared") from error
+        raise UserError(f"{error.name} is not installed; `make bench` installs it") from error
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.is_file() else []
     models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""The servers that are compared: how they are started, when they are ready, how they are stopped."""
+"""Start the servers that are compared, wait until they are ready, and stop them."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ POLL_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class Launch:
-    """How a server is started. It is ready with `ready_line` in its log; without one, once it predicts an image."""
+    """How to start a server. It is ready once `ready_line` is in its log; without one, once it predicts an image."""
 
     command: list[str]
     port: int
@@ -54,7 +54,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Server:
-    """A server that is ready; it took `start_seconds` from its command. Its files are in `folder`."""
+    """A ready server; `start_seconds` is the time from its command to ready, `folder` has its files."""
 
     name: str
     launch: Launch
@@ -63,7 +63,7 @@ class Server:
     start_seconds: float
 
     def requests(self, images: int) -> Path:
-        """Return the file of requests of so many images; written at its first use."""
+        """Return the file of requests with this number of images; write it at the first use."""
         path = self.folder / f"requests-{images}"
         if not path.exists():
             write_requests(path, images, self.launch.encode, self.launch.headers())
@@ -72,13 +72,13 @@ class Server:
 
 @contextmanager
 def start_server(name: str) -> Iterator[Server]:
-    """Start a server, wait until it is ready, stop it after the block. UserError names its log."""
+    """Start a server, wait until it is ready, and stop it after the block; raise UserError that names its log."""
     LOGS.mkdir(parents=True, exist_ok=True)
     log = LOGS / f"{name}.log"
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary, log.open("wb") as output:
         folder = Path(temporary)
         launch = LAUNCHES[name](folder)
-        # Ours: it drops PYTHONPATH itself before it starts TorchServe, which would take the handler from there.
+        # This project removes PYTHONPATH before it starts TorchServe, which would import the handler from there.
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         started = time.monotonic()
         process = subprocess.Popen(
@@ -88,7 +88,7 @@ def start_server(name: str) -> Iterator[Server]:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            start_new_session=True,  # Ctrl-C reaches the benchmark alone, which stops the server
+            start_new_session=True,  # Ctrl-C reaches only the benchmark, which stops the server
         )
         try:
             _wait_until_ready(TITLES[name], launch, process, log)
@@ -98,7 +98,7 @@ def start_server(name: str) -> Iterator[Server]:
 
 
 def stop_server(process: "subprocess.Popen[bytes]") -> None:
-    """Stop a server as Ctrl-C does, then what it left behind."""
+    """Stop a server as Ctrl-C does, then its remaining processes."""
     processes = list_processes(process.pid)
     with suppress(subprocess.TimeoutExpired):
         process.send_signal(signal.SIGINT)
@@ -114,7 +114,7 @@ def stop_server(process: "subprocess.Popen[bytes]") -> None:
 
 
 def write_config(folder: Path) -> Config:
-    """Write config.properties as shipped, but with free ports and the model store in `folder`."""
+    """Write the shipped config.properties with free ports and the model store in `folder`."""
     shipped = read_config().properties
     keys = [key for key, value in shipped.items() if key.endswith("_port") or value.startswith("http://")]
     changed = {"model_store": str(folder / "model_store")}
@@ -126,7 +126,7 @@ def write_config(folder: Path) -> Config:
 
 
 def find_free_ports(count: int) -> list[int]:
-    """Return ports of 127.0.0.1 that are free now."""
+    """Return currently free ports of 127.0.0.1."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [one.getsockname()[1] for one in sockets]
@@ -150,7 +150,7 @@ def _has_prediction(launch: Launch) -> bool:
 
 
 def launch_ours(folder: Path) -> Launch:
-    """Launch this project as it ships."""
+    """Launch this project with its shipped configuration."""
     config = write_config(folder)
     build_archive("1.0", config.model_store)
     command = [sys.executable, "-m", "serving", "--config", str(config.path), "serve"]
@@ -171,9 +171,9 @@ def _launch_litserve(_: Path) -> Launch:
 
 
 def _launch_defaults(folder: Path) -> Launch:
-    """TorchServe with no setting but its addresses and folders, and a handler as in its documentation.
+    """Launch TorchServe with no settings except addresses and folders, and a handler as in its documentation.
 
-    One thread a worker, as https://pytorch.org/serve/performance_guide.html recommends for a CPU.
+    One thread per worker, as https://pytorch.org/serve/performance_guide.html recommends for a CPU.
     """
     config = write_config(folder)
     lines = [f"{key}={value}\n" for key, value in config.properties.items() if key.endswith(("_address", "_port"))]

@@ -1,4 +1,4 @@
-"""What the servers are sent: which images, how many in a request, over how many connections, for how long."""
+"""Workloads: the images, their number per request, the connections and the duration."""
 
 import json
 from base64 import b64encode
@@ -14,32 +14,32 @@ from training.data import load_raw_images
 
 PATH = "/predictions/digits"
 JSON = "application/json"
-IMAGES = 500  # different ones
-OPEN_SHARE = 0.7  # of the server's best throughput
+IMAGES = 500  # distinct images
+OPEN_LOOP_RATIO = 0.7  # of the server's maximum throughput
 
-Body = tuple[bytes, str]  # and its Content-Type
-Encode = Callable[[bytes], Body]  # an image as a server takes it
+Body = tuple[bytes, str]  # body, Content-Type
+Encode = Callable[[bytes], Body]  # encodes an image as a server expects it
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A closed loop; if `is_open`, an open loop at OPEN_SHARE of the server's best throughput."""
+    """A closed loop; if `is_open`, an open loop at OPEN_LOOP_RATIO of the server's maximum throughput."""
 
     name: str
     connections: int
     seconds: int
-    images: int = 1  # in a request
+    images: int = 1  # per request
     is_open: bool = False
 
 
-WARM_UP = Workload("warm-up", 64, 15)  # by then Java's second compiler has done most of its work
+WARM_UP = Workload("warm-up", 64, 15)  # enough for most of Java's C2 compilation
 ALONE = Workload("1 connection", 1, 5)
 FEW = Workload("8 connections", 8, 6)
 MANY = Workload("64 connections", 64, 8)
 FLOOD = Workload("256 connections", 256, 10)
-BULK = Workload("bulk JSON, 4 connections", 4, 6, images=64)
+BULK = Workload("batch requests, 4 connections", 4, 6, images=64)
 OPEN = Workload("open loop", 64, 15, is_open=True)
-WORKLOADS = (ALONE, FEW, MANY, FLOOD, BULK, OPEN)  # the open loop after those that give the best throughput
+WORKLOADS = (ALONE, FEW, MANY, FLOOD, BULK, OPEN)  # the open loop last: it needs the maximum throughput
 
 
 @cache
@@ -51,17 +51,17 @@ def load_images() -> list[bytes]:
 
 
 def encode_raw(image: bytes) -> Body:
-    """Return the image itself as the body."""
+    """Return the unchanged image as the body."""
     return image, "image/png"
 
 
 def encode_base64(image: bytes) -> Body:
-    """Return the image as LitServe takes it, `{"b64": "..."}`."""
+    """Return the image as LitServe expects it, `{"b64": "..."}`."""
     return json.dumps({"b64": b64encode(image).decode()}).encode(), JSON
 
 
 def write_requests(path: Path, images: int, encode: Encode, headers: dict[str, str]) -> None:
-    """Write the HTTP requests of a workload for load_test.lua: before a request, a line with its length in bytes."""
+    """Write a workload's HTTP requests for load_test.lua, every one after a line with its length in bytes."""
     loaded = load_images()
     if images == 1:
         bodies = [encode(image) for image in loaded]

@@ -1,1 +1,1 @@
-"""Evaluation of the released model on pictures unlike its training's: changed digits, photos, outliers."""
+"""Evaluation of the current model on images unlike its training set: corrupted digits, synthetic photos, outliers."""

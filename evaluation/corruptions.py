@@ -1,4 +1,4 @@
-"""Changes of real digit pictures: light on dark uint8 [N,28,28] in, one uint8 picture each out."""
+"""Corruptions of digit images: light on dark uint8 [N,28,28] in, N grayscale uint8 images out."""
 
 from collections.abc import Callable
 from typing import Final
@@ -8,75 +8,76 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-Picture = NDArray[np.uint8]
-Change = Callable[[Picture, np.random.Generator], list[Picture]]
+Images = NDArray[np.uint8]
+Corruption = Callable[[Images, np.random.Generator], list[Images]]
 
-FRAME_SIDES: Final = (56, 140)  # pixels, both included: twice to five times the digit's own 28
-ENLARGED: Final = 56  # pixels a side, where a stroke of 2 or 3 pixels is wide enough to lose one on each side
-CROSS: Final = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-MOST_TURN: Final = 20.0  # degrees
-BLUR: Final = 1.0  # pixels, the Gaussian's sigma
-NOISE: Final = 40.0  # grey levels of 255, the Gaussian's sigma
-
-
-def inverted(greys: Picture, _random: np.random.Generator) -> list[Picture]:
-    """Dark on light."""
-    return list(255 - greys)
+CANVAS_SIDES: Final = (56, 140)  # pixels, both included: two to five times the digit's own 28
+ENLARGED_SIDE: Final = 56  # pixels; strokes are then 4 to 6 wide and survive the loss of one on both sides
+CROSS_KERNEL: Final = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+MAX_ROTATION: Final = 20.0  # degrees
+BLUR_SIGMA: Final = 1.0  # pixels
+NOISE_SIGMA: Final = 40.0  # gray levels of 255
 
 
-def off_centre(greys: Picture, random: np.random.Generator) -> list[Picture]:
-    """The same pixels somewhere in a black square of FRAME_SIDES."""
-    return [_pasted(grey, random) for grey in greys]
+def invert(images: Images, _random: np.random.Generator) -> list[Images]:
+    """Make the digits dark on light."""
+    return list(255 - images)
 
 
-def _pasted(grey: Picture, random: np.random.Generator) -> Picture:
-    height, width = grey.shape
-    side = int(random.integers(*FRAME_SIDES, endpoint=True))
+def move_off_center(images: Images, random: np.random.Generator) -> list[Images]:
+    """Paste the unchanged pixels at random places of black squares with a side from CANVAS_SIDES."""
+    return [_paste_on_canvas(image, random) for image in images]
+
+
+def _paste_on_canvas(image: Images, random: np.random.Generator) -> Images:
+    height, width = image.shape
+    side = int(random.integers(*CANVAS_SIDES, endpoint=True))
     top, left = random.integers(0, (side - height, side - width), endpoint=True)
-    square = np.zeros((side, side), np.uint8)
-    square[top : top + height, left : left + width] = grey
-    return square
+    canvas = np.zeros((side, side), np.uint8)
+    canvas[top : top + height, left : left + width] = image
+    return canvas
 
 
-def thin(greys: Picture, _random: np.random.Generator) -> list[Picture]:
-    """Enlarged to [56,56], the stroke a pixel thinner on each side."""
-    return [np.asarray(cv2.erode(_enlarged(grey), CROSS), np.uint8) for grey in greys]
+def thin_strokes(images: Images, _random: np.random.Generator) -> list[Images]:
+    """Enlarge to [56,56] and erode the strokes by a pixel on both sides."""
+    return [np.asarray(cv2.erode(_enlarge(image), CROSS_KERNEL), np.uint8) for image in images]
 
 
-def thick(greys: Picture, _random: np.random.Generator) -> list[Picture]:
-    """Enlarged to [56,56], the stroke a pixel thicker on each side."""
-    return [np.asarray(cv2.dilate(_enlarged(grey), CROSS), np.uint8) for grey in greys]
+def thicken_strokes(images: Images, _random: np.random.Generator) -> list[Images]:
+    """Enlarge to [56,56] and dilate the strokes by a pixel on both sides."""
+    return [np.asarray(cv2.dilate(_enlarge(image), CROSS_KERNEL), np.uint8) for image in images]
 
 
-def _enlarged(grey: Picture) -> Picture:
-    return np.asarray(cv2.resize(grey, (ENLARGED, ENLARGED), interpolation=cv2.INTER_CUBIC), np.uint8)
+def _enlarge(image: Images) -> Images:
+    return np.asarray(cv2.resize(image, (ENLARGED_SIDE, ENLARGED_SIDE), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
-def rotated(greys: Picture, random: np.random.Generator) -> list[Picture]:
-    """Turned by up to MOST_TURN either way."""
-    angles = random.uniform(-MOST_TURN, MOST_TURN, len(greys))
+def rotate(images: Images, random: np.random.Generator) -> list[Images]:
+    """Rotate by up to MAX_ROTATION either way."""
+    angles = random.uniform(-MAX_ROTATION, MAX_ROTATION, len(images))
     return [
-        np.asarray(Image.fromarray(grey).rotate(float(angle), Image.Resampling.BICUBIC))
-        for grey, angle in zip(greys, angles, strict=True)
+        np.asarray(Image.fromarray(image).rotate(float(angle), Image.Resampling.BICUBIC))
+        for image, angle in zip(images, angles, strict=True)
     ]
 
 
-def blurred(greys: Picture, _random: np.random.Generator) -> list[Picture]:
-    """Under a Gaussian of BLUR."""
-    return [np.asarray(cv2.GaussianBlur(grey, (0, 0), BLUR), np.uint8) for grey in greys]
+def blur(images: Images, _random: np.random.Generator) -> list[Images]:
+    """Apply a Gaussian blur of BLUR_SIGMA."""
+    return [np.asarray(cv2.GaussianBlur(image, (0, 0), BLUR_SIGMA), np.uint8) for image in images]
 
 
-def noisy(greys: Picture, random: np.random.Generator) -> list[Picture]:
-    """Under Gaussian noise of NOISE, clipped to 0 ... 255."""
-    return [np.clip(np.rint(grey + random.normal(0, NOISE, grey.shape)), 0, 255).astype(np.uint8) for grey in greys]
+def add_noise(images: Images, random: np.random.Generator) -> list[Images]:
+    """Add Gaussian noise of NOISE_SIGMA and clip to 0..255."""
+    noisy = (image + random.normal(0, NOISE_SIGMA, image.shape) for image in images)
+    return [np.clip(np.rint(image), 0, 255).astype(np.uint8) for image in noisy]
 
 
-CHANGES: Final[dict[str, Change]] = {
-    "inverted": inverted,
-    "off-centre": off_centre,
-    "thin": thin,
-    "thick": thick,
-    "rotated": rotated,
-    "blurred": blurred,
-    "noisy": noisy,
+CORRUPTIONS: Final[dict[str, Corruption]] = {
+    "inverted": invert,
+    "off-centre": move_off_center,
+    "thin": thin_strokes,
+    "thick": thicken_strokes,
+    "rotated": rotate,
+    "blurred": blur,
+    "noisy": add_noise,
 }

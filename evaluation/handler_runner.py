@@ -1,4 +1,4 @@
-"""Pictures answered by the handler itself, as TorchServe's worker asks it: from an archive, in batches of rows."""
+"""Predictions by the handler itself: loaded from an archive and called with batches of requests, as TorchServe does."""
 
 import json
 import tempfile
@@ -21,74 +21,75 @@ from handler.digit_handler import DigitHandler
 from serving.archive import build_archive
 from training.model import CLASSES
 
-LOWEST = -1e6  # score of a blank picture, below any other
+BLANK_SCORE = -1e6  # below the score of any predicted image
 
 
 @dataclass(frozen=True)
-class Responses:
-    """What the handler said of N pictures; one it refused as blank has digit -1, confidence 0 and the lowest score."""
+class Predictions:
+    """Predictions of N images; a blank one (error 422) has digit -1, confidence 0 and BLANK_SCORE."""
 
     digits: NDArray[np.int64]
     probabilities: NDArray[np.float64]  # [N,10]
-    scores: NDArray[np.float64]  # [N], what acceptance goes by
+    scores: NDArray[np.float64]  # [N], compared with the acceptance threshold
     accepted: NDArray[np.bool_]
-    refused: NDArray[np.bool_]
+    blank: NDArray[np.bool_]
 
     @property
     def confidence(self) -> NDArray[np.float64]:
-        """Probability of the digit [N]."""
+        """Probability of the predicted digit [N]."""
         return np.asarray(self.probabilities.max(1))
 
 
 class HandlerRunner:
-    """A handler with the released archive; `answers` asks it."""
+    """Runs the handler with an archive of the current model, unpacked into a folder."""
 
     def __init__(self, folder: Path) -> None:
         with ZipFile(build_archive("0", folder)) as archive:
             archive.extractall(folder)
         self.folder = folder
         self.manifest = json.loads((folder / "MAR-INF" / "MANIFEST.json").read_text())
-        self.batch = int(yaml.safe_load((folder / "model-config.yaml").read_text())["batchSize"])
+        self.batch_size = int(yaml.safe_load((folder / "model-config.yaml").read_text())["batchSize"])
         self.handler = DigitHandler()
-        self.handler.initialize(self._context(0))
+        self.handler.initialize(self._make_context(0))
 
-    def answers(self, pictures: list[bytes], name: str) -> Responses:
-        """Asks for all pictures in batches of the shipped size; any other refusal than 422 is an error."""
-        starts = show_progress(range(0, len(pictures), self.batch), name)
-        rows = [row for start in starts for row in self._batch(pictures[start : start + self.batch])]
-        blank = np.array([status == 422 for status, _ in rows])
-        unknown: dict[str, Any] = {"digit": -1, "probabilities": [0.0] * CLASSES, "accepted": False}
-        known = [unknown if status == 422 else answer for status, answer in rows]
-        probabilities = np.array([row["probabilities"] for row in known])
-        scores = compute_negative_entropy(
-            torch.from_numpy(probabilities).log(), SCORE_TEMPERATURE_SCALE
-        ).numpy()  # nan of a blank image
-        return Responses(
-            np.array([row["digit"] for row in known]),
+    def predict(self, images: list[bytes], name: str) -> Predictions:
+        """Predict all images in batches of the shipped size; raise ValueError for any error other than 422."""
+        starts = show_progress(range(0, len(images), self.batch_size), name)
+        responses = [
+            response for start in starts for response in self._predict_batch(images[start : start + self.batch_size])
+        ]
+        blank = np.array([status == 422 for status, _ in responses])
+        missing: dict[str, Any] = {"digit": -1, "probabilities": [0.0] * CLASSES, "accepted": False}
+        predictions = [missing if status == 422 else body for status, body in responses]
+        probabilities = np.array([prediction["probabilities"] for prediction in predictions])
+        logits = torch.from_numpy(probabilities).log()
+        scores = compute_negative_entropy(logits, SCORE_TEMPERATURE_SCALE).numpy()  # nan for a blank image
+        return Predictions(
+            np.array([prediction["digit"] for prediction in predictions]),
             probabilities,
-            np.where(blank, LOWEST, scores),
-            np.array([row["accepted"] for row in known]),
+            np.where(blank, BLANK_SCORE, scores),
+            np.array([prediction["accepted"] for prediction in predictions]),
             blank,
         )
 
-    def _batch(self, pictures: list[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
-        context = self._context(len(pictures))
-        answers = self.handler.handle([{"body": picture} for picture in pictures], context)
-        for row, answer in enumerate(answers):
+    def _predict_batch(self, images: list[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
+        context = self._make_context(len(images))
+        bodies = self.handler.handle([{"body": image} for image in images], context)
+        for row, body in enumerate(bodies):
             status, _ = context.get_response_status(row)
             if status not in (200, 422):
-                raise ValueError(f"the handler answered {status}: {answer!r}")
-            yield status, json.loads(answer)
+                raise ValueError(f"the handler responded with status {status}: {body!r}; expected 200 or 422")
+            yield status, json.loads(body)
 
-    def _context(self, rows: int) -> Context:
+    def _make_context(self, requests: int) -> Context:
         context = Context("digits", str(self.folder), self.manifest, 16, None, "0.12.0")
-        context.request_processor = [RequestProcessor({}) for _ in range(rows)]
+        context.request_processor = [RequestProcessor({}) for _ in range(requests)]
         return context
 
 
 @contextmanager
 def start_handler() -> Iterator[HandlerRunner]:
-    """The handler with the released model; torch's number of threads is put back, which the handler sets to one."""
+    """Yield the handler with the current model; restore torch's number of threads, which the handler sets to one."""
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
         yield HandlerRunner(Path(folder))

@@ -1,4 +1,4 @@
-"""What the report measures, by torchmetrics where that has it."""
+"""Metrics of calibration, rejection and out-of-distribution detection, from torchmetrics where it has them."""
 
 import numpy as np
 import torch
@@ -8,19 +8,39 @@ from training.model import CLASSES
 from training.torchvision_import import torchmetrics
 
 BINS = 15  # of confidence, for the expected calibration error
+Z_95 = 1.96  # standard deviations of a 95% interval
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
+Counts = NDArray[np.int64] | Floats
 
 
 def compute_calibration_error(probabilities: Floats, labels: Labels) -> float:
-    """Expected calibration error (ECE) of probabilities [N,10], 0..1; Guo et al., ICML 2017."""
-    given = torch.from_numpy(probabilities), torch.from_numpy(labels)
-    return float(torchmetrics.functional.classification.multiclass_calibration_error(*given, CLASSES, BINS, "l1"))
+    """Return the expected calibration error (ECE) of probabilities [N,10], 0..1; Guo et al., ICML 2017."""
+    inputs = torch.from_numpy(probabilities), torch.from_numpy(labels)
+    return float(torchmetrics.functional.classification.multiclass_calibration_error(*inputs, CLASSES, BINS, "l1"))
 
 
 def compute_auroc(digits: Floats, outliers: Floats) -> float:
-    """How well a score [N] of digits and [M] of outliers tells them apart: 0.5 by chance, 1 without a mistake."""
+    """Return the AUROC of scores of digits [N] against scores of outliers [M]: 0.5 is chance, 1 is perfect."""
     scores = torch.from_numpy(np.concatenate((digits, outliers)))
     target = torch.cat((torch.ones(len(digits)), torch.zeros(len(outliers)))).long()
     return float(torchmetrics.functional.classification.binary_auroc(scores, target))
+
+
+def compute_wilson_interval(successes: Counts, trials: Counts) -> tuple[Floats, Floats]:
+    """Return lower and upper bound of the 95% interval of a proportion; Wilson, JASA 22, 1927."""
+    ratio, spread = successes / trials, Z_95**2 / trials
+    centre = (ratio + spread / 2) / (1 + spread)
+    half = np.sqrt(spread * (ratio * (1 - ratio) + spread / 4)) / (1 + spread)
+    return np.asarray(centre - half), np.asarray(centre + half)
+
+
+def compute_risk_coverage(scores: Floats, correct: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Return coverage and risk, the error rate of the accepted images, as the threshold falls past the scores [N].
+
+    El-Yaniv, Wiener: On the foundations of noise-free selective classification, JMLR 11, 2010.
+    """
+    accepted = np.arange(1, len(scores) + 1)
+    errors = np.cumsum(~correct[np.argsort(-scores, kind="stable")])
+    return accepted / len(scores), errors / accepted

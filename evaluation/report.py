@@ -1,9 +1,8 @@
-"""Asks the released model, through the handler, about every set there is; writes docs/report.md and its pictures."""
+"""Evaluate the current model, through the handler, on all image sets; write docs/report.md and its figures."""
 
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -11,63 +10,61 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation import figures
-from evaluation.handler_runner import HandlerRunner, Responses, start_handler
-from evaluation.ood_scores import compute_auroc, compute_calibration_error
-from evaluation.outlier_sets import MissingData
-from evaluation.sets import (
-    CLEAN,
-    PHOTO_LIKE,
-    Sample,
-    digit_sets,
-    encode_png,
-    fashion_set,
-    outlier_sets,
-    scikit_learn_digits,
-)
-from handler.calibration import SCORE_TEMPERATURE_SCALE, Calibration
+from evaluation import figures, sets
+from evaluation.handler_runner import start_handler
+from evaluation.ood_scores import BINS, compute_auroc
+from evaluation.outlier_sets import MissingDatasetError
+from evaluation.results import Result, evaluate_set
+from handler.calibration import SCORE_TEMPERATURE_SCALE, read_calibration
 from serving.config import ROOT
 from training.data import load_raw_images
 from training.export import RECORD
 from training.model_metrics import Evaluation
 from training.plots import plot_confusion_matrix
 
-SEED = 3  # of every set that is drawn
-PICTURES = Path("report")  # beside the report
+SEED = 3  # of all generated sets
+FIGURES = Path("report")  # beside report.md
 
-PAGE = """# Report
+PAGE = """# Evaluation report
 
-What the released model (run `{run}`) answers on pictures of digits and of other things, asked through the handler of
-its archive, in its batches. Written by `make report`; the digit sets are made of {data}.
+Predictions of the shipped model (run `{run}`) on digits, corrupted digits and images without a digit. They come from
+the handler of its archive, in batches of the shipped size. The digit sets are made from {data}. Written by
+`{command}` (`make report`).
 
 ## Digits
 
-ECE is the expected calibration error (15 bins). A digit that was refused as blank counts as wrong.
+ECE is the expected calibration error ({bins} bins). An image that the handler finds blank counts as a wrong prediction.
 
-| set | pictures | right | ECE | accepted | right among accepted |
+| set | images | accuracy | ECE | accepted | accuracy of accepted |
 |---|---|---|---|---|---|
 {digits}
 
 ![Confusion matrix](report/confusion_matrix.png)
-![Reliability](report/reliability.png)
+![Reliability diagram](report/reliability.png)
 
-## What is no digit
+## Outliers
 
-A picture is accepted if its score is at least {threshold:.4f} nats: the negative entropy of probabilities at {softer:g}
-times the temperature of its confidence, which is {temperature:.4f}. AUROC: how well the score tells the {clean} digits
-from the set; what is refused as blank has the lowest score.
+A prediction is accepted if its score is at least {threshold:.4f} nats. The score is the negative entropy of the
+probabilities at {scale:g} times the calibration temperature, {temperature:.4f}. AUROC measures how well the score
+separates the {clean} digits from the set; a blank image has the lowest score.
 
-| set | pictures | AUROC | refused | of these as blank |
+| set | images | AUROC | rejected or blank | blank |
 |---|---|---|---|---|
 {outliers}
+
+## Risk and coverage
+
+A higher threshold accepts fewer images (coverage) and makes fewer errors among them (risk).
+
+![Risk-coverage curve](report/risk_coverage.png)
 
 ## Framing
 
 ![Framing](report/framing.png)
 
-## The worst mistakes
+## Mistakes
 
-The picture, and the frame that the model saw; the most confident first. {clean}:
+The wrong predictions with the highest confidence, beside the frame that the model received. {clean}:
 
 ![Mistakes](report/mistakes_{clean}.png)
 
@@ -77,126 +74,95 @@ The picture, and the frame that the model saw; the most confident first. {clean}
 """
 
 
-@dataclass(frozen=True)
-class Result:
-    """A set, and what the handler answered."""
-
-    sample: Sample
-    answers: Responses
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        assert self.sample.labels is not None
-        return self.sample.labels
-
-    @property
-    def right(self) -> NDArray[np.bool_]:
-        return np.asarray(self.answers.digits == self.labels)
-
-
-def run_report(given: argparse.Namespace) -> int:
+def run_report(args: argparse.Namespace) -> int:
     """Write the report and print its path."""
-    print(write_report(given.data, given.out, given.photos, given.outliers, given.part))
+    print(write_report(args.data, args.out, args.photos, args.outliers, args.part))
     return 0
 
 
-def write_report(source: str, folder: Path, photos: int, outlier_count: int, part: str = "test") -> Path:
-    """Writes report.md and its pictures below `folder` from MNIST's `part` in `source`; raises DataError."""
-    greys, labels = load_raw_images(source, part)
-    calibration = json.loads((ROOT / RECORD).read_text()).get("calibration", {})
+def write_report(source: str, folder: Path, photos: int, outliers: int, part: str = "test") -> Path:
+    """Write report.md and its figures to `folder`, for MNIST's `part` in `source`; raise DataError if it is missing."""
+    images, labels = load_raw_images(source, part)
     with start_handler() as handler:
-        digits = [
-            _result(handler, sample)
-            for sample in chain(digit_sets(greys, labels, SEED, photos), [scikit_learn_digits()])
-        ]
-        outliers = [_result(handler, sample) for sample in _outliers(outlier_count)]
-    (folder / PICTURES).mkdir(parents=True, exist_ok=True)
-    _draw(folder / PICTURES, digits, greys)
-    (folder / "report.md").write_text(_page(source, part, digits, outliers, Calibration(**calibration)))
+        digit_sets = chain(sets.make_digit_sets(images, labels, SEED, photos), [sets.load_scikit_learn_digits()])
+        digits = [evaluate_set(handler, image_set) for image_set in digit_sets]
+        others = [evaluate_set(handler, image_set) for image_set in _make_outlier_sets(outliers)]
+    command = f"python -m evaluation report --data {source} --part {part} --photos {photos} --outliers {outliers}"
+    (folder / FIGURES).mkdir(parents=True, exist_ok=True)
+    _plot_figures(folder / FIGURES, digits, images, f"run {_read_record()['run_id']}; {command}")
+    trained_on = "mnist5k, most of which the shipped model was trained on"
+    data = trained_on if source == "mnist5k" else f"MNIST's {part} images"
+    (folder / "report.md").write_text(_render_page(data, command, digits, others))
     return folder / "report.md"
 
 
-def _outliers(count: int) -> Iterator[Sample]:
+def _make_outlier_sets(count: int) -> Iterator[sets.ImageSet]:
     try:
-        yield fashion_set()
-    except MissingData as missing:
-        print(f"left out: {missing}")
-    yield from outlier_sets(SEED, count)
+        yield sets.load_fashion_mnist_set()
+    except MissingDatasetError as missing:
+        print(f"skipped: {missing}")
+    yield from sets.make_outlier_sets(SEED, count)
 
 
-def _result(handler: HandlerRunner, sample: Sample) -> Result:
-    return Result(sample, handler.answers(sample.pictures, sample.name))
+def _read_record() -> dict[str, str]:
+    return dict(json.loads((ROOT / RECORD).read_text()))
 
 
-def _draw(folder: Path, digits: list[Result], greys: NDArray[np.uint8]) -> None:
-    by_name = {result.sample.name: result for result in digits}
-    two = {name: (by_name[name].answers.confidence, by_name[name].right) for name in (CLEAN, PHOTO_LIKE)}
-    figures.reliability(two, folder / "reliability.png")
-    for name in two:
-        _draw_mistakes(by_name[name], folder / f"mistakes_{name}.png")
-    figures.stages(_examples(greys, by_name), folder / "framing.png")
-    _draw_confusion(by_name[CLEAN], folder / "confusion_matrix.png")
+def _plot_figures(folder: Path, digits: list[Result], images: NDArray[np.uint8], caption: str) -> None:
+    by_name = {result.name: result for result in digits}
+    clean, photos = by_name[sets.CLEAN], by_name[sets.PHOTO_LIKE]
+    figures.plot_reliability((clean, photos), caption, folder / "reliability.png")
+    figures.plot_risk_coverage(digits, caption, folder / "risk_coverage.png")
+    for result in (clean, photos):
+        figures.plot_mistakes(result, caption, folder / f"mistakes_{result.name}.png")
+    examples = [(name, by_name[name].image_set.images[0]) for name in (sets.CLEAN, "off-centre", "noisy")]
+    examples += [(sets.PHOTO_LIKE, image) for image in photos.image_set.images[:3]]
+    examples += [("page on a table", _render_page_on_table(images[0]))]
+    figures.plot_framing_steps(examples, caption, folder / "framing.png")
+    evaluation = Evaluation.from_probabilities(clean.predictions.probabilities, clean.labels)
+    title = f"{sets.CLEAN}, {clean.count:,} images: accuracy {clean.correct.mean():.2%}"
+    plot_confusion_matrix(evaluation, title, folder / "confusion_matrix.png", caption)
 
 
-def _draw_mistakes(result: Result, path: Path) -> None:
-    wrong = np.flatnonzero(~result.right & ~result.answers.refused)
-    pictures = [result.sample.pictures[row] for row in wrong]
-    answers = result.answers
-    figures.mistakes(pictures, result.labels[wrong], answers.digits[wrong], answers.confidence[wrong], path)
-
-
-def _draw_confusion(result: Result, path: Path) -> None:
-    measures = Evaluation.from_probabilities(result.answers.probabilities, result.labels)
-    plot_confusion_matrix(measures, f"{result.sample.name}: accuracy {result.right.mean():.2%}", path)
-
-
-def _examples(greys: NDArray[np.uint8], results: dict[str, Result]) -> list[tuple[str, bytes]]:
-    photos = results[PHOTO_LIKE].sample.pictures
-    named = [(name, results[name].sample.pictures[0]) for name in (CLEAN, "off-centre", "noisy")]
-    return named + [("photo-like", picture) for picture in photos[:3]] + [("sheet on a table", _on_table(greys[0]))]
-
-
-def _on_table(grey: NDArray[np.uint8]) -> bytes:
-    """A written sheet, a little turned, on a dark table."""
-    digit = cv2.resize(grey, (180, 180), interpolation=cv2.INTER_CUBIC) / 255
-    sheet = np.full((300, 340), 225.0)
-    sheet[60:240, 80:260] *= 1 - 0.75 * digit
-    turn = cv2.getRotationMatrix2D((170, 150), 4, 1)
-    turn[:, 2] += (80, 50)
-    table = cv2.warpAffine(sheet, turn, (500, 400), borderValue=60)
+def _render_page_on_table(gray: NDArray[np.uint8]) -> bytes:
+    """Return a PNG of the digit uint8 [28,28] on a page that lies, slightly rotated, on a dark table."""
+    digit = cv2.resize(gray, (180, 180), interpolation=cv2.INTER_CUBIC) / 255
+    page = np.full((300, 340), 225.0)
+    page[60:240, 80:260] *= 1 - 0.75 * digit
+    rotation = cv2.getRotationMatrix2D((170, 150), 4, 1)
+    rotation[:, 2] += (80, 50)
+    table = cv2.warpAffine(page, rotation, (500, 400), borderValue=60)
     noisy = table + np.random.default_rng(SEED).normal(0, 3, table.shape)
-    return encode_png(noisy.clip(0, 255).astype(np.uint8))
+    return sets.encode_png(noisy.clip(0, 255).astype(np.uint8))
 
 
-def _page(source: str, part: str, digits: list[Result], outliers: list[Result], calibration: Calibration) -> str:
-    run = json.loads((ROOT / RECORD).read_text())
-    learnt = "mnist5k's pictures, most of which the released model was trained on"
+def _render_page(data: str, command: str, digits: list[Result], outliers: list[Result]) -> str:
+    calibration = read_calibration(ROOT / RECORD)
     return PAGE.format(
-        run=run["run_id"],
-        data=learnt if source == "mnist5k" else f"MNIST's {part} pictures",
-        clean=CLEAN,
-        photo=PHOTO_LIKE,
+        run=_read_record()["run_id"],
+        data=data,
+        command=command,
+        bins=BINS,
+        clean=sets.CLEAN,
+        photo=sets.PHOTO_LIKE,
         threshold=calibration.threshold,
         temperature=calibration.temperature,
-        softer=SCORE_TEMPERATURE_SCALE,
-        digits="\n".join(map(_digit_row, digits)),
-        outliers="\n".join(_outlier_row(result, digits[0]) for result in outliers),
+        scale=SCORE_TEMPERATURE_SCALE,
+        digits="\n".join(map(_format_digit_row, digits)),
+        outliers="\n".join(_format_outlier_row(result, digits[0]) for result in outliers),
     )
 
 
-def _digit_row(result: Result) -> str:
-    answers, right = result.answers, result.right
-    error = compute_calibration_error(answers.probabilities, result.labels)
-    among = right[answers.accepted].mean() if answers.accepted.any() else float("nan")
+def _format_digit_row(result: Result) -> str:
     return (
-        f"| {result.sample.name} | {len(right):,} | {right.mean():.2%} | {error:.2%} | {answers.accepted.mean():.2%} "
-        f"| {among:.2%} |"
+        f"| {result.name} | {result.count:,} | {result.correct.mean():.2%} | {result.calibration_error:.2%} "
+        f"| {result.coverage:.2%} | {result.accepted_accuracy:.2%} |"
     )
 
 
-def _outlier_row(result: Result, clean: Result) -> str:
-    answers = result.answers
+def _format_outlier_row(result: Result, clean: Result) -> str:
+    predictions = result.predictions
     return (
-        f"| {result.sample.name} | {len(answers.digits):,} | {compute_auroc(clean.answers.scores, answers.scores):.4f} "
-        f"| {1 - answers.accepted.mean():.2%} | {answers.refused.mean():.2%} |"
+        f"| {result.name} | {result.count:,} | {compute_auroc(clean.predictions.scores, predictions.scores):.4f} "
+        f"| {1 - result.coverage:.2%} | {predictions.blank.mean():.2%} |"
     )

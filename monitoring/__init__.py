@@ -1,1 +1,1 @@
-"""Prometheus, its rules and the Grafana dashboard beside the running service."""
+"""Prometheus with its rules, and the Grafana dashboard, for the running service."""

@@ -1,4 +1,4 @@
-"""python -m monitoring start      Prometheus on http://127.0.0.1:9090 beside the running service, until Ctrl-C"""
+"""python -m monitoring start      run Prometheus on http://127.0.0.1:9090 until Ctrl-C"""
 
 import argparse
 import sys
@@ -10,23 +10,23 @@ from serving.config import DEFAULT_PATH, read_config
 ADDRESS = "127.0.0.1:9090"  # Prometheus' default
 
 
-def parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    top = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         "python -m monitoring",
-        description="Prometheus beside the running service.",
+        description="Run Prometheus for the running service.",
         epilog="COMMAND --help shows the options. --config comes before COMMAND.",
     )
     help_text = "config.properties (default: the project's)"
-    top.add_argument(
+    parser.add_argument(
         "--config", type=lambda path: read_config(Path(path)), default=str(DEFAULT_PATH), metavar="FILE", help=help_text
     )
-    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
     text = "run Prometheus in the foreground until Ctrl-C"
     start = add_command(commands, "start", "monitoring.process:start", text)
-    start.add_argument("--address", default=ADDRESS, help="of Prometheus, HOST:PORT (default: %(default)s)")
-    return top
+    start.add_argument("--address", default=ADDRESS, help="HOST:PORT of Prometheus (default: %(default)s)")
+    return parser
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(parser()))
+    sys.exit(run_command(make_parser()))

@@ -1,4 +1,4 @@
-"""The queries of the Grafana dashboard, panel by panel."""
+"""The panels of the Grafana dashboard and their queries."""
 
 import json
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ VARIABLES = {"$server": ".+", "$version": ".+", "$__rate_interval": "1m"}  # all
 
 @dataclass(frozen=True)
 class Panel:
-    """A panel that shows data, and its PromQL with every variable filled in."""
+    """A panel with data; its PromQL queries have values in place of variables."""
 
     title: str
     description: str
@@ -18,16 +18,18 @@ class Panel:
 
 
 def read_panels() -> list[Panel]:
-    """Read every panel but the rows, in the file's order."""
+    """Return the panels without the rows, in the file's order."""
     panels = json.loads(DASHBOARD.read_text())["panels"]
     return [
-        Panel(panel["title"], panel["description"], [_fill_in(target["expr"]) for target in panel["targets"]])
+        Panel(
+            panel["title"], panel["description"], [_substitute_variables(target["expr"]) for target in panel["targets"]]
+        )
         for panel in panels
         if panel["type"] != "row"
     ]
 
 
-def _fill_in(query: str) -> str:
+def _substitute_variables(query: str) -> str:
     for variable, value in VARIABLES.items():
         query = query.replace(variable, value)
     return query

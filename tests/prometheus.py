@@ -1,4 +1,4 @@
-"""A real Prometheus with the project's configuration, and which alerts fire in it."""
+"""A real Prometheus with the project's configuration, and the alerts that fire in it."""
 
 import math
 import subprocess
@@ -37,21 +37,23 @@ class Prometheus:
         found = self._get("query_range", query=query, start=str(now - 600), end=str(now), step="5")
         return any(math.isfinite(float(value)) for series in found["result"] for _, value in series["values"])
 
-    def firing(self) -> set[tuple[str, str, str]]:
+    def list_firing(self) -> set[tuple[str, str, str]]:
         """Return the alerts that fire now: name, the label that distinguishes its rules, server."""
-        return {self._named(each["labels"]) for each in self._get("alerts")["alerts"] if each["state"] == "firing"}
+        return {
+            self._identify(alert["labels"]) for alert in self._get("alerts")["alerts"] if alert["state"] == "firing"
+        }
 
     @staticmethod
-    def _named(labels: dict[str, str]) -> tuple[str, str, str]:
+    def _identify(labels: dict[str, str]) -> tuple[str, str, str]:
         return labels["alertname"], labels.get("window", labels.get("sign", "")), labels["server"]
 
-    def have_fired(self, server: str) -> set[tuple[str, str, str]]:
+    def list_fired(self, server: str) -> set[tuple[str, str, str]]:
         """Return all alerts that have fired since the start."""
         query = f'max_over_time(ALERTS{{alertstate="firing",server="{server}"}}[1h])'
-        return {self._named(each["metric"]) for each in self._get("query", query=query)["result"]}
+        return {self._identify(series["metric"]) for series in self._get("query", query=query)["result"]}
 
-    def value(self, query: str) -> list[float]:
-        return [float(each["value"][1]) for each in self._get("query", query=query)["result"]]
+    def query_values(self, query: str) -> list[float]:
+        return [float(series["value"][1]) for series in self._get("query", query=query)["result"]]
 
     def _get(self, path: str, **parameters: str) -> dict[str, Any]:
         response = requests.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=5).json()
@@ -59,7 +61,7 @@ class Prometheus:
 
 
 @contextmanager
-def prometheus(folder: Path, servers: dict[str, Config]) -> Iterator[Prometheus]:
+def run_prometheus(folder: Path, servers: dict[str, Config]) -> Iterator[Prometheus]:
     """Run a Prometheus that scrapes these servers by monitoring's own configuration; the keys are their labels."""
     configured = fill_template(yaml.safe_load(TEMPLATE.read_text()), next(iter(servers.values())))
     for job in configured["scrape_configs"]:
@@ -73,9 +75,9 @@ def prometheus(folder: Path, servers: dict[str, Config]) -> Iterator[Prometheus]
     with (folder / "prometheus.log").open("w") as log:
         process = subprocess.Popen(["prometheus", *options, f"--web.listen-address={address}"], stderr=log)
     try:
-        found = Prometheus(address)
-        wait_for(found.is_ready)
-        yield found
+        prometheus = Prometheus(address)
+        wait_for(prometheus.is_ready)
+        yield prometheus
     finally:
         process.terminate()
         process.wait(30)

@@ -1,7 +1,7 @@
-"""monitoring/rules with a real Prometheus: silent on healthy servers, in time on sick ones, whose causes are real.
+"""monitoring/rules in a real Prometheus: no alert for healthy servers, alerts in time for failures with real causes.
 
-Three servers are scraped at once: one that is healthy while it is asked and rolls a version out, one that is sick in
-all ways a few callers and kills of workers can make it, and one whose Java stands still and dies.
+Three servers are scraped: a healthy one with requests and a roll-out, one that fails under load and killed workers, and
+one whose Java process is suspended and killed.
 """
 
 import itertools
@@ -30,7 +30,7 @@ from evaluation.sets import encode_png
 from serving.config import Config, read_config
 from tests.handler_calls import JSON, make_batch_body
 from tests.images import make_large_image
-from tests.prometheus import Prometheus, prometheus
+from tests.prometheus import Prometheus, run_prometheus
 from tests.servers import (
     configure_free_ports,
     java,
@@ -41,10 +41,10 @@ from tests.servers import (
     with_archives,
     workers,
 )
-from tests.test_monitoring_rules import ALERTS, seconds
+from tests.test_monitoring_rules import ALERTS, parse_duration
 from training.data import load_raw_images
 
-HEALTHY, SICK, STUCK = "healthy", "sick", "stuck"
+HEALTHY, FAILING, STUCK = "healthy", "failing", "stuck"
 FLOOD = 700  # connections; 512 may wait
 FLOOD_RATE = 100  # requests a second, so that it leaves others their CPU
 Rule = tuple[str, str]  # an alert, and the label that distinguishes its rules
@@ -56,10 +56,10 @@ pytestmark = [
 ]
 
 
-def stated() -> dict[Rule, float]:
-    """Return each rule's seconds from its cause until it fires at the latest, as its annotation says."""
+def read_time_limits() -> dict[Rule, float]:
+    """Return the longest time from cause to alert by rule, in seconds, from the annotations."""
     return {
-        (rule["alert"], rule["labels"].get("window", rule["labels"].get("sign", ""))): seconds(
+        (rule["alert"], rule["labels"].get("window", rule["labels"].get("sign", ""))): parse_duration(
             rule["annotations"]["fires_within"]
         )
         for rule in ALERTS
@@ -67,14 +67,14 @@ def stated() -> dict[Rule, float]:
 
 
 @contextmanager
-def doing(what: Callable[[], object], pause: float = 0.0) -> Iterator[None]:
-    """Again and again in a thread while the block runs, whatever comes of it."""
+def repeat_in_thread(action: Callable[[], object], pause: float = 0.0) -> Iterator[None]:
+    """Repeat an action in a thread while the block runs; ignore its errors."""
     ended = threading.Event()
 
     def run() -> None:
         while not ended.wait(pause):
             with suppress(DigitsError, requests.RequestException, psutil.NoSuchProcess):
-                what()
+                action()
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -85,18 +85,18 @@ def doing(what: Callable[[], object], pause: float = 0.0) -> Iterator[None]:
         thread.join()
 
 
-def fires(found: Prometheus, server: str, causes: dict[Rule, float], within: float | None = None) -> None:
-    """Waits until the alerts fire, each within the time after its cause that its rule states, or that is given."""
-    limits, left = stated(), set(causes)
-    while left:
+def assert_fires(found: Prometheus, server: str, causes: dict[Rule, float], within: float | None = None) -> None:
+    """Wait until the alerts fire, within the time after their cause that the rule states, or `within`."""
+    limits, missing = read_time_limits(), set(causes)
+    while missing:
         now = time.monotonic()
-        left -= {(alert, which) for alert, which, of in found.firing() if of == server}
-        late = {each for each in left if now > causes[each] + (within or limits[each])}
-        assert not late, f"not in time: {late}; firing: {found.firing()}"
+        missing -= {(alert, which) for alert, which, of in found.list_firing() if of == server}
+        late = {rule for rule in missing if now > causes[rule] + (within or limits[rule])}
+        assert not late, f"not in time: {late}; firing: {found.list_firing()}"
         time.sleep(1)
 
 
-def _healthy_server(found: Prometheus, config: Config, duration: float) -> None:
+def _run_healthy_server(found: Prometheus, config: Config, duration: float) -> None:
     """Predict different digits for several callers while a second version is rolled out: no alert fires."""
     images = [encode_png(gray) for gray in load_raw_images("mnist5k")[0]]
     random.Random(0).shuffle(images)
@@ -104,28 +104,28 @@ def _healthy_server(found: Prometheus, config: Config, duration: float) -> None:
     with serving_client(config) as (_, client), ExitStack() as callers:
         start = time.monotonic()
         for _ in range(4):
-            callers.enter_context(doing(lambda: client.inference.predict(next(following)), pause=0.05))
+            callers.enter_context(repeat_in_thread(lambda: client.inference.predict(next(following)), pause=0.05))
         time.sleep(duration / 3)
         client.register("digits-1.1.mar")
         client.promote("1.1")
         time.sleep(max(0.0, start + duration - time.monotonic()))
-        assert found.have_fired(HEALTHY) == set()
-        assert found.value(f'count(count by (version) (digits_requests_total{{server="{HEALTHY}"}}))') == [2]
-        [rate] = found.value(f'server:digits_calls:rate1m{{server="{HEALTHY}"}}')
+        assert found.list_fired(HEALTHY) == set()
+        assert found.query_values(f'count(count by (version) (digits_requests_total{{server="{HEALTHY}"}}))') == [2]
+        [rate] = found.query_values(f'server:digits_calls:rate1m{{server="{HEALTHY}"}}')
         assert rate > 20
-        assert len(found.value(f'digits_drift_psi{{server="{HEALTHY}"}}')) >= 6
+        assert len(found.query_values(f'digits_drift_psi{{server="{HEALTHY}"}}')) >= 6
 
 
-def _sick_server(found: Prometheus, config: Config) -> None:
+def _run_failing_server(found: Prometheus, config: Config) -> None:
     with started(config) as process:
         output_until_curl(process)
-        _make_sick(found, config, process)
+        _cause_failures(found, config, process)
         _flood(found, config, process)
 
 
-def _make_sick(found: Prometheus, config: Config, process: "subprocess.Popen[str]") -> None:
-    """Drifting and slow, with workers that die: all at once, as what is sick is."""
-    inverted = [encode_png(255 - grey) for grey in load_raw_images("mnist5k")[0][::250]]
+def _cause_failures(found: Prometheus, config: Config, process: "subprocess.Popen[str]") -> None:
+    """Cause drift, slow requests and dead workers at once."""
+    inverted = [encode_png(255 - gray) for gray in load_raw_images("mnist5k")[0][::250]]
     slow = make_batch_body(*[make_large_image()] * 8, *inverted)  # over 0.2 s of a worker's
     url = config.get_url("inference") + "/predictions/digits"
     headers = JSON | {"Authorization": f"Bearer {read_token(config.key_file, 'inference')}"}
@@ -133,25 +133,27 @@ def _make_sick(found: Prometheus, config: Config, process: "subprocess.Popen[str
 
     with ExitStack() as callers:
         for _ in range(4):
-            callers.enter_context(doing(lambda: requests.post(url, slow, headers=headers, timeout=20)))
+            callers.enter_context(repeat_in_thread(lambda: requests.post(url, slow, headers=headers, timeout=20)))
         burning = [("DigitsLatencyBudgetBurn", window) for window in ("1h", "6h", "1d", "3d")]
         causes = dict.fromkeys([("DigitsDrift", ""), ("DigitsQueueGrowing", "wait"), *burning], start)
-        survivor = min(workers(process), key=lambda each: each.pid)
+        survivor = min(workers(process), key=lambda worker: worker.pid)
         for count in (1, 2):
             wait_for(lambda: len(workers(process)) == 2)
             _signal_others(process, survivor, signal.SIGKILL)
-            wait_for(lambda: restarts(config) == count)  # noqa: B023 - asked for at once
+            wait_for(lambda: count_restarts(config) == count)  # noqa: B023 - called at once
         causes["DigitsWorkerRestarts", ""] = causes["DigitsWorkersMissing", ""] = time.monotonic()
         _signal_others(process, survivor, signal.SIGKILL)
-        # New workers stand still before they are READY: TorchServe waits two minutes for them.
-        with doing(lambda: _signal_others(process, survivor, signal.SIGSTOP), pause=0.2):
-            fires(found, SICK, causes)
+        # New workers are suspended before they are READY: TorchServe waits two minutes for them.
+        with repeat_in_thread(lambda: _signal_others(process, survivor, signal.SIGSTOP), pause=0.2):
+            assert_fires(found, FAILING, causes)
         _signal_others(process, survivor, signal.SIGKILL)
 
 
-def restarts(config: Config) -> float:
+def count_restarts(config: Config) -> float:
     with StatusClient(server=config.make_server()) as client:
-        return sum(each.value for each in client.read_metrics(False) if each.name == "digits_worker_restarts_total")
+        return sum(
+            metric.value for metric in client.read_metrics(False) if metric.name == "digits_worker_restarts_total"
+        )
 
 
 def _signal_others(process: "subprocess.Popen[str]", survivor: psutil.Process, number: signal.Signals) -> None:
@@ -161,11 +163,11 @@ def _signal_others(process: "subprocess.Popen[str]", survivor: psutil.Process, n
 
 
 def _flood(found: Prometheus, config: Config, process: "subprocess.Popen[str]") -> None:
-    """No worker takes what comes, and more comes than may wait."""
-    picture = encode_png(load_raw_images("mnist5k")[0][0])
+    """Suspend the workers and send more requests than the queue holds."""
+    image = encode_png(load_raw_images("mnist5k")[0][0])
     token = read_token(config.key_file, "inference")
     head = f"POST /predictions/digits HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
-    request = f"{head}Content-Length: {len(picture)}\r\n\r\n".encode() + picture
+    request = f"{head}Content-Length: {len(image)}\r\n\r\n".encode() + image
     connections: deque[socket.socket] = deque()
 
     def send() -> None:
@@ -175,27 +177,27 @@ def _flood(found: Prometheus, config: Config, process: "subprocess.Popen[str]") 
         if len(connections) > FLOOD:
             connections.popleft().close()
 
-    wait_for(lambda: ("DigitsErrorRatio", "", SICK) not in found.firing())  # as it may when workers die
+    wait_for(lambda: ("DigitsErrorRatio", "", FAILING) not in found.list_firing())  # it may fire when workers die
     stopped = workers(process)
-    for each in stopped:
-        each.suspend()
+    for worker in stopped:
+        worker.suspend()
     start = time.monotonic()
     try:
-        with doing(send, pause=1 / FLOOD_RATE):
+        with repeat_in_thread(send, pause=1 / FLOOD_RATE):
             flooded = [("DigitsErrorRatio", ""), ("DigitsQueueGrowing", "backlog"), ("DigitsNotReady", "")]
-            fires(found, SICK, dict.fromkeys(flooded, start))
+            assert_fires(found, FAILING, dict.fromkeys(flooded, start))
     finally:
         for connection in connections:
             connection.close()
-        for each in stopped:
+        for worker in stopped:
             with suppress(psutil.NoSuchProcess):
-                each.resume()
+                worker.resume()
 
 
-def three(folder: Path) -> dict[str, Config]:
+def configure_servers(folder: Path) -> dict[str, Config]:
     archives = with_archives(folder, "1.0", "1.1")
     configs = {}
-    for name in (HEALTHY, SICK, STUCK):
+    for name in (HEALTHY, FAILING, STUCK):
         (folder / name).mkdir()
         configs[name] = configure_free_ports(folder / name, archives.model_store)
     text = configs[STUCK].path.read_text()
@@ -203,39 +205,40 @@ def three(folder: Path) -> dict[str, Config]:
     return configs | {STUCK: read_config(configs[STUCK].path)}
 
 
-def _stuck_server(found: Prometheus, config: Config) -> None:
-    """Its tokens cannot be changed, for its Java stands still; that is killed and comes back; then all is gone."""
+def _run_stuck_server(found: Prometheus, config: Config) -> None:
+    """Suspend Java, so that tokens cannot be replaced; kill it, so that it restarts; then stop the server."""
     with started(config) as process:
         output_until_curl(process)
-        wait_for(lambda: bool(found.value(f'digits_token_lifetime_seconds{{server="{STUCK}"}}')))
-        stands = java(process)
-        stands.suspend()
+        wait_for(lambda: bool(found.query_values(f'digits_token_lifetime_seconds{{server="{STUCK}"}}')))
+        process_of_java = java(process)
+        process_of_java.suspend()
         try:
             start = time.monotonic()
-            fires(found, STUCK, {("DigitsKeyExpiring", ""): start + 36}, within=60)  # when 0.4 of a minute are left
-            fires(found, STUCK, {("DigitsNotReady", ""): start}, within=120)
+            assert_fires(found, STUCK, {("DigitsKeyExpiring", ""): start + 36}, within=60)  # 0.4 of a minute is left
+            assert_fires(found, STUCK, {("DigitsNotReady", ""): start}, within=120)
         finally:
-            stands.kill()
-        fires(found, STUCK, {("DigitsServerRestarts", ""): time.monotonic()})
-        wait_for(lambda: ("DigitsDown", "", STUCK) not in found.firing())
-    fires(found, STUCK, {("DigitsDown", ""): time.monotonic()})
+            process_of_java.kill()
+        assert_fires(found, STUCK, {("DigitsServerRestarts", ""): time.monotonic()})
+        wait_for(lambda: ("DigitsDown", "", STUCK) not in found.list_firing())
+    assert_fires(found, STUCK, {("DigitsDown", ""): time.monotonic()})
 
 
 @pytest.mark.timeout(600)
-def test_alerts_fire_in_time_on_their_causes_and_none_in_three_healthy_minutes(tmp_path: Path) -> None:
-    configs = three(tmp_path)
-    with prometheus(tmp_path, configs) as found, ThreadPoolExecutor(3) as pool:
-        servers = [pool.submit(_healthy_server, found, configs[HEALTHY], 180)]
+def test_alerts_fire_in_time_and_none_fires_in_three_healthy_minutes(tmp_path: Path) -> None:
+    configs = configure_servers(tmp_path)
+    with run_prometheus(tmp_path, configs) as found, ThreadPoolExecutor(3) as pool:
+        servers = [pool.submit(_run_healthy_server, found, configs[HEALTHY], 180)]
         servers += [
-            pool.submit(server, found, configs[name]) for name, server in ((SICK, _sick_server), (STUCK, _stuck_server))
+            pool.submit(server, found, configs[name])
+            for name, server in ((FAILING, _run_failing_server), (STUCK, _run_stuck_server))
         ]
-        for each in servers:
-            each.result()
+        for server in servers:
+            server.result()
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_no_alert_fires_in_ten_healthy_minutes(tmp_path: Path) -> None:
-    configs = three(tmp_path)
-    with prometheus(tmp_path, {HEALTHY: configs[HEALTHY]}) as found:
-        _healthy_server(found, configs[HEALTHY], 600)
+    configs = configure_servers(tmp_path)
+    with run_prometheus(tmp_path, {HEALTHY: configs[HEALTHY]}) as found:
+        _run_healthy_server(found, configs[HEALTHY], 600)

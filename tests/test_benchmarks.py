@@ -1,4 +1,4 @@
-"""benchmarks/: what figures are turned into, and short real runs against servers as `make bench` starts them."""
+"""benchmarks/: the page, and short runs against real servers."""
 
 import json
 import re
@@ -46,13 +46,14 @@ def make_results() -> Comparison:
     return results
 
 
-def test_the_page_shows_every_server_and_workload_and_ratios_of_the_same_repeat() -> None:
+def test_page_has_every_server_and_workload_and_ratios_within_repeats() -> None:
     results = make_results()
     assert results.ratio(OURS, FASTAPI, MANY) == 2.0  # though the machine was half as fast in one repeat
     page = render_page(results, MACHINE)
     assert all(f" {TITLES[name]} |" in page for name in SERVERS)
     assert all(f"| {workload.name}" in page for workload in WORKLOADS)
     assert "1,000 (500 to 1,000), 2.00x" in page
+    assert "one run, on one machine, at one commit" in page
 
 
 def test_requests_are_different_images_and_batches_of_64(tmp_path: Path) -> None:
@@ -65,7 +66,7 @@ def test_requests_are_different_images_and_batches_of_64(tmp_path: Path) -> None
         frame(body if images == 1 else b64decode(json.loads(body)["instances"][63]["b64"]))
 
 
-def test_missing_wrk_and_a_server_that_ends_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_wrk_and_an_ended_server_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers, "LOGS", tmp_path)
     monkeypatch.setitem(servers.LAUNCHES, FASTAPI, lambda _: Launch(["false"], 9))
     with pytest.raises(UserError, match=r"FastAPI \+ uvicorn ended with code 1; see .*fastapi\.log"):
@@ -77,7 +78,7 @@ def test_missing_wrk_and_a_server_that_ends_are_named(tmp_path: Path, monkeypatc
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXTRA)
-def test_a_peer_predicts_as_the_project_does_and_stops_to_the_last_process(name: str) -> None:
+def test_peer_predicts_as_the_project_does_and_all_its_processes_stop(name: str) -> None:
     pytest.importorskip(EXTRA[name], reason="of the bench extra: pip install -r requirements-bench.txt")
     expected = json.loads((ROOT / "model" / "model.json").read_text())["smoke"]
     with start_server(name) as server:
@@ -94,7 +95,7 @@ def test_a_peer_predicts_as_the_project_does_and_stops_to_the_last_process(name:
 
 
 @contextmanager
-def suspended(pid: int) -> Iterator[None]:
+def suspend_processes(pid: int) -> Iterator[None]:
     processes = list_processes(pid)
     for process in processes:
         process.suspend()
@@ -108,7 +109,7 @@ def suspended(pid: int) -> Iterator[None]:
 @needs_wrk
 @pytest.mark.slow
 @pytest.mark.serial
-def test_a_short_run_measures_and_its_open_loop_shows_a_stall(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_run_measures_and_its_open_loop_shows_a_stall(monkeypatch: pytest.MonkeyPatch) -> None:
     results = Comparison()
     with start_server(OURS) as server:
         monkeypatch.setattr("benchmarks.compare_servers.start_server", lambda _: nullcontext(server))
@@ -116,11 +117,11 @@ def test_a_short_run_measures_and_its_open_loop_shows_a_stall(monkeypatch: pytes
         with ThreadPoolExecutor(1) as pool:
             stalled = pool.submit(run_load_test, server, replace(OPEN, seconds=4), rate=100.0)
             time.sleep(1)
-            with suspended(server.process.pid):
+            with suspend_processes(server.process.pid):
                 time.sleep(1)
     closed, open_loop = results.measurements
     assert closed.failures == open_loop.failures == stalled.result().failures == 0
     assert closed.server_cores > closed.generator_cores > 0
     assert open_loop.images_per_second == pytest.approx(0.7 * closed.images_per_second, rel=0.2)
-    assert stalled.result().p99_ms >= 900  # of a second's 100 due requests, not of the few under way
+    assert stalled.result().p99_ms >= 900  # of the 100 requests due in that second, not only of those in flight
     assert stalled.result().statuses["200"] >= 350

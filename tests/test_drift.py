@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from evaluation.corruptions import CHANGES
+from evaluation.corruptions import CORRUPTIONS
 from evaluation.handler_runner import HandlerRunner, start_handler
-from evaluation.outlier_sets import texture
+from evaluation.outlier_sets import make_textures
 from evaluation.sets import encode_png
 from evaluation.synthetic_photos import make_photo
 from handler.drift import FEATURES, MIN_SHARE, MIN_WINDOW_IMAGES, Counts, DriftWindow, compute_psi, count_features
@@ -84,9 +84,9 @@ def compute_largest_psi(runner: HandlerRunner, images: list[bytes]) -> float:
     runner.handler.metrics = metrics = Metrics("0")
     window = DriftWindow()
     window.add(count_features(metrics.registry.collect())["0"])
-    for start in range(0, len(images), runner.batch):
+    for start in range(0, len(images), runner.batch_size):
         if window.images < MIN_WINDOW_IMAGES:
-            runner.answers(images[start : start + runner.batch], "")
+            runner.predict(images[start : start + runner.batch_size], "")
             window.add(count_features(metrics.registry.collect())["0"])
     psi = window.compute_drift(BASELINE["shares"])
     assert psi.keys() == set(FEATURES)
@@ -106,7 +106,7 @@ def test_digits_like_the_baseline_do_not_drift(runner: HandlerRunner, digits: ND
 
 @pytest.mark.parametrize("change", ["inverted", "blurred"])
 def test_changed_digits_drift(change: str, runner: HandlerRunner, digits: NDArray[np.uint8]) -> None:
-    changed = CHANGES[change](digits, np.random.default_rng(0))
+    changed = CORRUPTIONS[change](digits, np.random.default_rng(0))
     assert compute_largest_psi(runner, [encode_png(gray) for gray in changed]) > 0.25
 
 
@@ -117,5 +117,5 @@ def test_photos_drift(runner: HandlerRunner, digits: NDArray[np.uint8]) -> None:
 
 
 def test_images_of_no_digit_drift(runner: HandlerRunner) -> None:
-    images = texture(np.random.default_rng(0), 2 * MIN_WINDOW_IMAGES)  # some are blank
+    images = make_textures(np.random.default_rng(0), 2 * MIN_WINDOW_IMAGES)  # some are blank
     assert compute_largest_psi(runner, [encode_png(gray) for gray in images]) > 0.25

@@ -1,4 +1,4 @@
-"""evaluation/: the report is what the handler answers; its measures are those of others."""
+"""evaluation/: the report shows the handler's predictions; its metrics agree with other implementations."""
 
 import gzip
 from pathlib import Path
@@ -6,13 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
 from common.command_line import run_command
-from evaluation import outlier_sets as outliers
-from evaluation.__main__ import parser
+from evaluation import outlier_sets
+from evaluation.__main__ import make_parser
 from evaluation.handler_runner import HandlerRunner, start_handler
-from evaluation.ood_scores import compute_auroc, compute_calibration_error
+from evaluation.ood_scores import (
+    compute_auroc,
+    compute_calibration_error,
+    compute_risk_coverage,
+    compute_wilson_interval,
+)
 from evaluation.sets import encode_png
 from handler.calibration import read_calibration
 from handler.preprocessing import frame, to_input
@@ -30,23 +36,23 @@ def handler() -> HandlerRunner:
         return handler
 
 
-def test_answers_are_the_models_own_and_blank_pictures_are_counted_as_refused(handler: HandlerRunner) -> None:
-    pictures = [encode_png(grey) for grey in digits()[0][::250]]
-    answers = handler.answers([*pictures, BLANK], "some")
+def test_predictions_are_the_models_and_blank_images_are_counted(handler: HandlerRunner) -> None:
+    images = [encode_png(gray) for gray in digits()[0][::250]]
+    predictions = handler.predict([*images, BLANK], "some")
     with torch.inference_mode():
-        logits = load_model(ROOT / "scripted_model.pt")(to_input([frame(picture) for picture in pictures]))
+        logits = load_model(ROOT / "scripted_model.pt")(to_input([frame(image) for image in images]))
     calibration = read_calibration(ROOT / RECORD)
     expected = calibration.compute_probabilities(logits)
-    np.testing.assert_allclose(answers.scores[:-1], calibration.compute_scores(logits).numpy(), atol=1e-4)
-    np.testing.assert_allclose(answers.probabilities[:-1], expected.numpy(), atol=1e-4)
-    np.testing.assert_array_equal(answers.digits[:-1], expected.argmax(1).numpy())
-    assert answers.refused.tolist() == [False] * 20 + [True]
-    assert (answers.digits[-1], answers.confidence[-1], answers.accepted[-1]) == (-1, 0, False)
+    np.testing.assert_allclose(predictions.scores[:-1], calibration.compute_scores(logits).numpy(), atol=1e-4)
+    np.testing.assert_allclose(predictions.probabilities[:-1], expected.numpy(), atol=1e-4)
+    np.testing.assert_array_equal(predictions.digits[:-1], expected.argmax(1).numpy())
+    assert predictions.blank.tolist() == [False] * 20 + [True]
+    assert (predictions.digits[-1], predictions.confidence[-1], predictions.accepted[-1]) == (-1, 0, False)
 
 
-def test_any_other_refusal_stops_the_report(handler: HandlerRunner) -> None:
-    with pytest.raises(ValueError, match="answered 400"):
-        handler.answers([b"no picture"], "bad")
+def test_any_other_error_stops_the_report(handler: HandlerRunner) -> None:
+    with pytest.raises(ValueError, match="status 400"):
+        handler.predict([b"no image"], "bad")
 
 
 def test_auroc_is_scikit_learns() -> None:
@@ -58,36 +64,54 @@ def test_auroc_is_scikit_learns() -> None:
     )
 
 
-def test_calibration_error_is_zero_for_what_is_always_right_and_sure_and_large_for_what_is_wrong() -> None:
+def test_calibration_error_is_zero_if_confident_and_correct_and_one_if_confident_and_wrong() -> None:
     labels = np.arange(10)
     assert compute_calibration_error(np.eye(10), labels) == pytest.approx(0)
     assert compute_calibration_error(np.eye(10), (labels + 1) % 10) == pytest.approx(1)
 
 
+def test_wilson_interval_is_scipys() -> None:
+    successes, trials = np.array([0.0, 1, 7, 99, 100]), np.array([3.0, 1, 20, 100, 100])
+    intervals = [
+        binomtest(int(k), int(n)).proportion_ci(0.95, "wilson") for k, n in zip(successes, trials, strict=True)
+    ]
+    np.testing.assert_allclose(compute_wilson_interval(successes, trials), np.transpose(intervals), atol=1e-4)
+
+
+def test_risk_is_the_error_rate_of_what_a_threshold_accepts() -> None:
+    random = np.random.default_rng(0)
+    scores, correct = random.normal(size=50), random.random(50) < 0.8
+    coverage, risk = compute_risk_coverage(scores, correct)
+    for threshold in scores:
+        accepted = scores >= threshold
+        [row] = np.flatnonzero(np.isclose(coverage, accepted.mean()))
+        assert risk[row] == pytest.approx(1 - correct[accepted].mean())
+
+
 @pytest.fixture
-def few_clothes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """In the place of Fashion-MNIST's 10,000 pictures its first, where it is installed."""
+def small_fashion_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Replace Fashion-MNIST's 10,000 images by the first 200, where it is installed."""
     path = tmp_path / "fashion.gz"
-    if outliers.FASHION.exists():
-        content = gzip.decompress(outliers.FASHION.read_bytes())
-        path.write_bytes(gzip.compress(content[: outliers.FASHION_HEADER + 200 * 28 * 28]))
-    monkeypatch.setattr(outliers, "FASHION", path)
+    if outlier_sets.FASHION_MNIST.exists():
+        content = gzip.decompress(outlier_sets.FASHION_MNIST.read_bytes())
+        path.write_bytes(gzip.compress(content[: outlier_sets.IDX_HEADER_BYTES + 200 * 28 * 28]))
+    monkeypatch.setattr(outlier_sets, "FASHION_MNIST", path)
     return path
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # torchmetrics plots tensors
-def test_report_has_every_set_and_its_pictures(
-    few_clothes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_report_has_every_set_and_its_figures(
+    small_fashion_mnist: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["report", "--data", "mnist5k", "--part", "validation", "--photos", "30", "--outliers", "30"]
-    assert run_command(parser(), [*words, "--out", str(tmp_path)]) == 0
+    assert run_command(make_parser(), [*words, "--out", str(tmp_path)]) == 0
     text = (tmp_path / "report.md").read_text()
     names = ["clean", "inverted", "off-centre", "thin", "thick", "rotated", "blurred", "noisy", "photo-like"]
     names += ["scikit-learn digits", "letters", "blank", "noise", "texture"]
-    names += ["Fashion-MNIST"] if few_clothes.exists() else []
+    names += ["Fashion-MNIST"] if small_fashion_mnist.exists() else []
     assert all(f"\n| {name} | " in text for name in names)
-    shown = {part.split(")")[0] for part in text.split("](")[1:]}
-    assert all((tmp_path / each).read_bytes().startswith(b"\x89PNG") for each in shown)
-    assert len(shown) == 5
-    assert ("left out: " in capsys.readouterr().out) != few_clothes.exists()
+    figures = {part.split(")")[0] for part in text.split("](")[1:]}
+    assert all((tmp_path / path).read_bytes().startswith(b"\x89PNG") for path in figures)
+    assert len(figures) == 6
+    assert ("skipped: " in capsys.readouterr().out) != small_fashion_mnist.exists()

@@ -17,7 +17,7 @@ import requests
 
 from digits_client.status import StatusClient
 from digits_client.transport import read_token
-from evaluation.outlier_sets import texture
+from evaluation.outlier_sets import make_textures
 from evaluation.sets import encode_png
 from serving.archive import compute_sha256, get_archive_path
 from serving.config import ROOT, Config
@@ -73,7 +73,7 @@ def plan_requests() -> list[tuple[str, str, bytes]]:
 
 def rejected() -> bytes:
     """Make an image whose prediction is rejected."""
-    return encode_png(texture(np.random.default_rng(1), 2)[1])
+    return encode_png(make_textures(np.random.default_rng(1), 2)[1])
 
 
 class Callers:

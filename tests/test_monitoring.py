@@ -1,4 +1,4 @@
-"""monitoring/: the dashboard fits its documents, Prometheus starts or says why not, and has data for every panel."""
+"""monitoring/: the dashboard agrees with the docs; Prometheus starts and has data for every panel."""
 
 import json
 import os
@@ -32,29 +32,29 @@ MONITORING = ROOT / "monitoring"
 PANELS = read_panels()
 
 
-def test_every_variable_of_a_query_is_known() -> None:
+def test_every_variable_in_a_query_is_defined() -> None:
     assert not [query for panel in PANELS for query in panel.queries if "$" in query]
     dashboard = json.loads(DASHBOARD.read_text())
-    variables = {each["name"] for each in dashboard["templating"]["list"]}
+    variables = {variable["name"] for variable in dashboard["templating"]["list"]}
     used = set(re.findall(r"\$\{?([a-z]\w*)", json.dumps(dashboard["panels"])))
     assert used == variables == {"datasource", "server", "version"}
 
 
-def test_every_description_names_a_section_that_is_there() -> None:
-    headings = re.findall(r"^#+ (.*)$", (ROOT / "docs/operations.md").read_text(), re.M)
-    there = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+def test_every_description_names_an_existing_section() -> None:
     for panel in PANELS:
-        named = re.search(r"docs/operations\.md#([\w-]+)\.$", panel.description)
-        assert named is not None, panel.title
-        assert named.group(1) in there, panel.title
+        link = re.search(r"(docs/[\w/-]+\.md)#([\w-]+)\.$", panel.description)
+        assert link is not None, panel.title
+        headings = re.findall(r"^#+ (.*)$", (ROOT / link.group(1)).read_text(), re.M)
+        anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert link.group(2) in anchors, panel.title
 
 
-def test_grafana_finds_the_dashboards_data_where_prometheus_listens() -> None:
+def test_grafana_reads_from_the_address_of_prometheus() -> None:
     provisioned = yaml.safe_load((MONITORING / "grafana/provisioning/datasources/digits.yml").read_text())
-    assert [each["url"] for each in provisioned["datasources"]] == [f"http://{ADDRESS}"]
+    assert [source["url"] for source in provisioned["datasources"]] == [f"http://{ADDRESS}"]
 
 
-def test_targets_come_from_the_configuration_and_all_else_from_the_template(tmp_path: Path) -> None:
+def test_targets_come_from_the_configuration_and_the_rest_from_the_template(tmp_path: Path) -> None:
     config = configure_free_ports(tmp_path)
     template = yaml.safe_load(TEMPLATE.read_text())
     other = {"targets": ["other:8083"], "labels": {"server": "other"}}
@@ -71,25 +71,25 @@ def test_targets_come_from_the_configuration_and_all_else_from_the_template(tmp_
     assert made["global"] == template["global"]
 
 
-def free_address() -> str:
+def find_address() -> str:
     return f"127.0.0.1:{find_port()}"
 
 
-def test_a_prometheus_that_is_not_installed_is_named(tmp_path: Path) -> None:
-    command = start(configure_free_ports(tmp_path), free_address())
+def test_missing_prometheus_is_named(tmp_path: Path) -> None:
+    command = make_command(configure_free_ports(tmp_path), find_address())
     run = subprocess.run(command, cwd=ROOT, env=os.environ | {"PATH": str(tmp_path)}, capture_output=True, text=True)
     assert (run.returncode, run.stdout) == (1, "")
     assert "apt-get install prometheus" in run.stderr
 
 
-def start(config: Config, address: str) -> list[str]:
+def make_command(config: Config, address: str) -> list[str]:
     return [sys.executable, "-m", "monitoring", "--config", str(config.path), "start", "--address", address]
 
 
 @contextmanager
-def monitored(config: Config, address: str) -> Iterator["subprocess.Popen[str]"]:
+def run_monitoring(config: Config, address: str) -> Iterator["subprocess.Popen[str]"]:
     """Run `start` and yield once Prometheus is ready."""
-    process = subprocess.Popen(start(config, address), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(make_command(config, address), cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -116,8 +116,8 @@ def send_odd_images(client: DigitsClient) -> None:
     """Send images with warnings, with errors and one that is rejected; explain one."""
     bad = bad_images()
     odd = [SEVENS["dark on light"](), rejected(), bad["blank white"].body, bad["text"].body, bad["header bomb"].body]
-    for picture in [*odd, *SMOKE.values()]:
-        next(client.predict_batch([picture], connections=1))
+    for image in [*odd, *SMOKE.values()]:
+        next(client.predict_batch([image], connections=1))
     client.explain(SMOKE[7])
 
 
@@ -134,22 +134,22 @@ def show_versions(page: Page, address: str, path: Path) -> None:
 @needs_chromium
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed (Debian: prometheus)")
 @pytest.mark.timeout(400)
-def test_every_panel_has_data_beside_a_server_with_traffic(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_every_panel_has_data_from_a_server_with_traffic(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """`make test ARGS="tests/test_monitoring.py -m slow --screenshots docs"` writes docs/prometheus.png."""
-    shown = request.config.getoption("--screenshots")
-    config, address = with_archives(tmp_path, "1.0", "1.1"), free_address()
-    with serving_client(config) as (_, client), monitored(config, address) as process:
+    screenshots = request.config.getoption("--screenshots")
+    config, address = with_archives(tmp_path, "1.0", "1.1"), find_address()
+    with serving_client(config) as (_, client), run_monitoring(config, address) as process:
         prometheus = Prometheus(address)
         wait_for(lambda: prometheus.has_data('up{job="digits"} == 1'))
         assert "Drift" in prometheus.list_empty_panels()
-        send_digits(client.inference, 90 if shown else 0)
+        send_digits(client.inference, 90 if screenshots else 0)
         send_odd_images(client.inference)
         client.register("digits-1.1.mar")
         client.promote("1.1")
-        send_digits(client.inference, 90 if shown else 0)
+        send_digits(client.inference, 90 if screenshots else 0)
         wait_for(lambda: prometheus.list_empty_panels() == [])
         with launch_chromium() as browser:
-            show_versions(browser.new_page(), address, Path(shown or tmp_path) / "prometheus.png")
+            show_versions(browser.new_page(), address, Path(screenshots or tmp_path) / "prometheus.png")
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
     with pytest.raises(requests.ConnectionError):

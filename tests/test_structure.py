@@ -54,9 +54,9 @@ def find_attributes(node: ast.ClassDef) -> set[str]:
 
 
 def find_commands() -> list[str]:
-    from benchmarks.__main__ import parser as benchmarks
-    from evaluation.__main__ import parser as evaluation
-    from monitoring.__main__ import parser as monitoring
+    from benchmarks.__main__ import make_parser as benchmarks
+    from evaluation.__main__ import make_parser as evaluation
+    from monitoring.__main__ import make_parser as monitoring
     from serving.__main__ import make_parser as serving
     from training.__main__ import make_parser as training
 

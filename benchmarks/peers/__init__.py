@@ -1,1 +1,1 @@
-"""The servers that this project is compared with, and what they share."""
+"""The servers that this project is compared with."""

@@ -1,4 +1,4 @@
-"""A handler for TorchServe as its documentation writes one, for its defaults: no batching, no settings of ours.
+"""A handler as TorchServe's documentation shows, for its default settings: no batching.
 
 https://pytorch.org/serve/custom_service.html
 """
@@ -7,11 +7,11 @@ from typing import Any
 
 from ts.torch_handler.base_handler import BaseHandler
 
-from benchmarks.peers.common import DigitModel, decode_instances, respond
+from benchmarks.peers.common import DigitModel, decode_instances, render_response
 
 
 class DefaultHandler(BaseHandler):  # type: ignore[misc]  # TorchServe has no type hints
-    """Takes an image as the body, or a batch request, which TorchServe has parsed."""
+    """Accepts an image as the body, or a batch request, which TorchServe has parsed."""
 
     def initialize(self, context: Any) -> None:  # noqa: ARG002 - TorchServe's signature
         self.model = DigitModel()
@@ -25,4 +25,4 @@ class DefaultHandler(BaseHandler):  # type: ignore[misc]  # TorchServe has no ty
         return [self.model.predict_images(images) for images in data]
 
     def postprocess(self, data: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-        return [respond(predictions) for predictions in data]
+        return [render_response(predictions) for predictions in data]

@@ -1,8 +1,8 @@
 """python -m benchmarks.peers.litserve_app PORT WORKERS
 
-LitServe as its documentation tunes it for many requests a second: batching, several workers a device, several API
-servers, its fast queue (https://lightning.ai/docs/litserve). It takes no raw image, but JSON or a form; forms, no
-batching or another queue are slower.
+LitServe as its documentation recommends for throughput: batching, several workers per device, several API servers and
+its fast queue (https://lightning.ai/docs/litserve). It accepts JSON or a form, not a raw image; forms, no batching or
+another queue are slower.
 """
 
 import sys
@@ -10,13 +10,13 @@ from typing import Any
 
 from litserve import LitAPI, LitServer
 
-from benchmarks.peers.common import BATCH, DigitModel, decode_instances, respond
+from benchmarks.peers.common import MAX_BATCH_SIZE, DigitModel, decode_instances, render_response
 
 
 class DigitApi(LitAPI):
-    """One image as {"b64": "..."}, or a batch request."""
+    """Accepts one image as {"b64": "..."}, or a batch request."""
 
-    def setup(self, device: str) -> None:  # noqa: ARG002 - there is but the CPU
+    def setup(self, device: str) -> None:  # noqa: ARG002 - the CPU is the only device
         self.model = DigitModel()
 
     def decode_request(self, request: dict[str, Any]) -> list[bytes]:
@@ -33,11 +33,11 @@ class DigitApi(LitAPI):
         return output
 
     def encode_response(self, output: list[dict[str, Any]]) -> dict[str, Any]:
-        return respond(output)
+        return render_response(output)
 
 
 if __name__ == "__main__":
     port, workers = map(int, sys.argv[1:])
-    api = DigitApi(max_batch_size=BATCH, batch_timeout=0.001, api_path="/predictions/digits")
+    api = DigitApi(max_batch_size=MAX_BATCH_SIZE, batch_timeout=0.001, api_path="/predictions/digits")
     server = LitServer(api, accelerator="cpu", workers_per_device=workers, fast_queue=True)
     server.run(host="127.0.0.1", port=port, num_api_servers=workers, log_level="warning", generate_client_file=False)
