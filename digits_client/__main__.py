@@ -35,7 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Run the command of the command line; return 1 after an error, 130 after Ctrl-C."""
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # names of files may be no UTF-8
+        sys.stdout.reconfigure(errors="surrogateescape")  # file names may not be UTF-8
     try:
         given = make_parser().parse_args()
         server = find_server(given.url)
@@ -45,7 +45,7 @@ def main() -> int:
         code = int(given.command(given, server))
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # `… | head` has read enough
+    except BrokenPipeError:  # such as `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (DigitsError, OSError) as error:

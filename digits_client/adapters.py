@@ -1,4 +1,4 @@
-"""Connections that accept only the request's own response, and only from the holder of a certificate."""
+"""HTTP adapters that check that a response belongs to its request, and that the server has the pinned certificate."""
 
 import hashlib
 import ssl
@@ -11,16 +11,16 @@ from requests.adapters import HTTPAdapter
 
 from digits_client.exceptions import DigitsError
 
-CORRELATION_HEADER = "X-Correlation-ID"  # as handler/protocol.py calls it; the server echoes it
+CORRELATION_HEADER = "X-Correlation-ID"  # as in handler/protocol.py; the server echoes it
 _END = "-----END CERTIFICATE-----"
 
 
 class MismatchedResponseError(requests.RequestException):
-    """The responses on every connection that was tried were those of other requests."""
+    """Every connection returned the response of another request."""
 
 
 class CorrelatedAdapter(HTTPAdapter):
-    """Accepts a response only if it is the request's own; else drops the connection and sends the request again.
+    """Drops a connection that returns another request's response, and sends the request again on a new one.
 
     TorchServe 0.12.0 may answer a request twice when its worker is taken away, and the second response is then read as
     that of the next request on the connection. One without the header is TorchServe's own, or an older archive's.
@@ -37,7 +37,7 @@ class CorrelatedAdapter(HTTPAdapter):
 
 
 class PinnedCertificateAdapter(CorrelatedAdapter):
-    """Talks to the holder of one certificate alone, by whatever authority and for whatever address it is signed."""
+    """Accepts only a server with the given certificate; who signed it, and for which address, does not matter."""
 
     def __init__(self, certificate: Path, **options: Any) -> None:
         self.fingerprint = _read_fingerprint(certificate)

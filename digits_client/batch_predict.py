@@ -1,4 +1,4 @@
-"""Many images: found in folders, sent in batches over several connections, printed as rows."""
+"""Predict many images: find them in folders, send batches over several connections, make rows for CSV or JSON."""
 
 import os
 from collections import deque
@@ -15,8 +15,8 @@ from digits_client.types import Prediction, parse_prediction
 if TYPE_CHECKING:
     from digits_client.client import DigitsClient
 
-CONNECTIONS = 8  # requests at a time
-BATCH_SIZE, MAX_BATCH_SIZE = 64, 256  # images of a request; the most is handler/protocol.py's MAX_INSTANCES
+CONNECTIONS = 8  # concurrent requests
+BATCH_SIZE, MAX_BATCH_SIZE = 64, 256  # images per request; the second as MAX_INSTANCES in handler/protocol.py
 SUFFIXES = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 COLUMNS = ("path", "digit", "confidence", "accepted", "warnings", "model_version", "error")
 
@@ -29,16 +29,16 @@ def find_images(folder: Path) -> list[Path]:
     DigitsError too if a folder cannot be read.
     """
     if not folder.is_dir():
-        raise DigitsError(f"{folder}: is no folder; expected one with images in it")
+        raise DigitsError(f"{folder}: not a folder; expected a folder of images")
     files = (Path(below) / name for below, _, names in os.walk(folder, onerror=_raise_unreadable) for name in names)
     found = sorted(path for path in files if path.suffix.lower() in SUFFIXES and not _is_hidden(path, folder))
     if not found:
-        raise DigitsError(f"{folder}: no images below it; expected {', '.join(sorted(SUFFIXES))}")
+        raise DigitsError(f"{folder}: no images in it; expected {', '.join(sorted(SUFFIXES))}")
     return found
 
 
 def _is_hidden(path: Path, folder: Path) -> bool:
-    """Say whether it is what other programs leave, such as `._0.png` or `.ipynb_checkpoints`, or no file."""
+    """Return whether it is hidden, such as `._0.png` or below `.ipynb_checkpoints`, or not a file."""
     parts = path.relative_to(folder).parts
     return any(part.startswith(".") for part in parts) or not (path.is_file() or path.is_symlink())
 
@@ -50,7 +50,7 @@ def _raise_unreadable(error: OSError) -> None:
 def predict_batches(
     client: "DigitsClient", images: Iterable[ImageLike], batch_size: int, connections: int, version: str
 ) -> Iterator[Result]:
-    """Yield the results of DigitsClient.predict_batch; at most two requests per connection are under way."""
+    """Yield the results of DigitsClient.predict_batch; at most two requests per connection are in progress."""
     if not 1 <= batch_size <= MAX_BATCH_SIZE:
         raise DigitsError(f"{batch_size} images per batch; expected 1 to {MAX_BATCH_SIZE}")
     if connections < 1:
@@ -71,13 +71,13 @@ def predict_batches(
 
 
 def _predict_encoded(client: "DigitsClient", batch: list[Encoded], version: str) -> list[Result]:
-    """Predict a batch; an image that could not be encoded keeps its place with its error."""
+    """Predict a batch; return the encoding errors at their places."""
     results = iter(_predict_batch(client, [image for image in batch if isinstance(image, bytes)], version))
     return [next(results) if isinstance(image, bytes) else image for image in batch]
 
 
 def _predict_batch(client: "DigitsClient", images: list[bytes], version: str) -> list[Result]:
-    """Send one request; images that it leaves without a result through no fault of theirs are sent one by one."""
+    """Send one request; send images one by one that get no result because of the other images or a deadline."""
     if len(images) <= 1:
         return [_predict_or_error(client, image, version) for image in images]
     try:
@@ -105,7 +105,7 @@ def _predict_or_error(client: "DigitsClient", image: bytes, version: str) -> Res
 
 
 def _parse_batch(response: Any, count: int) -> list[Prediction | ApiError]:
-    """Parse a batch's JSON; UnexpectedResponseError if it is another handler's."""
+    """Parse a batch's JSON; raise UnexpectedResponseError if it is not the digit handler's."""
     try:
         results = [_parse_result(result) for result in response["predictions"]]
     except (LookupError, TypeError) as error:
@@ -136,5 +136,5 @@ def make_rows(names: list[str], results: Iterable[Result]) -> Iterator[dict[str,
 
 
 def is_about_image(error: DigitsError) -> bool:
-    """Say whether another image may succeed."""
+    """Return whether the error concerns this image only."""
     return isinstance(error, ImageFileError) or (isinstance(error, ApiError) and error.is_about_image)

@@ -1,4 +1,4 @@
-"""DigitsClient: the digit of an image, of many images, and why.
+"""Client of the inference API: predictions of one image or many, and explanations.
 
 from digits_client import DigitsClient
 
@@ -28,7 +28,7 @@ from digits_client.types import Explanation, Prediction, parse_explanation, pars
 
 
 class DigitsClient(ClosingClient):
-    """Predictions and explanations of a server, by default of the one that runs in this checkout.
+    """Predicts and explains images with a server, by default the one that runs in this checkout.
 
     `url` is its inference address. The token is `token`, else DIGITS_INFERENCE_TOKEN, else that of a server on this
     machine, which is read again when it was replaced. `certificate` is a PEM file: the one that the server must
@@ -54,7 +54,7 @@ class DigitsClient(ClosingClient):
         self.api = ApiClient(self.server.inference, tokens, timeout, retry_all(retries), pinned)
 
     def predict(self, image: ImageLike, version: str = "", probe: bool = False) -> Prediction:
-        """Predict the digit of an image by the default version, or by the one that is named.
+        """Predict the digit of an image with the default version or the given one.
 
         `image` is a path, a file's bytes, a PIL image, or an array: uint8 [H,W], [H,W,3] or [H,W,4], uint16 or bool
         [H,W]. A probe appears in no metric but that of probes.

@@ -1,4 +1,4 @@
-"""Two versions on the same images."""
+"""Compare two versions on the same images: agreement, accuracy and latency."""
 
 import statistics
 import time
@@ -15,7 +15,7 @@ from digits_client.types import Prediction
 
 @dataclass(frozen=True)
 class Side:
-    """One version's part of a comparison; latencies in milliseconds."""
+    """Results of one version in a comparison; latencies in milliseconds."""
 
     version: str
     answered: int
@@ -27,7 +27,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two versions on the same `images`, of which `labelled` lie in a folder named after their digit.
+    """Results of two versions on the same `images`, of which `labelled` lie in a folder named after their digit.
 
     On every image they either agree, or both give the same error, or are listed in `different`.
     """
@@ -35,7 +35,7 @@ class Comparison:
     images: int
     labelled: int
     agreed: int
-    errors: int  # of both versions
+    errors: int  # that both versions return
     sides: tuple[Side, Side]
     different: tuple[dict[str, Any], ...]  # path, label, and the digit or error of both versions
 

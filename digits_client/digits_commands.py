@@ -1,4 +1,4 @@
-"""The commands of `digits`: predict, explain, compare, and versions rolled forward and back."""
+"""Commands of `digits`: predict, explain, compare, and the management of versions."""
 
 import argparse
 import csv
@@ -25,8 +25,8 @@ from digits_client.types import Version, make_sort_key
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
-DIFFERENCES = 20  # that a comparison's table lists; its JSON has all
-FEW_IMAGES = 100  # two versions compared on fewer may agree by chance
+DIFFERENCES = 20  # rows in the table of a comparison; its JSON has all
+FEW_IMAGES = 100  # with fewer, two versions may agree by chance
 
 
 def add_commands(commands: "Subparsers", options: argparse.ArgumentParser) -> None:
@@ -79,7 +79,7 @@ def predict(given: Namespace, server: Server) -> int:
     ):
         results = client.predict_batch(images, version=given.version)
         for row in make_rows([str(path) for path in paths], results):
-            if done == 0 and not given.json:  # not before: a server that does not answer leaves an empty file
+            if done == 0 and not given.json:  # only now: without a server, the output stays empty
                 writer.writeheader()
             bar.update()
             if row["error"]:
@@ -99,7 +99,7 @@ def predict(given: Namespace, server: Server) -> int:
 def explain(given: Namespace, server: Server) -> int:
     image = sys.stdin.buffer.read() if given.image == "-" else encode_image(given.image)
     try:
-        from digits_client.explanation_plot import draw_explanation  # late: Matplotlib takes a second to import
+        from digits_client.explanation_plot import draw_explanation  # here: Matplotlib takes a second to import
     except ImportError as error:
         raise DigitsError(f"drawing needs {error.name}: pip install 'digits-client[plot]'") from error
     with DigitsClient(server=server) as client:

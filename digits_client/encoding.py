@@ -1,4 +1,4 @@
-"""Images as they are sent: the bytes of a file, and a batch of images as one JSON body."""
+"""Encode images for requests: as the bytes of a file, and as the JSON body of a batch request."""
 
 import json
 from base64 import b64encode
@@ -13,14 +13,14 @@ from digits_client.exceptions import ImageFileError
 
 
 class Array(Protocol):
-    """A NumPy array, or what offers the same interface."""
+    """An object with NumPy's array interface."""
 
     @property
     def __array_interface__(self) -> dict[str, Any]: ...
 
 
 ImageLike = str | Path | bytes | Image.Image | Array
-Encoded = bytes | ImageFileError  # an image to be sent, or why it cannot be
+Encoded = bytes | ImageFileError  # an encoded image, or why it cannot be sent
 
 _INSTANCE_BYTES = len(json.dumps({"b64": ""}) + ", ")
 _BODY_BYTES = len(json.dumps({"instances": []}))
@@ -39,7 +39,7 @@ def encode_image(image: ImageLike) -> bytes:
         return file.getvalue()
     except OSError as error:
         raise ImageFileError(f"{_describe(image)}: {error.strerror or error}; expected an image file") from error
-    except (TypeError, ValueError, AttributeError, SyntaxError) as error:  # SyntaxError: Pillow's of a broken PNG
+    except (TypeError, ValueError, AttributeError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
         raise ImageFileError(
             f"{_describe(image)}: {error}; expected a path, bytes, an image or a uint8 array"
         ) from error
@@ -72,7 +72,7 @@ def split_into_batches(images: Iterable[Encoded], batch_size: int, max_bytes: in
             batch, length = [], _BODY_BYTES
         batch.append(image)
         length += added
-        if len(batch) == batch_size:  # now, and not when the next image is there
+        if len(batch) == batch_size:  # without waiting for the next image
             yield batch
             batch, length = [], _BODY_BYTES
     if batch:

@@ -1,4 +1,4 @@
-"""What the clients raise: DigitsError, and what kind of it."""
+"""Errors of the clients: DigitsError and its subclasses."""
 
 TOKEN_VARIABLES = {"inference": "DIGITS_INFERENCE_TOKEN", "management": "DIGITS_MANAGEMENT_TOKEN"}
 _ADVICE = {
@@ -11,34 +11,34 @@ _ADVICE = {
 
 
 class DigitsError(Exception):
-    """Base of all errors of the clients; the message says what to do."""
+    """Base class of all client errors; the message says what to do."""
 
 
 class ApiError(DigitsError):
     """An error response: HTTP `status`, TorchServe's or the handler's `type`, and its `message`."""
 
-    def __init__(self, status: int, type: str, message: str) -> None:  # noqa: A002 - as the field is called
+    def __init__(self, status: int, type: str, message: str) -> None:  # noqa: A002 - the name of the JSON field
         self.status, self.type, self.message = status, type, message
         advice = f" ({_ADVICE[type]})" if type in _ADVICE else ""
         super().__init__(f"{status} {type}: {message}{advice}")
 
     @property
     def is_about_image(self) -> bool:
-        """Whether another image may succeed."""
+        """Whether the error concerns this image only."""
         return self.type in ("InvalidImage", "DeadlineExceeded") or self.status in (413, 429) or self.status >= 500
 
 
 class UnexpectedResponseError(DigitsError):
-    """A response that is not the digit service's."""
+    """A response that does not come from the digit service."""
 
 
 class UnreachableError(DigitsError):
-    """No response: nobody listens, there is no token to be read, the connection broke, or the time is up."""
+    """No response: refused or broken connection, timeout, or no readable token."""
 
 
 class ImageFileError(DigitsError):
-    """An image that cannot be sent: no such file, an array of an unsupported kind."""
+    """An image that cannot be sent, such as a missing file or an unsupported array."""
 
 
 class NotKeptError(DigitsError):
-    """A change that is in effect, but would be lost if the server restarted now."""
+    """A change that took effect but would be lost if the server restarted now."""

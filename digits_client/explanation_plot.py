@@ -1,4 +1,4 @@
-"""Draw an explanation: the image, the frame that the model saw, and the evidence in it for and against a digit."""
+"""Plot an explanation: the image, its frame, and the pixels that are evidence for or against a digit."""
 
 from io import BytesIO
 from typing import Any
@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from digits_client.types import Explanation
 
 MAX_SIDE = 512  # pixels of the longer side
-SMOOTHING = 1.5  # pixels, a Gaussian's standard deviation: max pooling picks single pixels, strokes are wider
+SMOOTHING = 1.5  # pixels; standard deviation: max pooling selects single pixels, but strokes are wider
 
 
 def draw_explanation(image: bytes, explanation: Explanation) -> bytes:
@@ -20,7 +20,7 @@ def draw_explanation(image: bytes, explanation: Explanation) -> bytes:
     attribution, frame = np.array(explanation.attribution), np.array(explanation.framed)
     figure = Figure(figsize=(10.5, 3.6), layout="constrained")
     sent, framed, overlay = figure.subplots(1, 3)
-    sent.set_facecolor("0.75")  # seen where the picture is transparent
+    sent.set_facecolor("0.75")  # visible where the image is transparent
     sent.imshow(_load_for_display(image), cmap="gray")
     sent.set_title("image")
     framed.imshow(frame, cmap="gray", vmin=0, vmax=255)
@@ -41,10 +41,10 @@ def draw_explanation(image: bytes, explanation: Explanation) -> bytes:
 
 
 def _load_for_display(content: bytes) -> NDArray[Any]:
-    """Return the image upright and small, in colours where Pillow knows them."""
+    """Return the image upright and reduced, in color if it has any."""
     with Image.open(BytesIO(content)) as image:
-        image.thumbnail((MAX_SIDE, MAX_SIDE), reducing_gap=None)  # the quicker way knows no 16-bit grey
+        image.thumbnail((MAX_SIDE, MAX_SIDE), reducing_gap=None)  # the faster way does not support 16-bit gray
         upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith(("I", "F")):
-        return np.asarray(upright)  # drawn by its own range
+        return np.asarray(upright)  # shown by its own range
     return np.asarray(upright.getchannel("L") if upright.mode == "LAB" else upright.convert("RGBA"))

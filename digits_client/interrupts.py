@@ -1,4 +1,4 @@
-"""Ctrl-C in a loop that prints rows: the loop ends between two of them."""
+"""Handle Ctrl-C in a loop that prints rows: the loop ends between two rows."""
 
 import signal
 import threading
@@ -18,7 +18,7 @@ def defer_ctrl_c() -> Iterator[threading.Event]:
         stopped.set()
         signal.signal(signal.SIGINT, before)
 
-    if before is signal.default_int_handler:  # not where Ctrl-C is ignored, as of a job in the background
+    if before is signal.default_int_handler:  # background jobs ignore SIGINT
         signal.signal(signal.SIGINT, note)
     try:
         yield stopped

@@ -1,4 +1,4 @@
-"""ManagementClient: registers versions, makes them the default and removes them without a lost request."""
+"""Client of the management API: register, promote, roll back, scale and unregister versions without a lost request."""
 
 import re
 import time
@@ -24,16 +24,16 @@ from digits_client.transport import (
 )
 from digits_client.types import Version, make_sort_key, parse_versions
 
-LOAD_SECONDS = 120.0  # until the workers of a version are given up
-DRAIN_SECONDS = 30.0  # until a version that still gets requests is not removed
-IDLE_SECONDS = 0.3  # without work, over the batch delay, until no request is taken to be under way
+LOAD_SECONDS = 120.0  # limit for loading the workers of a version
+DRAIN_SECONDS = 30.0  # limit for waiting until a version has no requests
+IDLE_SECONDS = 0.3  # without CPU time used, longer than the batch delay: no request is in progress
 POLL_SECONDS = 0.1
 _MODEL = "/models/digits"
 _ARCHIVE = re.compile(r"digits-([0-9A-Za-z][0-9A-Za-z._-]*)\.mar")
 
 
 class ManagementClient(ClosingClient):
-    """Versions of a server, by default of the one that runs in this checkout.
+    """Manages the versions of a server, by default the one that runs in this checkout.
 
     `url` is its management address, `token` the management token, else DIGITS_MANAGEMENT_TOKEN, else that of a server
     on this machine. Smoke images go to the inference address by `inference_token`, which is found likewise.
@@ -72,11 +72,11 @@ class ManagementClient(ClosingClient):
         return {version.version: version for version in listed}
 
     def get_default(self) -> Version:
-        """Return the version that predicts when none is named."""
+        """Return the default version, which answers requests that name none."""
         return parse_versions(self.api.call_json("GET", _MODEL))[0]
 
     def get_version(self, version: str) -> Version:
-        """Return a registered version; DigitsError that names the registered ones if it is none of them."""
+        """Return a registered version; raise DigitsError, with the registered ones, if there is no such version."""
         versions = self.list_versions()
         if version not in versions:
             names = ", ".join(sorted(versions, key=make_sort_key)) or "none"
@@ -89,7 +89,7 @@ class ManagementClient(ClosingClient):
         The default stays what it is. The version is removed again if anything but keeping it fails.
         """
         if not (named := _ARCHIVE.fullmatch(archive)):
-            raise DigitsError(f"{archive}: is no archive's name; expected digits-<version>.mar, in the server's store")
+            raise DigitsError(f"{archive}: not an archive name; expected digits-<version>.mar, in the server's store")
         version, default = named[1], self.get_default()
         workers, is_new = max(default.min_workers, len(default.workers)), version not in self.list_versions()
         query = {"url": archive, "initial_workers": str(workers), "synchronous": "false"}
@@ -98,7 +98,9 @@ class ManagementClient(ClosingClient):
             _set_workers(self, version, default.min_workers, default.max_workers)
             loaded = _prove(self, version)
         except BaseException as error:  # Ctrl-C as well
-            if is_new and getattr(error, "type", None) != "ConflictStatusException":  # another client's is not removed
+            if (
+                is_new and getattr(error, "type", None) != "ConflictStatusException"
+            ):  # keep what another client registered
                 with suppress(DigitsError):
                     self.api.request("DELETE", f"{_MODEL}/{version}")
             raise
@@ -110,30 +112,30 @@ class ManagementClient(ClosingClient):
         return _set_default(self, _prove(self, version))
 
     def rollback(self) -> Version:
-        """Make the version the default that was it before the present one.
+        """Make the previous default version the default again.
 
         It has served, so this needs less than `promote`: one READY worker, and the smoke test if it has one.
         """
         previous = self.status.read_state()["previous"]
         if previous is None:
-            raise DigitsError("there is no version to go back to: the default is the first, or those before are gone")
+            raise DigitsError("no version to roll back to: the default is the first, or earlier ones are unregistered")
         loaded = _wait_loaded(self, previous, workers=1)
         try:
             smoke = self.read_smoke(loaded)
-        except (UnexpectedResponseError, UnreachableError):  # an older archive, or workers that hang; it has served
+        except (UnexpectedResponseError, UnreachableError):  # an older archive or hung workers; it served before
             return _set_default(self, loaded)
         _run_smoke_test(self, loaded, smoke)
         return _set_default(self, loaded)
 
     def scale(self, min_workers: int, max_workers: int | None = None, version: str = "") -> Version:
-        """Give a version, by default the default one, at least and at most so many workers; wait until they answer.
+        """Set the minimum and maximum number of workers of a version, or of the default; wait until they are READY.
 
         This client sends again what workers that are taken away had in hand; for other callers it is lost.
         """
         most = min_workers if max_workers is None else max_workers
         if not 1 <= min_workers <= most:
             raise DigitsError(
-                f"at least {min_workers} and at most {most} workers; expected numbers from 1 on, the first no larger"
+                f"at least {min_workers} and at most {most} workers; expected numbers from 1, the first not larger"
             )
         name = self.get_version(version).version if version else self.get_default().version
         _set_workers(self, name, min_workers, most)
@@ -142,7 +144,7 @@ class ManagementClient(ClosingClient):
         return loaded
 
     def unregister(self, version: str) -> None:
-        """Remove a version that is not the default, once its requests are answered; its archive stays."""
+        """Unregister a version that is not the default after its last request; keep its archive."""
         registered = self.get_version(version)
         if version == self.get_default().version:
             raise DigitsError(f"{version} is the default; promote another version first")
@@ -157,7 +159,7 @@ class ManagementClient(ClosingClient):
         _confirm_kept(self.status, f"{version} is unregistered", lambda state: version not in state["versions"])
 
     def read_smoke(self, version: Version) -> Smoke:
-        """Return the smoke images of a version, from its own description."""
+        """Return the smoke images of a version, from its metadata."""
         path, query = f"{_MODEL}/{version.version}", {"customized": "true"}
         described = self.api.call_json("GET", path, params=query)
         return parse_smoke(described)
@@ -169,7 +171,7 @@ def wait_idle(
     seconds: float,
     hurry: Callable[[], bool] = bool,
 ) -> bool:
-    """Wait until no request to these versions is under way; False if `seconds` pass, or `hurry` says so, first.
+    """Wait until no request to these versions is in progress; return False after `seconds` or if `hurry` returns True.
 
     TorchServe does not say so itself. A request is in the queue, waits up to the batch delay for company, or is in a
     worker's hands, which then does work.
@@ -200,7 +202,7 @@ def _set_default(client: ManagementClient, version: Version) -> Version:
 
 
 def _wait_loaded(client: ManagementClient, version: str, workers: int | None = None) -> Version:
-    """Wait until all workers of the version, or so many, are READY."""
+    """Wait until all workers of the version, or the given number, are READY."""
     deadline = time.monotonic() + LOAD_SECONDS
     while True:
         found = client.get_version(version)
@@ -215,7 +217,7 @@ def _wait_loaded(client: ManagementClient, version: str, workers: int | None = N
 
 
 def _prove(client: ManagementClient, version: str) -> Version:
-    """Return the version when all its workers are READY and it has passed its smoke test."""
+    """Wait until all workers of the version are READY, run its smoke test, and return it."""
     loaded = _wait_loaded(client, version)
     _run_smoke_test(client, loaded, client.read_smoke(loaded))
     return loaded
@@ -227,7 +229,7 @@ def _run_smoke_test(client: ManagementClient, version: Version, smoke: Smoke) ->
 
 
 def _confirm_kept(status: StatusClient, done: str, is_kept: Callable[[dict[str, Any]], bool]) -> None:
-    """Raise NotKeptError unless a restart would serve what was done."""
+    """Raise NotKeptError if a restart would lose the change."""
     try:
         state = status.read_state()
     except (UnreachableError, ApiError) as error:

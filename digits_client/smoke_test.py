@@ -1,4 +1,4 @@
-"""The smoke test of a version: ten images, one of every digit, whose probabilities the archive states."""
+"""Smoke test of a version: its probabilities for ten images, one per digit, must equal those in its archive."""
 
 from base64 import b64decode
 from dataclasses import dataclass
@@ -7,23 +7,23 @@ from typing import Any
 from digits_client.client import DigitsClient
 from digits_client.exceptions import ApiError, UnexpectedResponseError
 
-TOLERANCE = 1e-4  # between the probabilities that are expected and those that are served
+TOLERANCE = 1e-4  # largest difference between expected and served probabilities
 
 
 @dataclass(frozen=True)
 class Smoke:
-    """Digit -> image, and digit -> the ten probabilities that the version's training run computed for it."""
+    """Smoke images by digit, and by digit the ten probabilities that the training run computed."""
 
     images: dict[str, bytes]
     expected: dict[str, list[float]]
 
     def take_first(self) -> "Smoke":
-        """Return the first image alone."""
+        """Return only the first image."""
         return Smoke(dict([next(iter(self.images.items()))]), self.expected)
 
 
 def parse_smoke(described: Any) -> Smoke:
-    """Parse `smoke` of a version's description (handler/description.py): digit -> b64 and probabilities."""
+    """Parse `smoke` of a version's metadata (handler/model_metadata.py): digit -> b64 and probabilities."""
     try:
         parts = described[0]["customizedMetadata"]["smoke"]
         images = {digit: b64decode(part["b64"]) for digit, part in parts.items()}
@@ -36,7 +36,7 @@ def parse_smoke(described: Any) -> Smoke:
 
 
 def find_smoke_problem(client: DigitsClient, version: str, smoke: Smoke) -> str | None:
-    """Return what is wrong with a version's predictions for smoke images, None if they are right.
+    """Return what is wrong with a version's predictions of smoke images, or None.
 
     Uses the version's own URL, so that what is counted for the default are callers' requests alone.
     """

@@ -1,4 +1,4 @@
-"""StatusClient: whether a server is ready, which versions it keeps, and its metrics."""
+"""Client of the supervisor: readiness, saved versions and metrics."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,7 +11,7 @@ from digits_client.types import Readiness, Sample
 
 
 class StatusClient(ClosingClient):
-    """The supervisor's address, and the metrics of TorchServe. Needs no token."""
+    """Reads the supervisor's status and the metrics of supervisor and TorchServe; needs no token."""
 
     def __init__(self, *, server: Server | None = None, timeout: float = TIMEOUT, retries: int = RETRIES) -> None:
         server = server or find_server()
@@ -19,12 +19,12 @@ class StatusClient(ClosingClient):
         self.torchserve = ApiClient(server.metrics, None, timeout, retry_repeatable(retries))
 
     def read_readiness(self) -> Readiness:
-        """Return what /ready says of the default version."""
+        """Return the readiness of the default version, from /ready."""
         response = self.supervisor.request("GET", "/ready")
         return Readiness(response.status_code == 200, response.text.strip())
 
     def read_state(self) -> dict[str, Any]:
-        """Return /state: what a restart would serve, after the supervisor has kept the latest changes.
+        """Return /state: what a restart would serve, after the supervisor has saved the latest changes.
 
         `default`, `previous` (what rollback returns to; both may be None), `versions` with their `min_workers` and
         `max_workers`, `problem` (why changes are not kept, None if they are) and `work`, numbers by version that stand
@@ -32,14 +32,14 @@ class StatusClient(ClosingClient):
         """
         state = self.supervisor.call_json("GET", "/state")
         if not isinstance(state, dict) or not state.keys() >= {"default", "previous", "versions", "problem", "work"}:
-            raise UnexpectedResponseError(f"{self.supervisor.url}/state: is no state; is this the digit service?")
+            raise UnexpectedResponseError(f"{self.supervisor.url}/state: not a state; is this the digit service?")
         return state
 
     def read_metrics(self, torchserve: bool = True) -> list[Sample]:
         """Return every value of /metrics, the supervisor's and by default TorchServe's."""
         apis: Iterable[ApiClient] = (self.torchserve, self.supervisor) if torchserve else (self.supervisor,)
         texts = [api.call("GET", "/metrics").text for api in apis]
-        # Without types: the parser would give TorchServe's counters another name, with `_total`.
+        # Type lines are removed: with them, the parser adds `_total` to the names of TorchServe's counters.
         lines = [line for text in texts for line in text.splitlines() if not line.startswith("#")]
         try:
             families = list(text_string_to_metric_families("\n".join(lines)))

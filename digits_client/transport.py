@@ -1,4 +1,4 @@
-"""HTTP to one server: its addresses, tokens, connections that are kept, retries, errors that say what to do."""
+"""HTTP transport to one server: addresses, tokens, connection pools, retries and errors."""
 
 import json
 import os
@@ -16,21 +16,21 @@ from urllib3.util import Retry
 from digits_client.adapters import CorrelatedAdapter, MismatchedResponseError, PinnedCertificateAdapter
 from digits_client.exceptions import TOKEN_VARIABLES, ApiError, DigitsError, UnexpectedResponseError, UnreachableError
 
-PROBE_HEADER = "X-Digits-Probe"  # as in handler/protocol.py: a request that only checks the service, counted apart
+PROBE_HEADER = "X-Digits-Probe"  # as in handler/protocol.py; probes are counted separately
 MAX_BODY_BYTES = 16 * 2**20
 SERVER_FILE = "server.json"
-TIMEOUT = 10.0  # s, of one request
+TIMEOUT = 10.0  # seconds per request
 RETRIES = 3  # after waits of 0, 0.4 and 0.8 s
 _BACKOFF = 0.2
 # No worker, a full queue, or the image's worker died: TorchServe 0.12.0's codes. 429: nginx's, for too many requests.
 _BUSY = (429, 500, 503, 507)
-_ROTATION_SECONDS = 2.0  # until a rejected token is taken for wrong rather than just replaced
-_CONNECTIONS = 64  # kept at the most
+_ROTATION_SECONDS = 2.0  # seconds; a token rejected for longer is wrong, not just replaced
+_CONNECTIONS = 64  # at most, in the pool
 
 
 @dataclass(frozen=True)
 class Server:
-    """Addresses of a server, and its tokens: given, or in its key file on the same machine.
+    """Addresses and tokens of a server; tokens are given, or read from its key file on the same machine.
 
     `certificate` is a PEM file: the certificate that the server must present.
     """
@@ -60,7 +60,7 @@ def find_server(url: str | None = None, api: str = "inference") -> Server:
     except ValueError:  # a port over 65535, half of an IPv6 address
         host = None
     if not host:
-        raise DigitsError(f"{url}: is no address of a server; expected such as {getattr(Server, api)}")
+        raise DigitsError(f"{url}: not a server address; expected such as {getattr(Server, api)}")
     host = f"[{host}]" if ":" in host else host
     scheme = {"inference": parts.scheme, "management": parts.scheme}
     ports = {
@@ -95,29 +95,29 @@ def _read_local_server() -> Server:
     try:
         written = json.loads((Path(home) / SERVER_FILE).read_text(encoding="utf-8"))
         return Server(**{name: str(value) for name, value in written.items()})
-    except (OSError, ValueError, AttributeError, TypeError):  # no server has run there
+    except (OSError, ValueError, AttributeError, TypeError):  # no server ran there
         return Server(key_file=str(Path(home) / "key_file.json"))
 
 
 class TokenSource:
-    """The token of one kind: as given, else that of the server's key file, which the server replaces."""
+    """A token of one kind: the given one, or the one in the server's key file, which the server replaces."""
 
     def __init__(self, kind: str, given: str | None, server: Server) -> None:
         self.kind, self.key_file = kind, server.key_file
         self.fixed = given or {"inference": server.inference_token, "management": server.management_token}[kind]
-        self.current: str | None = None  # of the key file, as last read
-        if not re.fullmatch("[!-~]*", self.fixed):  # it would be no header
+        self.current: str | None = None  # last read from the key file
+        if not re.fullmatch("[!-~]*", self.fixed):  # not allowed in a header
             raise DigitsError(f"the {kind} token has other characters than visible ASCII; expected one line as printed")
 
     def read(self) -> str:
-        """Return the token, empty if there is none to be found; UnreachableError if the key file cannot be read."""
+        """Return the token, or an empty string; raise UnreachableError if the key file cannot be read."""
         if self.fixed or not self.key_file:
             return self.fixed
         self.current = self.current or read_token(Path(self.key_file), self.kind)
         return self.current
 
     def wait_for_new(self, rejected: str) -> str | None:
-        """Return the token that has replaced a rejected one; None if none does."""
+        """Return the token that replaced a rejected one, or None."""
         if self.fixed or not self.key_file:
             return None
         deadline = time.monotonic() + _ROTATION_SECONDS
@@ -130,12 +130,12 @@ class TokenSource:
 
 
 def read_token(path: Path, kind: str) -> str:
-    """Read a token from TorchServe's key file; UnreachableError if that is not possible."""
+    """Read a token from TorchServe's key file; raise UnreachableError if it cannot be read."""
     try:
         return parse_token(path.read_text(encoding="utf-8"), kind)
     except FileNotFoundError as error:
         raise UnreachableError(
-            f"{path}: no tokens: the server does not run, or is starting; `make status` says which"
+            f"{path}: no tokens: the server is not running or is starting; `make status` says which"
         ) from error
     except OSError as error:
         variable = TOKEN_VARIABLES.get(kind, TOKEN_VARIABLES["management"])
@@ -148,7 +148,7 @@ def read_token(path: Path, kind: str) -> str:
 
 
 def parse_token(text: str, kind: str) -> str:
-    """Return a token of a key file's text; ValueError if it is not there, or not all of the file is."""
+    """Parse a token from a key file's text; raise ValueError if it is missing or the file is incomplete."""
     try:
         return next(str(value["key"]) for name, value in json.loads(text).items() if name.lower() == kind.lower())
     except (LookupError, TypeError, AttributeError, StopIteration) as error:
@@ -165,7 +165,7 @@ class ClosingClient:
         self.close()
 
     def close(self) -> None:
-        """Close what the attributes hold."""
+        """Close the connections of all attributes."""
         for part in vars(self).values():
             if isinstance(part, ClosingClient | requests.Session):
                 part.close()
@@ -179,16 +179,16 @@ class ApiClient(ClosingClient):
     ) -> None:
         self.url, self.tokens, self.timeout = url, tokens, timeout
         self.session = requests.Session()  # shared by threads: TorchServe sets no cookies
-        self.session.trust_env = False  # a .netrc of the user's would replace the token
+        self.session.trust_env = False  # a .netrc would replace the token
         options: dict[str, Any] = {"pool_maxsize": _CONNECTIONS, "max_retries": retry}
         if certificate and url.startswith("https://"):
             self.session.mount(url, PinnedCertificateAdapter(Path(certificate), **options))
-            self.session.verify = False  # by authorities: the one certificate itself is compared
+            self.session.verify = False  # the certificate itself is compared instead
         else:
             self.session.mount(url, CorrelatedAdapter(**options))
 
     def request(self, method: str, path: str, **options: Any) -> requests.Response:
-        """Return whatever the API answers; UnreachableError if it does not."""
+        """Return the response, whatever its status; raise UnreachableError if there is none."""
         if self.tokens is None or "Authorization" in options.get("headers", {}):
             return self._send(method, path, options)
         token = self.tokens.read()
@@ -205,7 +205,7 @@ class ApiClient(ClosingClient):
         return response
 
     def call_json(self, method: str, path: str, **options: Any) -> Any:
-        """Return the JSON of the API's response; UnexpectedResponseError if it is none."""
+        """Return the JSON of the API's response; raise UnexpectedResponseError if it is not JSON."""
         try:
             return self.call(method, path, **options).json()
         except ValueError as error:
@@ -223,12 +223,12 @@ class ApiClient(ClosingClient):
 
 
 def retry_all(retries: int) -> Retry:
-    """Return the policy for images, which may be sent twice."""
+    """Return the retry policy for predictions, which may be repeated."""
     return Retry(retries, status_forcelist=_BUSY, allowed_methods=None, backoff_factor=_BACKOFF, raise_on_status=False)
 
 
 def retry_repeatable(retries: int) -> Retry:
-    """Return the policy for what may be registered or removed once only: other methods alone are repeated.
+    """Return the retry policy for the management API: POST and DELETE are not repeated.
 
     500: taking workers away under load fails in TorchServe 0.12.0 with a ConcurrentModificationException, half done.
     """
@@ -239,7 +239,7 @@ def retry_repeatable(retries: int) -> Retry:
 
 
 def error_from_response(response: requests.Response) -> ApiError:
-    """Return the error of a response, whatever program has written it."""
+    """Return the error of a response, from whichever program it comes."""
     try:
         body = response.json()
     except ValueError:  # TorchServe's own 413 has no body
@@ -261,10 +261,10 @@ def _is_token_rejected(response: requests.Response) -> bool:
 
 def _describe_failure(error: Exception) -> str:
     if isinstance(error, requests.exceptions.SSLError):
-        return "presents another certificate than the expected one, or speaks no TLS"
+        return "has another certificate than the expected one, or does not use TLS"
     if isinstance(error, MismatchedResponseError):
-        return "has answered another request"
-    reason = getattr(error.args[0], "reason", None) if error.args else None  # of the last of several attempts
+        return "returned the response of another request"
+    reason = getattr(error.args[0], "reason", None) if error.args else None  # of the last attempt
     if isinstance(error, requests.Timeout) or isinstance(reason, ReadTimeoutError):
-        return "was reached, but has not answered in time"
+        return "did not respond in time"
     return f"does not answer ({type(error).__name__})"

@@ -1,4 +1,4 @@
-"""Responses of the service, typed."""
+"""Types of the service's responses, and their parsers."""
 
 import re
 from dataclasses import dataclass, fields
@@ -9,7 +9,7 @@ from digits_client.exceptions import UnexpectedResponseError
 
 @dataclass(frozen=True)
 class Prediction:
-    """The digit of an image: `probabilities` are ten, index = digit; `confidence` is calibrated, 0..1.
+    """Prediction of an image: ten `probabilities`, index = digit; calibrated `confidence`, 0..1.
 
     `accepted` is False where the confidence is too low to rely on the digit.
     """
@@ -24,7 +24,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why `digit` was predicted, or why not the `target`; both arrays are 64 rows of 64 values.
+    """Explanation of a prediction: evidence for and against the `target` digit; both arrays are 64 rows of 64 values.
 
     `framed` holds 0..255, the image as the model saw it. `attribution` is in nats per pixel: above 0 where a pixel is
     evidence for the target, below 0 where it is evidence against it.
@@ -38,7 +38,7 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker process as TorchServe lists it; it answers when its status is READY."""
+    """A worker process as TorchServe lists it; it takes requests when its status is READY."""
 
     id: str
     pid: int
@@ -47,7 +47,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class Version:
-    """A registered version; `pending` requests wait in its queue, which has `queue` places; delay in ms."""
+    """A registered version; `pending` requests wait in its queue, which has room for `queue`; delay in ms."""
 
     version: str
     archive: str
@@ -61,7 +61,7 @@ class Version:
 
     @property
     def ready(self) -> int:
-        """Number of workers that answer."""
+        """Number of READY workers."""
         return sum(worker.status == "READY" for worker in self.workers)
 
 
@@ -81,12 +81,12 @@ class Sample(NamedTuple):
 
 
 def make_sort_key(version: str) -> list[str | int]:
-    """Return a key that sorts version 1.9 before 1.10."""
+    """Return a sort key that places version 1.9 before 1.10."""
     return [int(part) if part.isascii() and part.isdecimal() else part for part in re.split(r"([0-9]+)", version)]
 
 
 def parse_prediction(response: Any) -> Prediction:
-    """Parse the handler's JSON; UnexpectedResponseError if it is another handler's."""
+    """Parse the handler's JSON; raise UnexpectedResponseError if it is not the digit handler's."""
     try:
         values = {field.name: response[field.name] for field in fields(Prediction)}
         return Prediction(**values | {name: tuple(values[name]) for name in ("probabilities", "warnings")})
@@ -98,15 +98,15 @@ def parse_prediction(response: Any) -> Prediction:
 
 
 def parse_explanation(response: Any) -> Explanation:
-    """Parse the handler's JSON; UnexpectedResponseError if it is another handler's."""
+    """Parse the handler's JSON; raise UnexpectedResponseError if it is not the digit handler's."""
     try:
         return Explanation(**{field.name: response[field.name] for field in fields(Explanation)})
     except (LookupError, TypeError) as error:
-        raise UnexpectedResponseError("the response is no explanation: does the version explain?") from error
+        raise UnexpectedResponseError("the response is not an explanation; does the version support them?") from error
 
 
 def parse_versions(described: Any) -> list[Version]:
-    """Parse TorchServe's description of a model; UnexpectedResponseError if it is none."""
+    """Parse TorchServe's description of a model; raise UnexpectedResponseError if it is invalid."""
     try:
         first, *others = map(_parse_version, described)
         return [first, *others]

@@ -110,7 +110,7 @@ def test_files_that_other_programs_hide_are_no_images(tmp_path: Path) -> None:
     assert find_images(folder) == [folder / "7.png", folder / "a" / "8.JPG"]
     for path in (folder / "7.png", folder / "a" / "8.JPG"):
         path.unlink()
-    with pytest.raises(DigitsError, match=r"images: no images below it; expected \.bmp"):
+    with pytest.raises(DigitsError, match=r"images: no images in it; expected \.bmp"):
         find_images(folder)
 
 

@@ -101,6 +101,6 @@ def test_answers_that_come_late_are_told_by_their_names(server: Config) -> None:
 def test_a_client_that_asks_once_says_that_the_answer_was_anothers(server: Config) -> None:
     with late(server) as config, DigitsClient(server=config.make_server(), retries=0) as client:
         assert client.predict(SMOKE[1]).digit == 1
-        with pytest.raises(UnreachableError, match="has answered another request"):
+        with pytest.raises(UnreachableError, match="returned the response of another request"):
             client.predict(SMOKE[2])
         assert client.predict(SMOKE[3]).digit == 3

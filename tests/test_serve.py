@@ -163,7 +163,7 @@ def test_ready_is_503_while_all_workers_hang(own: Config, project: Path) -> None
         assert client.get_default().ready == 2
         with (
             DigitsClient(server=own.make_server(), timeout=0.5) as hurried,
-            pytest.raises(UnreachableError, match="not answered in time"),
+            pytest.raises(UnreachableError, match="did not respond in time"),
         ):
             hurried.predict(SMOKE[7])
         brake.unlink()

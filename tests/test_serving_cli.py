@@ -146,8 +146,8 @@ def test_errors_are_one_line_that_names_the_problem(running_here: Config, tmp_pa
     before = archive.read_bytes()
     for words, error in {
         ("predict", "--version", "9.9", str(SMOKE)): "404 ModelVersionNotFoundException",
-        ("predict", str(tmp_path / "empty")): f"{tmp_path / 'empty'}: no images below it; expected .bmp",
-        ("compare", "1.0", "1.0", str(tmp_path / "nowhere")): "nowhere: is no folder; expected one with images in it",
+        ("predict", str(tmp_path / "empty")): f"{tmp_path / 'empty'}: no images in it; expected .bmp",
+        ("compare", "1.0", "1.0", str(tmp_path / "nowhere")): "nowhere: not a folder; expected a folder of images",
         ("explain", str(tmp_path / "bad.png")): "400 InvalidImage: 10 bytes that are not an image",
         ("explain", str(tmp_path / "nowhere.png")): "No such file or directory; expected an image file",
         ("explain", str(SMOKE / "7.png"), "-o", str(tmp_path)): f"Is a directory: '{tmp_path}'",
@@ -156,7 +156,7 @@ def test_errors_are_one_line_that_names_the_problem(running_here: Config, tmp_pa
         ("scale", "--min", "0"): "expected numbers from 1 on",
         ("scale", "--min", "3", "--max", "2"): "at least 3 and at most 2 workers; expected numbers from 1 on",
         ("unregister", "1.0"): "1.0 is the default; promote another version first",
-        ("rollback",): "no version to go back to",
+        ("rollback",): "no version to roll back to",
         ("archive", "--version", "1.0"): "1.0 is registered with the running server and cannot be replaced",
     }.items():
         run = run_in_process(running_here, *words)
