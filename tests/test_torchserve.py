@@ -68,7 +68,7 @@ def test_a_start_ends_the_processes_of_a_killed_server_and_can_be_stopped_meanwh
     wait_for(lambda: find_process(config) == os.getpid(), 10)
     wait_for(lambda: not alive([psutil.Process(left.pid)]), 10)
     wait_for(lambda: not temporary.exists(), 10)
-    assert not config.key_file.exists()
+    wait_for(lambda: not config.key_file.exists(), 10)
     with pytest.raises(ServingError, match=f"already runs here, as process {os.getpid()}; `make stop` ends it"):
         hold_lock(config).__enter__()
     released.set()
