@@ -8,7 +8,6 @@ from common.command_line import add_command, run_command
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Build the command line."""
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     text = "compare this project with FastAPI, LitServe and TorchServe's defaults; write docs/performance/bench.md"

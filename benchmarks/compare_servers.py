@@ -105,21 +105,17 @@ def render_page(results: Comparison, machine: dict[str, str | int]) -> str:
         repeats=len(starts),
         images=IMAGES,
         share=OPEN_LOOP_RATIO,
-        throughput=_render_servers(_list_workloads(results, _format_throughput)),
-        latency=_render_servers(_list_workloads(results, _format_latency)),
-        usage=_render_servers([*_list_workloads(results, _format_cores), *_list_memory(results)]),
+        throughput=_render_table(_list_workloads(results, _format_throughput)),
+        latency=_render_table(_list_workloads(results, _format_latency)),
+        usage=_render_table([*_list_workloads(results, _format_cores), *_list_memory(results)]),
         start=f"{min(starts):.1f} to {max(starts):.1f} s",
     )
 
 
-def render_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    """Return a Markdown table with right-aligned numbers."""
-    aligned = ("left", *["right"] * (len(head) - 1))
+def _render_table(rows: Iterable[tuple[str, ...]]) -> str:
+    head = ("", *(TITLES[name] for name in SERVERS))
+    aligned = ("left", *["right"] * len(SERVERS))
     return tabulate(list(rows), head, tablefmt="github", disable_numparse=True, colalign=aligned)
-
-
-def _render_servers(rows: Iterable[tuple[str, ...]]) -> str:
-    return render_table(("", *(TITLES[name] for name in SERVERS)), rows)
 
 
 def _list_workloads(results: Comparison, cell: Callable[[Comparison, str, Workload], str]) -> list[tuple[str, ...]]:

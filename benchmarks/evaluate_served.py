@@ -1,8 +1,4 @@
-"""Measure accuracy through the served API, and its agreement with training.
-
-Starts a server with the current model on free ports, sends every test image as PNG and compares the predictions with
-those of training's code for the same bytes.
-"""
+"""Measure accuracy through the served API, and its agreement with training's code for the same PNGs."""
 
 import argparse
 from collections.abc import Sequence

@@ -171,10 +171,7 @@ def _launch_litserve(_: Path) -> Launch:
 
 
 def _launch_defaults(folder: Path) -> Launch:
-    """Launch TorchServe with no settings except addresses and folders, and a handler as in its documentation.
-
-    One thread per worker, as https://pytorch.org/serve/performance_guide.html recommends for a CPU.
-    """
+    """Launch TorchServe with a handler as in its documentation, and no settings but addresses, folders and threads."""
     config = write_config(folder)
     lines = [f"{key}={value}\n" for key, value in config.properties.items() if key.endswith(("_address", "_port"))]
     config.path.write_text("".join(lines) + f"load_models={MODEL}.mar\n")
@@ -186,6 +183,7 @@ def _launch_defaults(folder: Path) -> Launch:
     subprocess.run(archiver, env=os.environ | {"TMPDIR": str(folder)}, stderr=subprocess.DEVNULL, check=True)
     command = [str(tools / "torchserve"), "--start", "--foreground", "--ts-config", str(config.path)]
     command += ["--model-store", str(config.model_store)]
+    # One thread per worker, as https://pytorch.org/serve/performance_guide.html recommends for a CPU.
     environment = {"JAVA_HOME": str(JAVA_HOME), "TMPDIR": str(folder), "TEMP": str(folder), "OMP_NUM_THREADS": "1"}
     return Launch(command, config.get_ports()["inference"][1], environment, config.key_file)
 

@@ -1,7 +1,4 @@
-"""Client of the digit service: predictions, explanations and versions, by URL and token.
-
-Needs neither torch nor TorchServe nor a checkout.
-"""
+"""Client of the digit service, by URL and token; needs neither torch nor TorchServe nor a checkout."""
 
 from digits_client.client import DigitsClient as DigitsClient
 from digits_client.exceptions import ApiError as ApiError

@@ -18,7 +18,6 @@ _TOKENS = "tokens: DIGITS_INFERENCE_TOKEN and DIGITS_MANAGEMENT_TOKEN, else thos
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of `digits`."""
     parser = argparse.ArgumentParser("digits", description="Client of the digit service.", epilog=_TOKENS)
     parser.add_argument("--version", action="version", version=f"digits-client {_find_version()}")
     options = argparse.ArgumentParser(add_help=False, epilog=_TOKENS)

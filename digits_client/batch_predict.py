@@ -24,10 +24,7 @@ Result = Prediction | DigitsError
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Return the images below a folder, sorted, without hidden files; DigitsError if there are none.
-
-    DigitsError too if a folder cannot be read.
-    """
+    """Return the images below a folder, sorted, without hidden files; DigitsError if none or if it is unreadable."""
     if not folder.is_dir():
         raise DigitsError(f"{folder}: not a folder; expected a folder of images")
     files = (Path(below) / name for below, _, names in os.walk(folder, onerror=_raise_unreadable) for name in names)
@@ -122,10 +119,7 @@ def _parse_result(result: dict[str, Any]) -> Prediction | ApiError:
 
 
 def make_rows(names: list[str], results: Iterable[Result]) -> Iterator[dict[str, Any]]:
-    """Yield a row per image, with COLUMNS and `probabilities`.
-
-    An error of the image is put into its row; any other is raised.
-    """
+    """Yield a row per image, with COLUMNS and `probabilities`; raise errors that do not concern one image only."""
     for name, result in zip(names, results, strict=True):
         if isinstance(result, Prediction):
             yield {"path": name, **vars(result), "error": ""}

@@ -83,9 +83,8 @@ def _find_digit(result: Result) -> int | str:
 
 def _make_side(version: str, results: list[tuple[Result, float]], labels: list[int | None]) -> Side:
     predictions = [result for result, _ in results if isinstance(result, Prediction)]
-    right = [
-        _find_digit(result) == label for (result, _), label in zip(results, labels, strict=True) if label is not None
-    ]
+    pairs = zip(results, labels, strict=True)
+    right = [_find_digit(result) == label for (result, _), label in pairs if label is not None]
     times = [milliseconds for _, milliseconds in results]
     return Side(
         version=version,

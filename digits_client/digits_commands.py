@@ -199,10 +199,7 @@ def metrics(given: Namespace, server: Server) -> int:
 
 
 def list_versions(client: ManagementClient) -> list[dict[str, Any]]:
-    """Return a row for every registered version, as `models` prints it.
-
-    Training run and accuracy on its test images are those of the supervisor's metrics, empty where it has none.
-    """
+    """Return a row per registered version, as `models` prints it; run and accuracy are empty if unknown."""
     versions = client.list_versions()
     default = client.get_default().version if versions else None
     runs: dict[str, dict[str, str]] = {}

@@ -59,10 +59,7 @@ def encode_batch(images: Sequence[bytes]) -> bytes:
 
 
 def split_into_batches(images: Iterable[Encoded], batch_size: int, max_bytes: int) -> Iterator[list[Encoded]]:
-    """Yield the images in order, in batches of `batch_size` whose JSON body has at most `max_bytes`.
-
-    A larger image is a batch of its own; an error takes no room. Images are taken one at a time.
-    """
+    """Yield batches of at most `batch_size` and, as JSON, `max_bytes`; a larger image is a batch of its own."""
     batch: list[Encoded] = []
     length = _BODY_BYTES
     for image in images:

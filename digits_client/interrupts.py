@@ -8,10 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def defer_ctrl_c() -> Iterator[threading.Event]:
-    """Set an event on the first Ctrl-C, for a loop to end between two rows; the second one ends the command at once.
-
-    At once means within a lock of Python's thread pools too, which then stays held, and its threads wait for good.
-    """
+    """Set an event on the first Ctrl-C, as an exception may leave a thread pool's lock held; a second one raises."""
     stopped, before = threading.Event(), signal.getsignal(signal.SIGINT)
 
     def note(*_: object) -> None:

@@ -84,10 +84,7 @@ class ManagementClient(ClosingClient):
         return versions[version]
 
     def register(self, archive: str) -> Version:
-        """Register an archive of the server's store, with as many workers as the default has, and run its smoke test.
-
-        The default stays what it is. The version is removed again if anything but keeping it fails.
-        """
+        """Register an archive with as many workers as the default, run its smoke test, and remove it if that fails."""
         if not (named := _ARCHIVE.fullmatch(archive)):
             raise DigitsError(f"{archive}: not an archive name; expected digits-<version>.mar, in the server's store")
         version, default = named[1], self.get_default()

@@ -63,9 +63,8 @@ def find_server(url: str | None = None, api: str = "inference") -> Server:
         raise DigitsError(f"{url}: not a server address; expected such as {getattr(Server, api)}")
     host = f"[{host}]" if ":" in host else host
     scheme = {"inference": parts.scheme, "management": parts.scheme}
-    ports = {
-        name: urlsplit(getattr(Server, name)).port for name in ("inference", "management", "metrics", "supervisor")
-    }
+    names = ("inference", "management", "metrics", "supervisor")
+    ports = {name: urlsplit(getattr(Server, name)).port for name in names}
     others = {name: f"{scheme.get(name, 'http')}://{host}:{port}" for name, port in ports.items()}
     return add_environment_tokens(Server(**others | {api: url.rstrip("/")}))
 
@@ -209,17 +208,15 @@ class ApiClient(ClosingClient):
         try:
             return self.call(method, path, **options).json()
         except ValueError as error:
-            raise UnexpectedResponseError(
-                f"{self.url}{path}: no JSON in the response; is this the digit service?"
-            ) from error
+            message = f"{self.url}{path}: no JSON in the response; is this the digit service?"
+            raise UnexpectedResponseError(message) from error
 
     def _send(self, method: str, path: str, options: dict[str, Any]) -> requests.Response:
         try:
             return self.session.request(method, self.url + path, **{"timeout": self.timeout} | options)
         except (requests.RequestException, HTTPError) as error:
-            raise UnreachableError(
-                f"{self.url}{path} {_describe_failure(error)}; `make status` says how the server is"
-            ) from error
+            message = f"{self.url}{path} {_describe_failure(error)}; `make status` says how the server is"
+            raise UnreachableError(message) from error
 
 
 def retry_all(retries: int) -> Retry:

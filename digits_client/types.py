@@ -92,9 +92,8 @@ def parse_prediction(response: Any) -> Prediction:
         return Prediction(**values | {name: tuple(values[name]) for name in ("probabilities", "warnings")})
     except (LookupError, TypeError) as error:
         expected = ", ".join(field.name for field in fields(Prediction))
-        raise UnexpectedResponseError(
-            f"the response has no {error}; expected {expected}: is this the digit service?"
-        ) from error
+        message = f"the response has no {error}; expected {expected}: is this the digit service?"
+        raise UnexpectedResponseError(message) from error
 
 
 def parse_explanation(response: Any) -> Explanation:

@@ -1,7 +1,4 @@
-"""Find the page in a photograph, estimate its gray level, and extract the foreground.
-
-Everything works for a dark foreground on a light background and for a light one on a dark background alike.
-"""
+"""Find the page in a photograph, its gray level and the foreground, be that dark on light or light on dark."""
 
 import math
 from typing import NamedTuple
@@ -102,20 +99,14 @@ def estimate_background(gray: GrayImage) -> Background:
     border = _get_border(gray)
     level = int(np.sort(border)[len(border) // 2])
     noise = _estimate_noise(border)
-    if max(gray.shape) < NARROW_SIZE and noise > MAX_NARROW_NOISE:
-        return Background(_choose_nearest_extreme(gray, level), 0.0)
+    if max(gray.shape) < NARROW_SIZE and noise > MAX_NARROW_NOISE:  # the median may lie on a stroke
+        return Background(min(int(gray.min()), int(gray.max()), key=lambda extreme: abs(extreme - level)), 0.0)
     even_share = _compute_share_near(border, level, EVEN_DEVIATION + 2 * noise)
     if max(gray.shape) <= SMALL_SIZE:
         is_even = min(gray.shape) < NARROW_SIZE or even_share >= MIN_EVEN_BORDER_SMALL
     else:
         is_even = _compute_share_near(border, level, 1) >= MIN_EVEN_BORDER_SMALL or even_share >= MIN_EVEN_BORDER
     return Background(level, noise) if is_even else _estimate_uneven_background(gray)
-
-
-def _choose_nearest_extreme(gray: GrayImage, level: int) -> int:
-    """Return the darkest or brightest level; where a digit fills its image, the border's median may lie on a stroke."""
-    darkest, brightest = int(gray.min()), int(gray.max())
-    return darkest if level - darkest <= brightest - level else brightest
 
 
 def _get_border(gray: GrayImage) -> GrayImage:

@@ -49,11 +49,7 @@ class Classifier:
 
 
 def load_gray_network(scripted: Path) -> torch.jit.ScriptModule:
-    """Load the scripted model for grayscale float32 [N,1,64,64], frozen and optimized.
-
-    The three equal channels are folded into one: the first convolution gets their summed weights. Logits [N,10]
-    differ by rounding alone.
-    """
+    """Load the scripted model for gray float32 [N,1,64,64], frozen: the weights of its three channels are summed."""
     model = torch.jit.load(str(scripted), map_location="cpu").eval()
     model.conv1.weight.data = model.conv1.weight.data.sum(1, keepdim=True)
     return torch.jit.optimize_for_inference(torch.jit.freeze(model))

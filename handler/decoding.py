@@ -49,10 +49,7 @@ class ImageInfo(NamedTuple):
 
 
 class ImageError(Exception):
-    """An image that cannot be predicted: `status` is the HTTP status, `message` is for the caller.
-
-    `info` is the image's format and size if they could be read.
-    """
+    """An image that cannot be predicted: HTTP `status`, `message` for the caller, and `info` if it could be read."""
 
     type = "InvalidImage"
 

@@ -13,18 +13,11 @@ import cv2
 import torch
 
 from handler.classifier import MODEL_BATCH_SIZE, Classifier
-from handler.decoding import GrayImage, ImageInfo
+from handler.decoding import GrayImage, ImageError
 from handler.explanation import compute_attribution
 from handler.metrics import Metrics
 from handler.model_metadata import describe_model
-from handler.preprocessing import (
-    FramedImage,
-    ImageError,
-    frame_gray_with_warnings,
-    frame_with_warnings,
-    load_plain_png,
-    load_with_pillow,
-)
+from handler.preprocessing import frame_gray_with_warnings, frame_with_warnings, load_plain_png, load_with_pillow
 from handler.protocol import CORRELATION_HEADER
 from handler.records import DeadlineExceededError, ImageRecord, InternalError, Request
 from handler.request_log import RequestLog
@@ -51,13 +44,10 @@ class DigitHandler:
         self.classifier = Classifier(scripted, record, model["modelVersion"])
         smoke = {path.stem: path.read_bytes() for path in sorted((folder / "handler" / "smoke").glob("*.png"))}
         self.description = describe_model(self.classifier.version, json.loads(record.read_text()), smoke)
-        self.classifier.warm_up(
-            [frame_with_warnings(image) for image in smoke.values()], context.system_properties["batch_size"]
-        )
-        self.metrics, self.log = (
-            Metrics(self.classifier.version),
-            RequestLog.from_environment(),
-        )  # last, once it is loaded
+        framed = [frame_with_warnings(image) for image in smoke.values()]
+        self.classifier.warm_up(framed, context.system_properties["batch_size"])
+        self.metrics = Metrics(self.classifier.version)  # last, once the version is loaded
+        self.log = RequestLog.from_environment()
         logging.getLogger().setLevel(logging.WARNING)  # TorchServe's worker logs a line for every batch
 
     def handle(self, rows: Sequence[Row], context: Any) -> list[bytes]:
@@ -123,10 +113,7 @@ class DigitHandler:
 
 
 def _interleave_images(requests: list[Request]) -> Iterator[tuple[ImageRecord, float]]:
-    """Yield the requests' first images with their deadlines, then their second images, and so on.
-
-    A request with few images therefore does not wait for one with many.
-    """
+    """Yield all requests' first images with their deadlines, then the second ones: few do not wait for many."""
     now = time.monotonic()
     deadlines = {"predict_batch": now + BATCH_REQUESTS_SECONDS}
     for images in zip_longest(*(request.images for request in requests)):
@@ -144,7 +131,7 @@ def _decode_and_frame(image: ImageRecord, deadline: float) -> None:
         image.error = DeadlineExceededError(503, message)
         return
     try:
-        image.framed = _frame_and_time(image, _decode_and_time(image))
+        _decode_and_frame_timed(image)
     except ImageError as error:
         image.info = image.info or error.info
         image.error = error.drop_traceback()
@@ -155,24 +142,16 @@ def _decode_and_frame(image: ImageRecord, deadline: float) -> None:
         image.error = InternalError.from_exception(error)
 
 
-def _decode_and_time(image: ImageRecord) -> GrayImage:
+def _decode_and_frame_timed(image: ImageRecord) -> None:
     started = time.perf_counter()
     try:
-        gray, image.info = _decode_within_limit(image.content)
+        plain = load_plain_png(image.content)  # without the limit, which would make it take half as long again
+        gray, image.info = plain or run_with_cpu_limit(IMAGE_CPU_SECONDS, load_with_pillow, image.content)
     finally:
         image.decode_seconds = time.perf_counter() - started
-    return gray
-
-
-def _decode_within_limit(content: bytes) -> tuple[GrayImage, ImageInfo]:
-    """Decode under a limit of CPU time; plain PNGs need none, and it would make them take half as long again."""
-    return load_plain_png(content) or run_with_cpu_limit(IMAGE_CPU_SECONDS, load_with_pillow, content)
-
-
-def _frame_and_time(image: ImageRecord, gray: GrayImage) -> FramedImage:
     started = time.perf_counter()
     try:
-        return frame_gray_with_warnings(gray)
+        image.framed = frame_gray_with_warnings(gray)
     finally:
         image.framing_seconds = time.perf_counter() - started
 

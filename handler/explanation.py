@@ -16,10 +16,7 @@ INTEGRATION_STEPS = 50  # from an empty frame to the image's
 def compute_attribution(
     model: Callable[[torch.Tensor], torch.Tensor], calibration: Calibration, frame: GrayImage, target: int
 ) -> NDArray[np.float64]:
-    """Return what the pixels of a frame uint8 [64,64] add to the target digit's log-probability: [64,64], in nats.
-
-    The sum is the target's log-probability less that of an empty frame, up to the error of INTEGRATION_STEPS.
-    """
+    """Return what the pixels of a frame uint8 [64,64] add to the target's log-probability: [64,64], in nats."""
     from captum.attr import IntegratedGradients  # here: its import takes nearly a second, which predictions do not need
 
     def compute_log_probabilities(images: torch.Tensor) -> torch.Tensor:

@@ -15,10 +15,7 @@ _HEAD = struct.Struct(">16sII5sII4s")  # _START, width, height, kind, their chec
 
 
 def decode_plain_png(content: bytes) -> GrayImage | None:
-    """Decode a PNG of nothing but 8-bit gray, at most WORKING_SIZE pixels a side, as uint8 [height,width].
-
-    Returns None for any other file. That includes damaged ones, for which Pillow says what is wrong.
-    """
+    """Decode an intact 8-bit gray PNG, at most WORKING_SIZE pixels a side, as uint8 [height,width]; None for others."""
     if not (content.startswith(_START) and content.endswith(_END) and _HEAD.size < len(content) <= MAX_PLAIN_BYTES):
         return None
     _, width, height, kind, checksum, length, name = _HEAD.unpack_from(content)

@@ -30,10 +30,7 @@ Fields = dict[int, tuple[int, int | None]]  # tag -> number of values, and the v
 
 
 def find_format_problem(content: bytes, max_pixels: int) -> str | None:
-    """Return why a JPEG or TIFF file must not be decoded; None if it may be, and for any other file.
-
-    `max_pixels` limits all tiles of a TIFF together, which may be far larger than the image.
-    """
+    """Return why a JPEG or TIFF must not be decoded, else None; `max_pixels` limits a TIFF's tiles together."""
     if content.startswith(b"\xff\xd8"):
         return _find_jpeg_problem(content)
     if content.startswith((b"II", b"MM")):

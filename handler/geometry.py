@@ -48,10 +48,7 @@ def _stretch_contrast(digit: GrayImage) -> GrayImage:
 
 
 def deslant(digit: GrayImage) -> GrayImage:
-    """Remove the slant of a cropped digit uint8 [height,width]; aspect ratio, longer side and contrast are kept.
-
-    Rows are shifted until horizontal and vertical position do not correlate, as LeCun et al. (above) deslant digits.
-    """
+    """Shear a digit uint8 [height,width] until x and y do not correlate (LeCun et al.); keep the longer side."""
     moments = cv2.moments(digit)
     slant = min(max(moments["mu11"] / max(moments["mu02"], 1), -MAX_SLANT), MAX_SLANT)
     left, top, width, height = _compute_sheared_box(digit, slant)

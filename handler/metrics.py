@@ -26,10 +26,7 @@ REASONS = ("unreadable", "too_large", "blank", "invalid_request", "late", "inter
 
 
 def _choose_storage() -> None:
-    """Keep values in files if the disk has room for them, otherwise in this process, which serves all the same.
-
-    prometheus_client does not reserve the files' space: on a full disk its first write would kill the process.
-    """
+    """Keep values in files only if the disk has room: on a full one, prometheus_client would kill the process."""
     if folder := os.environ.get(METRICS_FOLDER):
         try:
             for kind in ("counter", "histogram"):
@@ -46,10 +43,7 @@ def _observe_all(histogram: Histogram, observations: Iterable[float]) -> None:
 
 
 class Metrics:
-    """The metrics of the worker's version. All start at 0 before the first event, so that a rate includes it.
-
-    Large because every metric is an attribute.
-    """
+    """The metrics of the worker's version, 0 before the first event. Large because every metric is an attribute."""
 
     def __init__(self, version: str) -> None:
         _choose_storage()

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from handler.background import crop_page, estimate_background, extract_foreground, reduce_image
 from handler.decoding import GrayImage, ImageInfo, decode_with_info
@@ -93,17 +92,12 @@ def to_input(frames: Sequence[GrayImage] | GrayImage | torch.Tensor) -> torch.Te
 
 def _collect_warnings(components: Components, inverted: bool, shape: tuple[int, ...]) -> tuple[str, ...]:
     left, top, right, bottom = components.box
+    heights = np.sort(components.boxes[:, 3])
     applies = (
         inverted,
-        len(components.boxes) > 1 and _has_several_digits(components.boxes),
+        len(heights) > 1 and heights[-2] * 2 >= heights[-1],  # the second is too large for a digit's bar or dot
         components.contrast < FAINT_CONTRAST,
         left == 0 or top == 0 or right == shape[1] or bottom == shape[0],
         max(right - left, bottom - top) < LOW_RESOLUTION,
     )
     return tuple(compress(WARNINGS, applies))
-
-
-def _has_several_digits(boxes: NDArray[np.int32]) -> bool:
-    """Return whether a second component is at least half as high as the highest: too large for a digit's bar or dot."""
-    heights = np.sort(boxes[:, 3])
-    return bool(heights[-2] * 2 >= heights[-1])

@@ -1,13 +1,11 @@
-"""Log every request as a line of JSON in the file that all workers share; images and tokens are never logged.
-
-The supervisor sets file and level by environment variables and rotates the file (serving/log_rotation.py).
-"""
+"""Log requests as lines of JSON, never images or tokens, in a file that serving/log_rotation.py rotates."""
 
 import logging
 import os
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -45,11 +43,8 @@ class RequestLog:
 
 def _append(path: str, lines: bytes) -> None:
     """Append in one write, so that workers' lines do not mix; open the file every time, as it may have been renamed."""
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        os.write(file, lines)
-    finally:
-        os.close(file)
+    with Path(path).open("ab", buffering=0) as file:
+        file.write(lines)
 
 
 def _get_level(status: int) -> int:
@@ -68,25 +63,19 @@ def _describe(request: Request) -> dict[str, Any]:
     if request.correlation_id:
         fields["correlation_id"] = request.correlation_id
     if request.kind == "predict_batch":
-        return fields | {
-            "images": len(request.images),
-            "errors": sum(image.error is not None for image in request.images),
-        }
+        errors = sum(image.error is not None for image in request.images)
+        return fields | {"images": len(request.images), "errors": errors}
     for image in request.images:  # one; none in a describe request
         fields |= _describe_image(image)
     return fields
 
 
 def _describe_image(image: ImageRecord) -> dict[str, Any]:
-    fields: dict[str, Any] = {"reason": image.error.reason} if image.error else _describe_prediction(image.prediction)
+    if image.error:
+        fields: dict[str, Any] = {"reason": image.error.reason}
+    else:
+        fields = {name: image.prediction[name] for name in ("digit", "confidence", "accepted")}
+        fields["confidence"] = round(fields["confidence"], 6)
     if image.info:
         fields["format"], fields["width"], fields["height"] = image.info
     return fields
-
-
-def _describe_prediction(prediction: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "digit": prediction["digit"],
-        "confidence": round(prediction["confidence"], 6),
-        "accepted": prediction["accepted"],
-    }

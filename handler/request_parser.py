@@ -102,9 +102,8 @@ def _find_image(row: Row) -> bytes:
     if found := identify_content(text[:64].encode()):
         raise ImageError(400, found)
     fields = ascii(", ".join(sorted(row)))[1:-1][:80] if row else "none"
-    raise ImageError(
-        400, f"no image among the request's fields ({fields}); send it as the raw body or as the multipart field data"
-    )
+    advice = "send it as the raw body or as the multipart field data"
+    raise ImageError(400, f"no image among the request's fields ({fields}); {advice}")
 
 
 def _parse_target(value: Any) -> int | None:

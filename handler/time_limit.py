@@ -27,10 +27,7 @@ def _raise_in_call(_: int, frame: FrameType | None) -> None:
 
 
 def run_with_cpu_limit(seconds: float, call: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> R:
-    """Return what the call returns; raise CpuLimitError once the process has spent that much CPU time in it.
-
-    The error comes between two bytecode instructions, in the main thread: there TorchServe calls handlers.
-    """
+    """Return what the call in the main thread returns; raise CpuLimitError after so much CPU time of the process."""
     is_collecting = gc.isenabled()
     gc.disable()  # an error that is raised in a garbage collector's callback is dropped
     signal.signal(signal.SIGPROF, _raise_in_call)  # stays: without it, a late signal would end the process

@@ -1,8 +1,4 @@
-"""Archives in the model store: digits-<version>.mar, each with its SHA-256 in a file beside it.
-
-`build_archive` bundles the scripted model and the handler with torch-model-archiver. `check_archive` verifies that an
-archive is one of these and unchanged, without running any of its code.
-"""
+"""Archives in the model store: digits-<version>.mar and its SHA-256; built, and checked without running their code."""
 
 import hashlib
 import json
@@ -55,9 +51,8 @@ def build_archive(version: str, store: Path, root: Path = ROOT) -> Path:
         # The archiver stages in $TMPDIR/<model name>: a folder of its own keeps parallel runs apart.
         staging = tempfile.TemporaryDirectory(dir=store, prefix=".archive-")
     except OSError as error:
-        raise ServingError(
-            f"{store}: cannot be written ({error.strerror}); change that, or set DIGITS_HOME to another folder"
-        ) from error
+        advice = "change that, or set DIGITS_HOME to another folder"
+        raise ServingError(f"{store}: cannot be written ({error.strerror}); {advice}") from error
     with staging as temporary:
         staged = _stage_files(root, Path(temporary) / "staged")
         _run_archiver(root, staged, version, Path(temporary))

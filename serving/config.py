@@ -43,10 +43,7 @@ class ServingError(UserError):
 
 @dataclass(frozen=True)
 class Config:
-    """The parsed file. Certificates are relative to its folder; tokens, logs, state and archives to `home`.
-
-    Large because every path and address is a property.
-    """
+    """The parsed file; certificates are relative to its folder. Large because every path and address is a property."""
 
     path: Path
     properties: dict[str, str]

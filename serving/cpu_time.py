@@ -9,10 +9,7 @@ from digits_client.types import Version
 
 
 def measure_cpu_time(versions: Iterable[Version]) -> dict[str, float]:
-    """Return the CPU seconds of the READY workers by version; they differ between two calls while a worker is busy.
-
-    A worker has one thread and reads its images from memory, so it uses the CPU while it handles a request.
-    """
+    """Return the READY workers' CPU seconds by version; they differ between calls while a worker has a request."""
     return {
         version.version: sum(_measure_worker(worker.pid) for worker in version.workers if worker.status == "READY")
         for version in versions

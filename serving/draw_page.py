@@ -88,18 +88,13 @@ class PageGuard:
 
 
 class DrawPage:
-    """Handles the page's requests.
-
-    An error of the service has status 200 and its code in the body, as in a batch response: the page expects errors,
-    and browsers would log any other status in their console.
-    """
+    """Handles the page's requests; service errors have status 200, since browsers would log any other."""
 
     def __init__(self, config: Config, find_problem: Callable[[], str | None]) -> None:
         self.config, self.find_problem = config, find_problem
         self.semaphore = asyncio.Semaphore(MAX_CONCURRENT_IMAGES)
 
     def read_state(self, _: Request) -> Response:
-        """Return the versions, or the problem."""
         return _make_response(self._describe_state)
 
     async def predict(self, request: Request) -> Response:
@@ -130,9 +125,8 @@ class DrawPage:
                 if len(body) > limit:
                     break
         if max(size, len(body)) > limit:
-            return _make_error_response(
-                413, "InvalidImage", f"the image exceeds the limit of {limit} bytes", status=413
-            )
+            message = f"the image exceeds the limit of {limit} bytes"
+            return _make_error_response(413, "InvalidImage", message, status=413)
         return bytes(body)
 
     def _describe_state(self) -> dict[str, Any]:

@@ -45,11 +45,8 @@ def write_configuration(config: Config, state: State, temporary: Path) -> Path:
 
 
 def _map_ipv6_addresses(config: Config, properties: dict[str, str], hosts: Path) -> dict[str, str]:
-    """Write a hosts file for Java that names IPv6 addresses; return the addresses with these names.
-
-    TorchServe 0.12.0 splits an address at its first colon. Java then resolves no other names than those in the file.
-    """
-    lines, renamed = [f"127.0.0.1 {socket.gethostname()}\n"], {}
+    """Name IPv6 addresses in a hosts file, since TorchServe 0.12.0 splits addresses at a colon; return the new ones."""
+    lines, renamed = [f"127.0.0.1 {socket.gethostname()}\n"], {}  # Java resolves no names but those in the file
     for name, (host, port) in config.get_ports().items():
         alias = f"{name}.ipv6" if ":" in host else host
         lines.append(f"{resolve_address(host, port)[1][0]} {alias}\n")
@@ -59,10 +56,7 @@ def _map_ipv6_addresses(config: Config, properties: dict[str, str], hosts: Path)
 
 
 def make_arguments(config: Config, configuration: Path) -> list[str]:
-    """Return Java's arguments, as `torchserve --foreground` builds them.
-
-    That script is not used because it forwards neither SIGTERM nor Java's exit code.
-    """
+    """Return Java's arguments as `torchserve --foreground` builds them; that forwards no SIGTERM and no exit code."""
     spec = importlib.util.find_spec("ts")
     if spec is None or spec.origin is None:
         raise ServingError("torchserve is not installed; `make serve` installs it")

@@ -11,10 +11,7 @@ from serving.config import Config, ServingError
 
 
 class LocalManagementClient(ManagementClient):
-    """ManagementClient that raises ServingError unless an archive is unchanged and in the model store.
-
-    It reads smoke images from the archive.
-    """
+    """ManagementClient that raises ServingError unless an archive is unchanged and in the model store."""
 
     def __init__(self, config: Config, **options: Any) -> None:
         self.store = config.model_store

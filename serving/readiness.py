@@ -23,10 +23,7 @@ _DEAD_STATUSES = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD, psutil.STATUS_STOPPE
 
 
 class Readiness:
-    """Probes the TorchServe that `get_server` returns, through clients that `open_client` opens.
-
-    Sends all smoke images when the workers have changed, and one of them RECHECK_SECONDS after the last response.
-    """
+    """Probes TorchServe by all smoke images when its workers have changed, then by one every RECHECK_SECONDS."""
 
     def __init__(
         self,
@@ -35,15 +32,11 @@ class Readiness:
         open_client: Callable[[], AbstractContextManager[ManagementClient]],
     ) -> None:
         self.config, self.get_server, self.open_client = config, get_server, open_client
-        self.is_draining = False
+        self.is_draining = False  # if set, never ready
         self.is_ready = False  # result of the last probe
         self.verified_at = 0.0
         self.verified: set[str] = set()  # the workers that passed the smoke test last
         self.smoke: dict[str, Smoke] = {}  # by archive name, as the file may vanish while its version is served
-
-    def start_draining(self) -> None:
-        """Report the server as not ready from now on."""
-        self.is_draining = True
 
     def find_problem(self, all_workers: bool = False) -> str | None:
         """Return why the default version, or any of its workers with `all_workers`, is not ready; None if it is."""

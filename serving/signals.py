@@ -16,11 +16,8 @@ class ShutdownRequest:
 
 
 def handle_signals() -> ShutdownRequest:
-    """Stop on SIGINT, SIGTERM and SIGHUP; skip the drain on a later SIGINT; rotate the tokens on SIGUSR1.
-
-    A handler interrupts the main thread, which may hold the lock of the event to set. So the handlers only put the
-    signal into a reentrant queue, and a thread sets the event.
-    """
+    """Stop on SIGINT, SIGTERM and SIGHUP; skip the drain on a later SIGINT; rotate the tokens on SIGUSR1."""
+    # A thread sets the events, as a handler may interrupt the main thread while that holds an event's lock.
     request, received = ShutdownRequest(), SimpleQueue[int]()
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         if name != signal.SIGHUP or signal.getsignal(name) != signal.SIG_IGN:  # `nohup` ignores it

@@ -1,7 +1,4 @@
-"""Checks before TorchServe starts: options, folders, addresses, space for temporary files.
-
-A problem found here is reported in one line; later it would only show as a server that never becomes ready.
-"""
+"""Checks options, folders, addresses and space before the start; otherwise TorchServe would never become ready."""
 
 import errno
 import os

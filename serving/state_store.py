@@ -18,9 +18,8 @@ from serving.state import State, Versions, apply_new_snapshots, discard_snapshot
 class StateStore:
     """The served state, in memory and on the disk; thread-safe.
 
-    Changes come from TorchServe's snapshots, written before it responds to the request that made the change, and from
-    the management API, which also lists changes whose snapshot could not be written. A change that cannot be saved
-    stays in memory and is retried; until then `problem` gives the reason.
+    Changes come from TorchServe's snapshots and from the management API, which also lists changes whose snapshot could
+    not be written. A change that cannot be saved is retried; until then `problem` gives the reason.
     """
 
     def __init__(self, config: Config, registry: CollectorRegistry, log: Callable[[str], None]) -> None:

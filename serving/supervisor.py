@@ -44,10 +44,7 @@ class RunOptions(NamedTuple):
 
 
 class Supervisor:
-    """Runs one server, from the check of its ports to the end of all its processes.
-
-    One method per phase (serving/phases.py) returns the next phase. `start_server` starts TorchServe; tests replace it.
-    """
+    """Runs one server, from the checks to the end of its processes: a method per phase returns the next phase."""
 
     def __init__(
         self, config: Config, start_server: Callable[[Config, State, dict[str, str]], TorchServe] = TorchServe
@@ -65,17 +62,13 @@ class Supervisor:
     def run(
         self, request: ShutdownRequest, version: str | None = None, on_ready: Callable[[], None] = lambda: None
     ) -> None:
-        """Serve until shutdown is requested, with `version` as the default if it is given.
-
-        Calls `on_ready` when all workers are READY for the first time. ServingError if the server cannot be started or
-        dies too often.
-        """
+        """Serve until shutdown is requested; ServingError if TorchServe cannot be started or dies too often."""
         check_options(self.config)
         check_folders(self.config)
         with hold_lock(self.config) as lock:
             check_ports(self.config)
             self.store.load_state()
-            self.metrics.reset_workers()
+            self.metrics.workers.reset_folder()
             write_server(self.config.make_server(), self.config.home)
             run = RunOptions(lock, request, version, on_ready)
             app = HttpApp(self.metrics.registry, self.tokens, self.readiness, self.store)
@@ -137,7 +130,7 @@ class Supervisor:
         self.store.save_snapshots()
         if run.request.stop.wait(delay):
             return Phase.DRAINING
-        self.metrics.count_restart()
+        self.metrics.restarts.inc()
         state = self.store.drop_missing_archives()
         if not state.versions:
             raise ServingError(f"no archive to serve is left in {self.config.model_store}; `make serve` writes one")
@@ -153,7 +146,7 @@ class Supervisor:
 
     def _drain_server(self, run: RunOptions) -> Phase:
         """Reject new requests and wait for those in progress; a second Ctrl-C ends the wait."""
-        self.readiness.start_draining()
+        self.readiness.is_draining = True
         if self.server is None or has_ended(self.server):
             return Phase.STOPPED
         log_line("draining; Ctrl-C again stops at once")
@@ -195,7 +188,7 @@ class Supervisor:
         """Pass the versions that TorchServe lists to metrics and store; keep the last ones if it does not respond."""
         self.readiness.find_problem()  # here, not on a scrape, as it may take seconds
         if has_ended(self.server):
-            self.metrics.update_versions({}, "", None)
+            self.metrics.collector.update({}, "", None)
             return
         try:
             with self.tokens.open_client() as client:
@@ -203,7 +196,7 @@ class Supervisor:
                 self.store.save_listing(versions, default)  # before any other thread saves a newer listing
         except DigitsError:  # TorchServe is starting, or hangs, or its tokens were just replaced
             return
-        self.metrics.update_versions(versions, default, self.server)
+        self.metrics.collector.update(versions, default, self.server)
 
     def _stop_server(self) -> None:
         if self.server is not None:
@@ -236,10 +229,7 @@ def has_ended(server: TorchServe | None) -> bool:
 
 
 def run_supervisor(config: Config, version: str | None, on_ready: Callable[[], None] = lambda: None) -> int:
-    """Serve in the foreground until SIGINT, SIGTERM or SIGHUP; return the exit code.
-
-    Calls `on_ready` after READY is printed.
-    """
+    """Serve in the foreground until SIGINT, SIGTERM or SIGHUP; call `on_ready` after READY is printed."""
     for name in TOKEN_VARIABLES.values():  # tokens for clients, which neither Java nor the workers need
         os.environ.pop(name, None)
     request = handle_signals()

@@ -8,7 +8,6 @@ from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
 
-from digits_client.types import Version
 from handler import __version__
 from serving.collector import Collector
 from serving.config import Config
@@ -35,18 +34,6 @@ class SupervisorMetrics:
         labels = {"project": __version__, "python": platform.python_version()} | libraries
         text = "always 1; the labels are software versions"
         Gauge("digits_build_info", text, list(labels), registry=self.registry).labels(**labels).set(1)
-
-    def count_restart(self) -> None:
-        """Count a restart of TorchServe."""
-        self.restarts.inc()
-
-    def reset_workers(self) -> None:
-        """Remove the metrics of an earlier server's workers."""
-        self.workers.reset_folder()
-
-    def update_versions(self, versions: dict[str, Version], default: str, server: object) -> None:
-        """Set the versions that `server` lists; none once it has ended."""
-        self.collector.update(versions, default, server)
 
     @contextmanager
     def poll_in_thread(self, poll: Callable[[], None], log: Callable[[str], None]) -> Iterator[None]:

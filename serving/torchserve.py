@@ -122,10 +122,7 @@ def _wait_for_exit(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 
 def _is_running(process: psutil.Process) -> bool:
-    """Return whether the process runs; a zombie does not, though process 1 may take seconds to reap it.
-
-    A zombie with threads still runs: its main thread has ended, but the others hold its ports for a moment.
-    """
+    """Return whether the process runs; a zombie runs only if it has threads, which hold its ports for a moment."""
     try:
         return process.is_running() and (process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1)
     except psutil.NoSuchProcess:
@@ -133,10 +130,7 @@ def _is_running(process: psutil.Process) -> bool:
 
 
 def _find_group(java: int, temporary: Path) -> list[psutil.Process]:
-    """Return the processes of Java's group; checks their environment too, as the process id may have been reused.
-
-    A process that is about to end has no environment any more.
-    """
+    """Return the processes of Java's group; checks their environment too, as the process id may have been reused."""
     processes = []
     for process in psutil.process_iter():
         with contextlib.suppress(OSError, psutil.Error):
