@@ -101,33 +101,33 @@ def find_imports(path: Path) -> Iterator[str]:
             yield node.module or ""
 
 
-# A form for each way in which Pillow holds an image.
+# One form for every mode in which Pillow decodes an image.
 SHOWN = ["png", "cmyk jpeg", "lab tiff", "float tiff with NaN", "transparent palette gif", "black digit in alpha alone"]
 SIXTEEN_BITS = encode(Image.fromarray(np.zeros((3000, 2000), np.uint16)))
 
 
 def test_every_form_of_an_image_is_drawn() -> None:
     explanation = Explanation(7, 7, [[0.0] * 64] * 64, [[0] * 64] * 64)
-    for picture in (*(SEVENS[form]() for form in SHOWN), SIXTEEN_BITS):
-        with Image.open(BytesIO(draw_explanation(picture, explanation))) as drawing:
+    for image in (*(SEVENS[form]() for form in SHOWN), SIXTEEN_BITS):
+        with Image.open(BytesIO(draw_explanation(image, explanation))) as drawing:
             assert drawing.format == "PNG"
 
 
-def test_ctrl_c_does_not_interrupt_the_handing_out_of_work(
+def test_ctrl_c_does_not_interrupt_the_submission_of_requests(
     own: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It comes in the midst of it, where a lock may be held, and the command ends after the next row."""
-    answer = Prediction(7, 1.0, True, (0.0,) * 10, (), "1.0")
+    """SIGINT arrives while a lock may be held; the command ends after the next row."""
+    prediction = Prediction(7, 1.0, True, (0.0,) * 10, (), "1.0")
     uninterrupted: list[int] = []
 
-    def answers(*_: object, **__: object) -> Iterator[Prediction]:
-        yield answer
+    def send_sigint(*_: object, **__: object) -> Iterator[Prediction]:
+        yield prediction
         os.kill(os.getpid(), signal.SIGINT)
         uninterrupted.append(1)
-        yield answer
-        pytest.fail("it goes on")
+        yield prediction
+        pytest.fail("the command continues")
 
-    monkeypatch.setattr(DigitsClient, "predict_batch", answers)
+    monkeypatch.setattr(DigitsClient, "predict_batch", send_sigint)
     assert (
         run_command(serving_main.make_parser(), ["--config", str(own.path), "predict", "a.png", "b.png", "c.png"])
         == 130

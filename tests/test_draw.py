@@ -73,7 +73,7 @@ def test_predictions_equal_those_of_the_api_and_versions_are_listed(server: Conf
     ("path", "body", "code", "kind", "message"),
     [
         ("/draw/predictions", b"", 400, "InvalidImage", "0 bytes"),
-        ("/draw/predictions", b"no picture", 400, "InvalidImage", "expected PNG"),
+        ("/draw/predictions", b"plain text", 400, "InvalidImage", "expected PNG"),
         ("/draw/predictions?version=9.9", SMOKE[7], 404, "ModelVersionNotFoundException", "9.9"),
         ("/draw/predictions?version=../models", SMOKE[7], 400, "InvalidRequest", "version is ../models; expected one"),
         ("/draw/explanations?target=10", SMOKE[7], 400, "InvalidRequest", "target is 10; expected a digit"),

@@ -16,7 +16,16 @@ from digits_client.transport import read_token
 from serving.config import Config
 from serving.local_management import LocalManagementClient
 from tests.archives import provide_archive
-from tests.servers import Load, command, configure_free_ports, errors, output_until_curl, started, under_load, wait_for
+from tests.servers import (
+    Load,
+    configure_free_ports,
+    read_log,
+    read_until_curl,
+    run_load,
+    run_process,
+    run_subprocess,
+    wait_for,
+)
 
 pytestmark = [
     pytest.mark.slow,
@@ -70,12 +79,12 @@ def read_ready(config: Config) -> str:
 
 
 def test_on_a_full_disk_no_lost_change_is_reported_as_done(small: Config) -> None:
-    with started(small) as process:
-        output_until_curl(process)
-        assert command(small, "register", "digits-1.1.mar").returncode == 0
+    with run_process(small) as process:
+        read_until_curl(process)
+        assert run_subprocess(small, "register", "digits-1.1.mar").returncode == 0
         ballast = fill(small.home)
         for words in (["promote", "1.1"], ["scale", "--min", "1"], ["rollback"], ["promote", "1.1"]):
-            run = command(small, *words)
+            run = run_subprocess(small, *words)
             assert (run.returncode, run.stdout) == (1, ""), words
             assert "a restart would lose that" in run.stderr
             assert "No space left" in run.stderr
@@ -84,18 +93,18 @@ def test_on_a_full_disk_no_lost_change_is_reported_as_done(small: Config) -> Non
         ballast.unlink()
         wait_for(lambda: read_kept(small) == 1, 10)
         assert read_ready(small) == "ready\n"
-        assert command(small, "scale", "--min", "1", "--version", "1.1").returncode == 0
-    with started(small) as process:
-        output_until_curl(process)
+        assert run_subprocess(small, "scale", "--min", "1", "--version", "1.1").returncode == 0
+    with run_process(small) as process:
+        read_until_curl(process)
         with LocalManagementClient(small) as client:
             default = client.get_default()
         assert (default.version, default.min_workers) == ("1.1", 1)
 
 
 def test_a_promotion_by_curl_on_a_full_disk_is_saved_once_there_is_space(small: Config) -> None:
-    with started(small) as process:
-        output_until_curl(process)
-        assert command(small, "register", "digits-1.1.mar").returncode == 0
+    with run_process(small) as process:
+        read_until_curl(process)
+        assert run_subprocess(small, "register", "digits-1.1.mar").returncode == 0
         ballast = fill(small.home)
         with ManagementClient(server=small.make_server()) as client:
             client.api.call("PUT", "/models/digits/1.1/set-default")
@@ -103,8 +112,8 @@ def test_a_promotion_by_curl_on_a_full_disk_is_saved_once_there_is_space(small: 
         ballast.unlink()
         wait_for(lambda: read_kept(small) == 1, 10)
         process.kill()
-    with started(small) as process:
-        output_until_curl(process)
+    with run_process(small) as process:
+        read_until_curl(process)
         with LocalManagementClient(small) as client:
             assert client.get_default().version == "1.1"
 
@@ -132,39 +141,39 @@ def pinned_key_file(config: Config) -> Iterator[None]:
 def test_tokens_that_cannot_be_stored_lock_no_caller_out(
     obstacle: Callable[[Config], AbstractContextManager[None]], small: Config
 ) -> None:
-    with started(small) as process:
-        output_until_curl(process)
+    with run_process(small) as process:
+        read_until_curl(process)
         before = read_token(small.key_file, "inference")
-        with under_load(Load(small, connections=4)) as load:
+        with run_load(Load(small, connections=4)) as load:
             with obstacle(small):
-                run = command(small, "token", "--rotate")
+                run = run_subprocess(small, "token", "--rotate")
                 assert run.returncode == 1
                 assert "the tokens are not replaced" in run.stderr
                 assert "warning: the tokens are not replaced" in read_ready(small)
                 assert read_token(small.key_file, "inference") == before
-            assert load.failed == []
-        assert command(small, "token", "--rotate").returncode == 0
+            assert load.failures == []
+        assert run_subprocess(small, "token", "--rotate").returncode == 0
         wait_for(lambda: read_ready(small) == "ready\n", 15)
         assert read_token(small.key_file, "inference") != before
 
 
 def test_logs_that_become_read_only_lose_nothing(small: Config) -> None:
-    with started(small) as process:
-        output_until_curl(process)
+    with run_process(small) as process:
+        read_until_curl(process)
         with mounted(small.logs, "-t", "tmpfs", "-o", "ro", "tmpfs"):
             for words in (["register", "digits-1.1.mar"], ["promote", "1.1"], ["predict", "handler/smoke/7.png"]):
-                assert command(small, *words).returncode == 0, words
+                assert run_subprocess(small, *words).returncode == 0, words
             process.kill()
             process.wait()
-    with started(small) as process:
-        output_until_curl(process)
+    with run_process(small) as process:
+        read_until_curl(process)
         with LocalManagementClient(small) as client:
             assert client.get_default().version == "1.1"
 
 
 def test_an_unwritable_state_at_the_start_is_an_error_that_names_it(small: Config) -> None:
     fill(small.home)
-    with started(small) as process:
+    with run_process(small) as process:
         assert process.wait(60) == 1
-    assert errors(small).count("\n") <= 3
-    assert "Traceback" not in errors(small)
+    assert read_log(small).count("\n") <= 3
+    assert "Traceback" not in read_log(small)

@@ -24,7 +24,7 @@ from serving.local_management import LocalManagementClient
 from tests.handler_calls import EXPLAIN, JSON, make_context
 from tests.images import SMOKE
 from tests.mutations import BODIES, IMAGES
-from tests.servers import flat, run_supervised, with_archives
+from tests.servers import configure_with_archives, is_flat, run_supervised
 
 EXAMPLES = 100  # in a round; after each, Hypothesis' memory of its examples is freed
 BATCH = 10  # mutated images in an example, with good ones between them
@@ -110,13 +110,13 @@ def test_mutated_requests_raise_no_exception(kind: str, number: int, handler: Di
     print(f"{fuzzer.sent} mutated {kind}; longest batch {fuzzer.longest:.2f} s; memory {mebibytes} MiB")
     assert fuzzer.sent >= number * EXAMPLES * size
     assert fuzzer.longest < MAX_SECONDS
-    assert number < 10 or flat(memory)
+    assert number < 10 or is_flat(memory)
 
 
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
     """Run a server for these tests alone."""
-    config = with_archives(tmp_path_factory.mktemp("fuzzed"), "1.0")
+    config = configure_with_archives(tmp_path_factory.mktemp("fuzzed"), "1.0")
     with run_supervised(config):
         yield config
 

@@ -24,7 +24,7 @@ from serving.config import ROOT, Config
 from serving.local_management import LocalManagementClient
 from tests.handler_calls import JSON, make_batch_body
 from tests.images import SMOKE, bad_images
-from tests.servers import Load, serving_client, under_load, wait_for, with_archives
+from tests.servers import Load, configure_with_archives, run_load, run_server, wait_for
 from tests.test_metrics import DARK_ON_LIGHT
 
 pytestmark = pytest.mark.slow
@@ -148,8 +148,8 @@ def read_counts(config: Config, version: str) -> dict[str, float]:
 
 @pytest.mark.timeout(300)
 def test_every_count_is_exact_and_a_killed_worker_costs_at_most_a_batch(tmp_path: Path) -> None:
-    config = with_archives(tmp_path, *VERSIONS)
-    with serving_client(config) as (_, client):
+    config = configure_with_archives(tmp_path, *VERSIONS)
+    with run_server(config) as (_, client):
         client.register("digits-1.1.mar")
         callers = Callers(config, plan_requests())
         with ThreadPoolExecutor(CALLERS) as pool:
@@ -172,10 +172,10 @@ def test_every_count_is_exact_and_a_killed_worker_costs_at_most_a_batch(tmp_path
 def _check_kill(config: Config, client: LocalManagementClient) -> None:
     [victim, _] = client.list_versions()["1.1"].workers
     before = read_counts(config, "1.1")["requests_total predict 200"]
-    with under_load(Load(config, connections=CALLERS)) as load:
+    with run_load(Load(config, connections=CALLERS)) as load:
         os.kill(victim.pid, signal.SIGKILL)
-        wait_for(lambda: len(load.sent) > 500)
-    answered = len(load.sent) - len(load.failed)
+        wait_for(lambda: len(load.records) > 500)
+    answered = len(load.records) - len(load.failures)
     counted = read_counts(config, "1.1")["requests_total predict 200"] - before
     assert answered <= counted <= answered + BATCH
     wait_for(lambda: gauges(client, "digits_worker_restarts_total") == {"1.0": 0, "1.1": 1})

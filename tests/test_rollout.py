@@ -21,7 +21,7 @@ from serving.local_management import LocalManagementClient
 from serving.state import read_state
 from tests.archives import copy_project, swap_digits
 from tests.images import SMOKE
-from tests.servers import Load, run_supervised, under_load, with_archives
+from tests.servers import Load, configure_with_archives, run_load, run_supervised
 
 TIMES = 5  # that a version is promoted and rolled back under load
 
@@ -29,7 +29,7 @@ TIMES = 5  # that a version is promoted and rolled back under load
 @pytest.fixture(scope="module")
 def rolling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
     """A server of version 1.0, with 1.1 in its store."""
-    config = with_archives(tmp_path_factory.mktemp("rolling"), "1.0", "1.1")
+    config = configure_with_archives(tmp_path_factory.mktemp("rolling"), "1.0", "1.1")
     with run_supervised(config):
         yield config
 
@@ -54,23 +54,23 @@ def test_no_request_fails_from_register_to_unregister(rolling: Config, client: L
         change()
         switches.append((begin, time.monotonic(), version))
 
-    with under_load(Load(rolling)) as load:
+    with run_load(Load(rolling)) as load:
         client.register("digits-1.1.mar")
         for _ in range(TIMES):
             switch(lambda: client.promote("1.1"), "1.1")
             switch(client.rollback, "1.0")
-        rolled = len(load.sent)
+        rolled = len(load.records)
         client.promote("1.1")
         client.unregister("1.0")
         client.register("digits-1.0.mar")
         client.promote("1.0")
         client.unregister("1.1")
-    print(f"{len(load.sent)} requests, {len(load.failed)} failed")
-    assert len(load.sent) > 500
-    assert not load.failed
-    assert {each.version for each in load.sent} == {"1.0", "1.1"}
+    print(f"{len(load.records)} requests, {len(load.failures)} failed")
+    assert len(load.records) > 500
+    assert not load.failures
+    assert {each.version for each in load.records} == {"1.0", "1.1"}
     ends = [*(end for _, end, _ in switches[1:]), float("inf")]
-    for each in load.sent[:rolled]:
+    for each in load.records[:rolled]:
         assert each.version in {
             version
             for (begin, _, version), end in zip(switches, ends, strict=True)
@@ -162,11 +162,11 @@ def test_a_version_that_still_gets_requests_by_name_is_not_removed(
     client.register("digits-1.1.mar")
     monkeypatch.setattr("digits_client.management.DRAIN_SECONDS", 2.0)
     with (
-        under_load(Load(rolling, path="/predictions/digits/1.1")) as load,
+        run_load(Load(rolling, path="/predictions/digits/1.1")) as load,
         pytest.raises(DigitsError, match=r"1\.1 still gets requests from callers that name it"),
     ):
         client.unregister("1.1")
-    assert not load.failed
+    assert not load.failures
 
 
 @pytest.mark.slow

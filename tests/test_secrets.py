@@ -12,7 +12,7 @@ from serving.config import TOKEN_KINDS, Config, ServingError
 from serving.local_management import LocalManagementClient
 from tests.archives import provide_archive
 from tests.images import SMOKE
-from tests.servers import family, output_until_curl, run_in_process, started, wait_for, workers
+from tests.servers import list_processes, list_workers, read_until_curl, run_in_process, run_process, wait_for
 
 
 def read_tokens(config: Config) -> set[str]:
@@ -45,10 +45,10 @@ def find_listening(process: psutil.Process) -> list[str]:
 def test_tokens_and_ports_stay_private_after_errors(own: Config) -> None:
     """No token is in a log, an output, a command line or the state; nobody else reads a key file or connects."""
     provide_archive("2.0", own.model_store).write_bytes(b"no archive")
-    with started(own) as process:
-        said = output_until_curl(process)
+    with run_process(own) as process:
+        said = read_until_curl(process)
         tokens = read_tokens(own)
-        processes = [psutil.Process(process.pid), *family(process)]
+        processes = [psutil.Process(process.pid), *list_processes(process)]
         command_lines = " ".join(word for each in processes for word in each.cmdline())
         listening = [address.removeprefix("::ffff:") for each in processes for address in find_listening(each)]
         assert listening == ["127.0.0.1"] * len(own.get_ports())
@@ -56,7 +56,7 @@ def test_tokens_and_ports_stay_private_after_errors(own: Config) -> None:
         for path in (own.key_file, torchserves_own):
             assert stat.filemode(path.stat().st_mode) == "-rw-------"
         said += go_wrong(own)
-        workers(process)[0].kill()
+        list_workers(process)[0].kill()
         with LocalManagementClient(own) as client:
             wait_for(lambda: client.get_default().ready == 2)
         said += run_in_process(own, "token", "--rotate").stderr

@@ -15,7 +15,7 @@ from serving.config import Config, ServingError
 from serving.http_server import HttpApp
 from serving.signals import ShutdownRequest
 from serving.state import State, read_state, write_state
-from tests.servers import with_archives
+from tests.servers import configure_with_archives
 from tests.snapshots import make_versions, write_snapshot
 from tests.stand_ins import ScriptedStop, Step, Supervised
 
@@ -35,7 +35,7 @@ def isolate_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     """A folder with archives of 1.0 and 1.1."""
-    return with_archives(tmp_path, "1.0", "1.1")
+    return configure_with_archives(tmp_path, "1.0", "1.1")
 
 
 @pytest.fixture
