@@ -29,7 +29,7 @@ def arc(x: float, y: float, width: float, height: float, start: float, end: floa
     return [(x + width * math.cos(angle), y + height * math.sin(angle)) for angle in angles]
 
 
-WAYS: dict[int, list[list[Stroke]]] = {
+STYLES: dict[int, list[list[Stroke]]] = {
     0: [
         [arc(0.5, 0.5, 0.28, 0.42, -90, -450)],  # round, from the top, to the left
         [arc(0.5, 0.5, 0.2, 0.45, -60, 300)],  # narrow, clockwise

@@ -1,4 +1,4 @@
-"""A server stopped under load: requests in progress are answered, later ones are rejected, and /ready is 503."""
+"""A server stopped under load: requests in progress finish, later ones fail, and /ready is 503."""
 
 import time
 from contextlib import suppress
@@ -13,8 +13,8 @@ from tests.servers import Load, get_readiness, is_predicting, read_log, run_load
 
 
 @pytest.mark.serial
-def test_a_stop_under_load_answers_requests_in_progress_and_rejects_later_ones(own: Config) -> None:
-    """Large images, so that many are always queued and in the workers."""
+def test_stop_under_load_finishes_requests_in_progress_and_fails_later_ones(own: Config) -> None:
+    """Large images keep the queue and the workers busy."""
     with (
         run_server(own) as (process, _),
         run_load(Load(own, connections=12, image=make_large_image(), pause=0.05)) as load,

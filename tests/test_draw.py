@@ -182,7 +182,7 @@ def test_the_pages_requests_do_not_count_in_the_metrics_of_callers(
     server: Config, client: DigitsClient, management: LocalManagementClient
 ) -> None:
     def read_counter(name: str) -> float:
-        return sum(each.value for each in management.status.read_metrics(False) if each.name == name)
+        return sum(sample.value for sample in management.status.read_metrics(False) if sample.name == name)
 
     client.predict(SMOKE[7])
     requested, probes = read_counter("digits_requests_total"), read_counter("digits_probes_total")
@@ -199,9 +199,9 @@ def test_no_token_is_in_any_response(server: Config) -> None:
         send(server, f"/draw/{path}", SMOKE[7]) for path in ("predictions", "explanations", "predictions?version=9")
     ]
     responses += [send(server, "/draw/predictions", b""), send(server, "/draw/predictions", SMOKE[7], Origin="null")]
-    for each in responses:
-        assert not [token for token in tokens if token in str(each.headers) or token.encode() in each.content]
-        assert "Set-Cookie" not in each.headers
+    for response in responses:
+        assert not [token for token in tokens if token in str(response.headers) or token.encode() in response.content]
+        assert "Set-Cookie" not in response.headers
 
 
 def test_every_warning_of_the_handler_has_a_message() -> None:

@@ -59,7 +59,7 @@ def plan_requests() -> list[tuple[str, str, bytes]]:
     rare += [
         ("predict_batch", make_batch_body(SMOKE[1], BLANK, b"none")),
         ("explain", SMOKE[3]),
-        ("predict", rejected()),
+        ("predict", make_rejected_image()),
     ]
     planned = []
     for _ in range(REQUESTS):
@@ -71,7 +71,7 @@ def plan_requests() -> list[tuple[str, str, bytes]]:
     return planned
 
 
-def rejected() -> bytes:
+def make_rejected_image() -> bytes:
     """Make an image whose prediction is rejected."""
     return encode_png(make_textures(np.random.default_rng(1), 2)[1])
 
@@ -175,16 +175,16 @@ def _check_kill(config: Config, client: LocalManagementClient) -> None:
     with run_load(Load(config, connections=CALLERS)) as load:
         os.kill(victim.pid, signal.SIGKILL)
         wait_for(lambda: len(load.records) > 500)
-    answered = len(load.records) - len(load.failures)
+    finished = len(load.records) - len(load.failures)
     counted = read_counts(config, "1.1")["requests_total predict 200"] - before
-    assert answered <= counted <= answered + BATCH
-    wait_for(lambda: gauges(client, "digits_worker_restarts_total") == {"1.0": 0, "1.1": 1})
-    wait_for(lambda: gauges(client, "digits_workers_ready") == {"1.0": 2, "1.1": 2})
-    assert gauges(client, "digits_workers_desired") == {"1.0": 2, "1.1": 2}
-    assert gauges(client, "digits_model_default") == {"1.0": 0, "1.1": 1}
-    assert gauges(client, "digits_queue_capacity_requests") == {"1.0": 512, "1.1": 512}
+    assert finished <= counted <= finished + BATCH
+    wait_for(lambda: read_gauges(client, "digits_worker_restarts_total") == {"1.0": 0, "1.1": 1})
+    wait_for(lambda: read_gauges(client, "digits_workers_ready") == {"1.0": 2, "1.1": 2})
+    assert read_gauges(client, "digits_workers_desired") == {"1.0": 2, "1.1": 2}
+    assert read_gauges(client, "digits_model_default") == {"1.0": 0, "1.1": 1}
+    assert read_gauges(client, "digits_queue_capacity_requests") == {"1.0": 512, "1.1": 512}
     record = json.loads((ROOT / "model" / "model.json").read_text())
-    for info in [each for each in client.status.read_metrics(False) if each.name == "digits_model_info"]:
+    for info in [sample for sample in client.status.read_metrics(False) if sample.name == "digits_model_info"]:
         assert info.labels["run_id"] == record["run_id"]
         assert info.labels["accuracy"] == f"{record['metrics']['test']['accuracy']:.4f}"
         assert info.labels["archive_sha256"] == compute_sha256(
@@ -192,6 +192,6 @@ def _check_kill(config: Config, client: LocalManagementClient) -> None:
         )
 
 
-def gauges(client: LocalManagementClient, name: str) -> dict[str, float]:
-    """Version -> value."""
-    return {each.labels["version"]: each.value for each in client.status.read_metrics(False) if each.name == name}
+def read_gauges(client: LocalManagementClient, name: str) -> dict[str, float]:
+    """Return the metric's values by version."""
+    return {item.labels["version"]: item.value for item in client.status.read_metrics(False) if item.name == name}

@@ -26,7 +26,7 @@ from tests.dashboard import DASHBOARD, read_panels
 from tests.images import SEVENS, SMOKE, bad_images
 from tests.prometheus import Prometheus
 from tests.servers import configure_free_ports, configure_with_archives, find_port, run_server, wait_for
-from tests.test_metrics_truth import rejected
+from tests.test_metrics_truth import make_rejected_image
 
 MONITORING = ROOT / "monitoring"
 PANELS = read_panels()
@@ -115,7 +115,13 @@ def send_digits(client: DigitsClient, seconds: float) -> None:
 def send_odd_images(client: DigitsClient) -> None:
     """Send images with warnings, with errors and one that is rejected; explain one."""
     bad = bad_images()
-    odd = [SEVENS["dark on light"](), rejected(), bad["blank white"].body, bad["text"].body, bad["header bomb"].body]
+    odd = [
+        SEVENS["dark on light"](),
+        make_rejected_image(),
+        bad["blank white"].body,
+        bad["text"].body,
+        bad["header bomb"].body,
+    ]
     for image in [*odd, *SMOKE.values()]:
         next(client.predict_batch([image], connections=1))
     client.explain(SMOKE[7])

@@ -52,7 +52,7 @@ def collect_readiness(config: Config) -> list[tuple[int, str]]:
 
 
 def test_a_server_from_its_start_to_make_stop(own: Config) -> None:
-    """With a proxy in its environment that it must not use; its workers are killed in between."""
+    """The environment names a proxy, which the server must not use; meanwhile its workers are killed."""
     with run_process(own, before=["env", "-u", "no_proxy", "http_proxy=http://127.0.0.1:9"]) as process:
         said = collect_readiness(own)
         assert {status for status, _ in said[:-1]} == {503}
@@ -86,7 +86,7 @@ def test_a_server_from_its_start_to_make_stop(own: Config) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_in_a_terminal_ends_make_without_an_error(own: Config) -> None:
-    """In a terminal, with `make` between it and the server, and Ctrl-C typed."""
+    """A terminal runs `make`, which runs the server; Ctrl-C is typed there."""
     (own.folder / "Makefile").write_text(f"serve:\n\t@exec {' '.join(make_command(own, 'serve'))}\n")
     pid, terminal = pty.fork()
     if pid == 0:
