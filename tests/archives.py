@@ -1,4 +1,4 @@
-"""Archives for tests: real ones, built once per version and run, and projects to change before that."""
+"""Real archives for tests, built once per version and run, and copies of their sources."""
 
 import fcntl
 import json

@@ -1,4 +1,4 @@
-"""Servers and models that tests share. TorchServe is real, the archives are real; no port is fixed."""
+"""Servers and models that tests share: real TorchServe, real archives, free ports."""
 
 import os
 import signal
@@ -22,10 +22,10 @@ from serving.local_management import LocalManagementClient
 from tests.archives import CACHE, copy_project, provide_archive
 from tests.browser import DrawPage, launch_chromium
 from tests.handler_calls import make_context
-from tests.servers import run_supervised, with_archives
+from tests.servers import configure_with_archives, run_supervised
 
-os.environ["LOKY_MAX_CPU_COUNT"] = "2"  # tests know two workers, on a machine of more cores as well
-for variable in ("DIGITS_HOME", *TOKEN_VARIABLES.values()):  # of a server that is not the tests
+os.environ["LOKY_MAX_CPU_COUNT"] = "2"  # tests expect two workers on any machine
+for variable in ("DIGITS_HOME", *TOKEN_VARIABLES.values()):  # they may name a server of the user
     os.environ.pop(variable, None)
 
 
@@ -45,8 +45,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """A folder with its own store, which holds version 1.0, on free ports."""
-    return with_archives(tmp_path_factory.mktemp("server"), "1.0")
+    """A configuration with free ports and a store that contains version 1.0."""
+    return configure_with_archives(tmp_path_factory.mktemp("server"), "1.0")
 
 
 @pytest.fixture(scope="session")
@@ -58,27 +58,27 @@ def server(config: Config) -> Iterator[Config]:
 
 @pytest.fixture
 def client(server: Config) -> Iterator[DigitsClient]:
-    """Asks once: what a test sees is the server's first answer."""
-    with DigitsClient(server=server.make_server(), retries=0) as asking:
-        yield asking
+    """A client without retries, so that a test sees the server's first response."""
+    with DigitsClient(server=server.make_server(), retries=0) as client:
+        yield client
 
 
 @pytest.fixture
 def management(server: Config) -> Iterator[LocalManagementClient]:
-    """Versions, readiness and metrics of the same server."""
-    with LocalManagementClient(server, retries=0) as asking:
-        yield asking
+    """A management client of the same server, without retries."""
+    with LocalManagementClient(server, retries=0) as client:
+        yield client
 
 
 @pytest.fixture
 def own(tmp_path: Path) -> Config:
-    """A folder and ports for one server that the test starts and ends itself."""
-    return with_archives(tmp_path, "1.0")
+    """A configuration for a server that the test starts and stops itself."""
+    return configure_with_archives(tmp_path, "1.0")
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A copy of what an archive is made of, to be changed."""
+    """A copy of an archive's sources, which the test may change."""
     return copy_project(tmp_path)
 
 
@@ -93,7 +93,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def handler(model_dir: Path) -> DigitHandler:
-    """As a worker has it."""
+    """The handler as a worker initializes it."""
     threads = torch.get_num_threads()
     handler = DigitHandler()
     handler.initialize(make_context(model_dir, 0))

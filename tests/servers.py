@@ -1,4 +1,4 @@
-"""Servers as users run them, processes of `python -m serving serve`, and a load that records every request."""
+"""Servers as users run them, processes of `python -m serving serve`, and a load that records its requests."""
 
 import http.client
 import json
@@ -38,7 +38,7 @@ START_SECONDS = 60
 APIS = ("inference", "management", "metrics", "supervisor")
 
 
-# Below the ports that the system gives to connections; each of pytest-xdist's workers has some of its own.
+# Below the ports that the system gives to connections; pytest-xdist's workers have separate ranges.
 _PORTS = count(20_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]))
 
 
@@ -70,7 +70,7 @@ def find_port() -> int:
     raise AssertionError("no port is free")
 
 
-def with_archives(folder: Path, *versions: str) -> Config:
+def configure_with_archives(folder: Path, *versions: str) -> Config:
     """Return a configuration with free ports and archives of these versions in its store."""
     for version in versions:
         provide_archive(version, folder / "model_store")
@@ -94,14 +94,16 @@ def run_supervised(config: Config, version: str | None = None) -> Iterator[Shutd
     ended.result()
 
 
-def serving(config: Config, *words: str) -> list[str]:
+def make_command(config: Config, *words: str) -> list[str]:
+    """Return the command line of `python -m serving` with this configuration."""
     return [sys.executable, "-m", "serving", "--config", str(config.path), *words]
 
 
 @contextmanager
-def started(config: Config, *words: str, before: Sequence[str] = ()) -> Iterator["subprocess.Popen[str]"]:
+def run_process(config: Config, *words: str, before: Sequence[str] = ()) -> Iterator["subprocess.Popen[str]"]:
+    """Run `serve` in a separate process, ready or not; `before` is a command that runs it."""
     with (config.folder / "errors").open("w") as file:
-        command = [*before, *serving(config, "serve", *words)]
+        command = [*before, *make_command(config, "serve", *words)]
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=file, text=True)
     try:
         yield process
@@ -109,10 +111,11 @@ def started(config: Config, *words: str, before: Sequence[str] = ()) -> Iterator
         if process.poll() is None:
             process.terminate()
         process.communicate(timeout=60)
-        print(errors(config), file=sys.stderr)  # which pytest shows of a test that fails
+        print(read_log(config), file=sys.stderr)  # pytest shows it if the test fails
 
 
-def ready(config: Config) -> tuple[int, str]:
+def get_readiness(config: Config) -> tuple[int, str]:
+    """Return the status and text of /ready."""
     response = requests.get(config.get_url("supervisor") + "/ready", timeout=10)
     return response.status_code, response.text.strip()
 
@@ -124,7 +127,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = START_SECONDS) -> N
         time.sleep(0.05)
 
 
-def output_until_curl(process: "subprocess.Popen[str]") -> str:
+def read_until_curl(process: "subprocess.Popen[str]") -> str:
     """Return the output of `serve` until it is ready; the last line is the curl command."""
     assert process.stdout is not None
     lines: list[str] = []
@@ -135,19 +138,20 @@ def output_until_curl(process: "subprocess.Popen[str]") -> str:
 
 
 @contextmanager
-def serving_client(config: Config) -> Iterator[tuple["subprocess.Popen[str]", LocalManagementClient]]:
+def run_server(config: Config) -> Iterator[tuple["subprocess.Popen[str]", LocalManagementClient]]:
     """Run a server in a separate process; yield it when it is ready, and a client without retries."""
-    with started(config) as process:
-        output_until_curl(process)
+    with run_process(config) as process:
+        read_until_curl(process)
         with LocalManagementClient(config, retries=0) as client:
             yield process, client
 
 
-def errors(config: Config) -> str:
+def read_log(config: Config) -> str:
+    """Return what the server's process has written to standard error."""
     return (config.folder / "errors").read_text()
 
 
-def answers(config: Config) -> bool:
+def is_predicting(config: Config) -> bool:
     """Return whether a new client without retries gets a prediction now."""
     try:
         with DigitsClient(server=config.make_server(), retries=0) as client:
@@ -156,17 +160,17 @@ def answers(config: Config) -> bool:
         return False
 
 
-def family(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+def list_processes(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
-def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+def list_alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [item for item in processes if item.is_running() and item.status() != psutil.STATUS_ZOMBIE]
 
 
-def command(config: Config, *words: str) -> "subprocess.CompletedProcess[str]":
+def run_subprocess(config: Config, *words: str) -> "subprocess.CompletedProcess[str]":
     """Run a command of the command line in a subprocess."""
-    return subprocess.run(serving(config, *words), cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run(make_command(config, *words), cwd=ROOT, capture_output=True, text=True)
 
 
 def run_in_process(config: Config, *words: str) -> "subprocess.CompletedProcess[str]":
@@ -178,26 +182,26 @@ def run_in_process(config: Config, *words: str) -> "subprocess.CompletedProcess[
     return subprocess.CompletedProcess(words, code, stdout, stderr)
 
 
-def java(process: "subprocess.Popen[str]") -> psutil.Process:
-    return next(child for child in family(process) if child.name() == "java")
+def find_java(process: "subprocess.Popen[str]") -> psutil.Process:
+    return next(child for child in list_processes(process) if child.name() == "java")
 
 
-def workers(process: "subprocess.Popen[str]") -> list[psutil.Process]:
-    return [child for child in family(process) if child.name() != "java"]
+def list_workers(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    return [child for child in list_processes(process) if child.name() != "java"]
 
 
-def flat(memory: Sequence[int]) -> bool:
+def is_flat(memory: Sequence[int]) -> bool:
     """Return whether samples in bytes grow by at most a tenth after the first fifth, the warm-up."""
     rest = memory[len(memory) // 5 :]
     return max(rest) <= 1.1 * rest[0]
 
 
 @dataclass(frozen=True)
-class Sent:
-    """One request: when it started, was sent completely and answered; status 0 is a broken connection."""
+class RequestRecord:
+    """A request's times, status and response; status 0 is a broken connection."""
 
-    start: float
-    sent: float
+    start: float  # s, of the monotonic clock, as are the others
+    sent: float  # complete
     ended: float
     status: int
     body: bytes
@@ -213,11 +217,11 @@ class Load:
 
     config: Config
     connections: int = 16
-    picture: bytes = SMOKE[7]
+    image: bytes = SMOKE[7]
     path: str = "/predictions/digits"
     pause: float = 0.0  # s, after a request that failed
-    sent: list[Sent] = field(default_factory=list)
-    waiting: dict[int, float] = field(default_factory=dict)  # since when which thread has been waiting for its answer
+    records: list[RequestRecord] = field(default_factory=list)
+    waiting: dict[int, float] = field(default_factory=dict)  # by thread: the time since when it waits for its response
     ended: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
@@ -228,31 +232,31 @@ class Load:
             start = sent = time.monotonic()
             status, body = 0, b""
             try:
-                connection.request("POST", self.path, self.picture, headers)
+                connection.request("POST", self.path, self.image, headers)
                 sent = self.waiting[threading.get_ident()] = time.monotonic()
                 response = connection.getresponse()
                 status, body = response.status, response.read()
             except (OSError, http.client.HTTPException):
                 connection.close()
             self.waiting.pop(threading.get_ident(), None)
-            self.sent.append(Sent(start, sent, time.monotonic(), status, body))
+            self.records.append(RequestRecord(start, sent, time.monotonic(), status, body))
             if status != 200:
                 time.sleep(self.pause)
         connection.close()
 
     @property
-    def failed(self) -> list[Sent]:
-        return [each for each in self.sent if each.status != 200]
+    def failures(self) -> list[RequestRecord]:
+        return [record for record in self.records if record.status != 200]
 
 
 @contextmanager
-def under_load(load: Load) -> Iterator[Load]:
+def run_load(load: Load) -> Iterator[Load]:
     """Run the load while the block runs; its last responses have arrived when the block ends."""
     threads = [threading.Thread(target=load.run) for _ in range(load.connections)]
     for thread in threads:
         thread.start()
     try:
-        wait_for(lambda: len(load.sent) >= load.connections)
+        wait_for(lambda: len(load.records) >= load.connections)
         yield load
     finally:
         load.ended.set()

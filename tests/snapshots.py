@@ -1,4 +1,4 @@
-"""TorchServe's snapshots of what it serves, as it writes them after each change."""
+"""Snapshots of the registered versions, as TorchServe writes them after a change."""
 
 import json
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Ten digits, each written in three ways, as a hand moves: strokes of points in a unit square, y downwards.
+"""Ten digits in three handwriting styles: strokes of points in a unit square, y downwards.
 
-They were written down from how people write, before any was shown to the model, and not changed since.
+They follow common handwriting and were fixed before the model first predicted them.
 """
 
 import math
@@ -29,7 +29,7 @@ def arc(x: float, y: float, width: float, height: float, start: float, end: floa
     return [(x + width * math.cos(angle), y + height * math.sin(angle)) for angle in angles]
 
 
-WAYS: dict[int, list[list[Stroke]]] = {
+STYLES: dict[int, list[list[Stroke]]] = {
     0: [
         [arc(0.5, 0.5, 0.28, 0.42, -90, -450)],  # round, from the top, to the left
         [arc(0.5, 0.5, 0.2, 0.45, -60, 300)],  # narrow, clockwise
@@ -88,7 +88,7 @@ WAYS: dict[int, list[list[Stroke]]] = {
         [
             [
                 (0.5 + 0.25 * math.sin(2 * t), 0.5 - 0.43 * math.cos(t))
-                for t in [math.radians(each) for each in range(0, 361, 8)]
+                for t in [math.radians(degrees) for degrees in range(0, 361, 8)]
             ]
         ],  # one crossing stroke
         [
@@ -105,7 +105,7 @@ WAYS: dict[int, list[list[Stroke]]] = {
 }
 
 
-def placed(strokes: list[Stroke], left: float, top: float, size: float) -> list[Stroke]:
+def scale_strokes(strokes: list[Stroke], left: float, top: float, size: float) -> list[Stroke]:
     """Return the strokes scaled to the square at this corner; small ones have fewer points."""
     step = 1 if size > SMALL else 2
     return [[(left + size * x, top + size * y) for x, y in (*stroke[:-1:step], stroke[-1])] for stroke in strokes]

@@ -33,13 +33,13 @@ from tests.images import make_large_image
 from tests.prometheus import Prometheus, run_prometheus
 from tests.servers import (
     configure_free_ports,
-    java,
-    output_until_curl,
-    serving_client,
-    started,
+    configure_with_archives,
+    find_java,
+    list_workers,
+    read_until_curl,
+    run_process,
+    run_server,
     wait_for,
-    with_archives,
-    workers,
 )
 from tests.test_monitoring_rules import ALERTS, parse_duration
 from training.data import load_raw_images
@@ -101,7 +101,7 @@ def _run_healthy_server(found: Prometheus, config: Config, duration: float) -> N
     images = [encode_png(gray) for gray in load_raw_images("mnist5k")[0]]
     random.Random(0).shuffle(images)
     following = itertools.cycle(images)
-    with serving_client(config) as (_, client), ExitStack() as callers:
+    with run_server(config) as (_, client), ExitStack() as callers:
         start = time.monotonic()
         for _ in range(4):
             callers.enter_context(repeat_in_thread(lambda: client.inference.predict(next(following)), pause=0.05))
@@ -117,8 +117,8 @@ def _run_healthy_server(found: Prometheus, config: Config, duration: float) -> N
 
 
 def _run_failing_server(found: Prometheus, config: Config) -> None:
-    with started(config) as process:
-        output_until_curl(process)
+    with run_process(config) as process:
+        read_until_curl(process)
         _cause_failures(found, config, process)
         _flood(found, config, process)
 
@@ -136,9 +136,9 @@ def _cause_failures(found: Prometheus, config: Config, process: "subprocess.Pope
             callers.enter_context(repeat_in_thread(lambda: requests.post(url, slow, headers=headers, timeout=20)))
         burning = [("DigitsLatencyBudgetBurn", window) for window in ("1h", "6h", "1d", "3d")]
         causes = dict.fromkeys([("DigitsDrift", ""), ("DigitsQueueGrowing", "wait"), *burning], start)
-        survivor = min(workers(process), key=lambda worker: worker.pid)
+        survivor = min(list_workers(process), key=lambda worker: worker.pid)
         for count in (1, 2):
-            wait_for(lambda: len(workers(process)) == 2)
+            wait_for(lambda: len(list_workers(process)) == 2)
             _signal_others(process, survivor, signal.SIGKILL)
             wait_for(lambda: count_restarts(config) == count)  # noqa: B023 - called at once
         causes["DigitsWorkerRestarts", ""] = causes["DigitsWorkersMissing", ""] = time.monotonic()
@@ -157,7 +157,7 @@ def count_restarts(config: Config) -> float:
 
 
 def _signal_others(process: "subprocess.Popen[str]", survivor: psutil.Process, number: signal.Signals) -> None:
-    for worker in workers(process):
+    for worker in list_workers(process):
         if worker != survivor:
             worker.send_signal(number)
 
@@ -178,7 +178,7 @@ def _flood(found: Prometheus, config: Config, process: "subprocess.Popen[str]") 
             connections.popleft().close()
 
     wait_for(lambda: ("DigitsErrorRatio", "", FAILING) not in found.list_firing())  # it may fire when workers die
-    stopped = workers(process)
+    stopped = list_workers(process)
     for worker in stopped:
         worker.suspend()
     start = time.monotonic()
@@ -195,7 +195,7 @@ def _flood(found: Prometheus, config: Config, process: "subprocess.Popen[str]") 
 
 
 def configure_servers(folder: Path) -> dict[str, Config]:
-    archives = with_archives(folder, "1.0", "1.1")
+    archives = configure_with_archives(folder, "1.0", "1.1")
     configs = {}
     for name in (HEALTHY, FAILING, STUCK):
         (folder / name).mkdir()
@@ -207,10 +207,10 @@ def configure_servers(folder: Path) -> dict[str, Config]:
 
 def _run_stuck_server(found: Prometheus, config: Config) -> None:
     """Suspend Java, so that tokens cannot be replaced; kill it, so that it restarts; then stop the server."""
-    with started(config) as process:
-        output_until_curl(process)
+    with run_process(config) as process:
+        read_until_curl(process)
         wait_for(lambda: bool(found.query_values(f'digits_token_lifetime_seconds{{server="{STUCK}"}}')))
-        process_of_java = java(process)
+        process_of_java = find_java(process)
         process_of_java.suspend()
         try:
             start = time.monotonic()

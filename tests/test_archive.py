@@ -34,7 +34,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def expected_members() -> dict[str, Path]:
-    """Return the file of the checkout that each member must equal, by the member's name."""
+    """Return the file of the checkout that a member must equal, by the member's name."""
     package = [*(ROOT / "handler").glob("*.py"), *(ROOT / "handler").glob("*.yaml")]
     package += (ROOT / "handler" / "smoke").glob("*.png")
     members = {path.relative_to(ROOT).as_posix(): path for path in package}

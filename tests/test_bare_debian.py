@@ -37,7 +37,7 @@ wait $!
 
 @pytest.fixture
 def debian(tmp_path: Path) -> Iterator[Path]:
-    """A Debian's folder, with the checkout in it; what is mounted below belongs to the test's own namespace."""
+    """The root folder of a Debian with the checkout; mounts are in the test's own namespace."""
     folder = tmp_path / "debian"
     try:
         run("debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(folder))
@@ -70,7 +70,7 @@ def read_pip_settings() -> dict[str, str]:
 
 
 def find_local_paths(settings: dict[str, str]) -> set[Path]:
-    """Return the files and folders that the settings name; an index with what lies beside it."""
+    """Return the files and folders that the settings name; for an index, its folder."""
     words = " ".join(settings.values()).split()
     named = {Path(word.removeprefix("file://")) for word in words if re.match("(file://)?/", word)}
     return {path.parent if path.name == "simple" else path for path in named if path.exists()}

@@ -15,7 +15,7 @@ from tests.images import SMOKE
 SEVEN = Path(__file__).parents[1] / "handler" / "smoke" / "7.png"
 
 
-def forms() -> dict[str, ImageLike]:
+def make_forms() -> dict[str, ImageLike]:
     gray = np.asarray(Image.open(SEVEN))
     return {
         "path": SEVEN,
@@ -31,9 +31,9 @@ def forms() -> dict[str, ImageLike]:
     }
 
 
-@pytest.mark.parametrize("form", forms())
+@pytest.mark.parametrize("form", make_forms())
 def test_every_form_of_an_image_is_read(form: str, client: DigitsClient) -> None:
-    assert client.predict(forms()[form]).digit == 7
+    assert client.predict(make_forms()[form]).digit == 7
 
 
 @pytest.mark.parametrize(
@@ -46,12 +46,12 @@ def test_every_form_of_an_image_is_read(form: str, client: DigitsClient) -> None
         (7, "int: "),
     ],
 )
-def test_what_is_no_image_is_named(image: ImageLike, message: str, client: DigitsClient) -> None:
+def test_invalid_image_is_an_error_that_names_it(image: ImageLike, message: str, client: DigitsClient) -> None:
     with pytest.raises(ImageFileError, match=message):
         client.predict(image)
 
 
-def test_an_explanation_is_of_the_frame_that_the_model_saw(client: DigitsClient) -> None:
+def test_explanation_has_the_frame_of_its_image(client: DigitsClient) -> None:
     why, why_not = client.explain(SMOKE[7]), client.explain(SMOKE[7], target=3)
     assert (why.digit, why.target, why_not.digit, why_not.target) == (7, 7, 7, 3)
     assert why.framed == frame_with_warnings(SMOKE[7]).frame.tolist()

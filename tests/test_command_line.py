@@ -1,4 +1,4 @@
-"""common/ and what the command lines share: help, errors, exit codes, output; none of it needs a server."""
+"""common/ and all command lines, without a server: help, errors, exit codes, output."""
 
 import argparse
 import ast
@@ -31,17 +31,17 @@ from training import __main__ as training_main
 def test_help_imports_nothing_heavy(package: str) -> None:
     heavy = {"torch", "numpy", "matplotlib", "scipy", "starlette", "cv2", "tqdm", "tabulate"}
     client = {"requests", "PIL"} if package in ("training", "benchmarks") else set[str]()
-    assert not imported(package, "--help") & (heavy | client)
+    assert not list_imports(package, "--help") & (heavy | client)
 
 
 def test_status_imports_only_what_it_needs(tmp_path: Path) -> None:
     config = configure_free_ports(tmp_path)
     heavy = {"torch", "matplotlib", "scipy", "starlette", "cv2"}
-    assert not imported("serving", "--config", str(config.path), "status") & heavy
+    assert not list_imports("serving", "--config", str(config.path), "status") & heavy
 
 
-def imported(package: str, *words: str) -> set[str]:
-    """Run a command to its end; returns the top-level modules that it has imported."""
+def list_imports(package: str, *words: str) -> set[str]:
+    """Run a command; return the top-level modules that it imports."""
     code = f"""
 import runpy, sys
 sys.argv = [{package!r}, *{words!r}]
@@ -55,7 +55,7 @@ except SystemExit:
 
 
 @pytest.mark.parametrize("make_parser", [serving_main.make_parser, training_main.make_parser, digits_main.make_parser])
-def test_every_command_explains_itself(
+def test_every_command_has_help(
     make_parser: Callable[[], argparse.ArgumentParser], capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = re.findall(r"^    ([a-z-]+)", make_parser().format_help(), re.MULTILINE)
@@ -70,7 +70,7 @@ def test_every_command_explains_itself(
 def test_every_command_of_digits_takes_an_address_and_prints_json(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As do those of `python -m serving`, without the address: theirs is the configuration's."""
+    """Those of `python -m serving` print JSON too; their address is in the configuration."""
     [commands] = [action for action in digits_main.make_parser()._actions if isinstance(action.choices, dict)]
     assert isinstance(commands.choices, dict)
     shared = {"--url", "--management-url", "--metrics-url", "--supervisor-url", "--cacert"}
@@ -86,10 +86,10 @@ def test_every_command_of_digits_takes_an_address_and_prints_json(
     assert re.fullmatch(r"digits-client (\d+\.\d+.*|of a checkout)\n", capsys.readouterr().out)
 
 
-def test_the_client_needs_nothing_else_of_ours() -> None:
+def test_client_imports_no_other_package_of_the_project() -> None:
     imports = {name.partition(".")[0] for path in (ROOT / "digits_client").glob("*.py") for name in find_imports(path)}
     assert not imports & {"common", "handler", "serving", "training", "torch", "cv2"}
-    assert not imported("digits_client", "--help") & {"common", "handler", "serving", "training"}
+    assert not list_imports("digits_client", "--help") & {"common", "handler", "serving", "training"}
 
 
 def find_imports(path: Path) -> Iterator[str]:
@@ -101,33 +101,33 @@ def find_imports(path: Path) -> Iterator[str]:
             yield node.module or ""
 
 
-# A form for each way in which Pillow holds an image.
+# One form for every mode in which Pillow decodes an image.
 SHOWN = ["png", "cmyk jpeg", "lab tiff", "float tiff with NaN", "transparent palette gif", "black digit in alpha alone"]
 SIXTEEN_BITS = encode(Image.fromarray(np.zeros((3000, 2000), np.uint16)))
 
 
 def test_every_form_of_an_image_is_drawn() -> None:
     explanation = Explanation(7, 7, [[0.0] * 64] * 64, [[0] * 64] * 64)
-    for picture in (*(SEVENS[form]() for form in SHOWN), SIXTEEN_BITS):
-        with Image.open(BytesIO(draw_explanation(picture, explanation))) as drawing:
+    for image in (*(SEVENS[form]() for form in SHOWN), SIXTEEN_BITS):
+        with Image.open(BytesIO(draw_explanation(image, explanation))) as drawing:
             assert drawing.format == "PNG"
 
 
-def test_ctrl_c_does_not_interrupt_the_handing_out_of_work(
+def test_ctrl_c_does_not_interrupt_the_submission_of_requests(
     own: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It comes in the midst of it, where a lock may be held, and the command ends after the next row."""
-    answer = Prediction(7, 1.0, True, (0.0,) * 10, (), "1.0")
+    """SIGINT arrives while a lock may be held; the command ends after the next row."""
+    prediction = Prediction(7, 1.0, True, (0.0,) * 10, (), "1.0")
     uninterrupted: list[int] = []
 
-    def answers(*_: object, **__: object) -> Iterator[Prediction]:
-        yield answer
+    def send_sigint(*_: object, **__: object) -> Iterator[Prediction]:
+        yield prediction
         os.kill(os.getpid(), signal.SIGINT)
         uninterrupted.append(1)
-        yield answer
-        pytest.fail("it goes on")
+        yield prediction
+        pytest.fail("the command continues")
 
-    monkeypatch.setattr(DigitsClient, "predict_batch", answers)
+    monkeypatch.setattr(DigitsClient, "predict_batch", send_sigint)
     assert (
         run_command(serving_main.make_parser(), ["--config", str(own.path), "predict", "a.png", "b.png", "c.png"])
         == 130
@@ -138,7 +138,7 @@ def test_ctrl_c_does_not_interrupt_the_handing_out_of_work(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_without_a_server_every_command_says_so(tmp_path: Path) -> None:
+def test_every_command_without_a_server_is_an_error(tmp_path: Path) -> None:
     config = configure_free_ports(tmp_path)
     commands = ("status", "models", "predict handler/smoke/1.png", "promote 1.1", "rollback", "token", "token --rotate")
     for words in commands:

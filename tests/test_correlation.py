@@ -49,35 +49,35 @@ def test_correlation_id_is_echoed_through_torchserve(client: DigitsClient) -> No
         assert response.headers[CORRELATION_HEADER] == "mine"
 
 
-class Late(BaseHTTPRequestHandler):
-    """Gives each connection its first answer twice, so that all others come one request late."""
+class LateProxy(BaseHTTPRequestHandler):
+    """Repeats the first response on a connection, so that all later ones arrive one request late."""
 
     protocol_version = "HTTP/1.1"
     server_url = ""
 
     def setup(self) -> None:
         super().setup()
-        self.answers: list[requests.Response] = []
+        self.received: list[requests.Response] = []
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.answers.append(requests.post(self.server_url + self.path, body, headers=dict(self.headers), timeout=10))
-        answer = self.answers[0] if len(self.answers) == 1 else self.answers.pop(0)
-        self.send_response(answer.status_code)
-        for name in {"Content-Type", CORRELATION_HEADER} & set(answer.headers):
-            self.send_header(name, answer.headers[name])
-        self.send_header("Content-Length", str(len(answer.content)))
+        self.received.append(requests.post(self.server_url + self.path, body, headers=dict(self.headers), timeout=10))
+        response = self.received[0] if len(self.received) == 1 else self.received.pop(0)
+        self.send_response(response.status_code)
+        for name in {"Content-Type", CORRELATION_HEADER} & set(response.headers):
+            self.send_header(name, response.headers[name])
+        self.send_header("Content-Length", str(len(response.content)))
         self.end_headers()
-        self.wfile.write(answer.content)
+        self.wfile.write(response.content)
 
     def log_message(self, *_: object) -> None:
-        """Nothing: a test's output is for what fails."""
+        """Print nothing."""
 
 
 @contextmanager
-def late(server: Config) -> Iterator[Config]:
-    """The server's configuration, its inference address being that of a proxy that is Late."""
-    handler = type("LateOf", (Late,), {"server_url": server.get_url("inference")})
+def run_late_proxy(server: Config) -> Iterator[Config]:
+    """Run a LateProxy; yield the server's configuration with the proxy's inference address."""
+    handler = type("LateProxyOfServer", (LateProxy,), {"server_url": server.get_url("inference")})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as proxy:
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{proxy.server_address[1]}"
@@ -87,19 +87,21 @@ def late(server: Config) -> Iterator[Config]:
             proxy.shutdown()
 
 
-def test_answers_that_come_late_are_told_by_their_names(server: Config) -> None:
-    """As TorchServe 0.12.0 may give them when workers are taken away; a session that does not look believes them."""
-    with late(server) as config, DigitsClient(server=config.make_server()) as client, requests.Session() as believing:
-        believing.headers["Authorization"] = f"Bearer {read_token(server.key_file, 'inference')}"
-        read = [
-            believing.post(config.get_url("inference") + PREDICT, SMOKE[digit]).json()["digit"] for digit in range(4)
-        ]
+def test_late_responses_are_detected_by_correlation_id(server: Config) -> None:
+    """TorchServe 0.12.0 may mix up responses when workers are removed; a plain session accepts them."""
+    with (
+        run_late_proxy(server) as config,
+        DigitsClient(server=config.make_server()) as client,
+        requests.Session() as session,
+    ):
+        session.headers["Authorization"] = f"Bearer {read_token(server.key_file, 'inference')}"
+        read = [session.post(config.get_url("inference") + PREDICT, SMOKE[digit]).json()["digit"] for digit in range(4)]
         assert read == [0, 0, 1, 2]
         assert [client.predict(SMOKE[digit]).digit for digit in range(10)] == list(range(10))
 
 
-def test_a_client_that_asks_once_says_that_the_answer_was_anothers(server: Config) -> None:
-    with late(server) as config, DigitsClient(server=config.make_server(), retries=0) as client:
+def test_client_without_retries_reports_a_mismatched_response(server: Config) -> None:
+    with run_late_proxy(server) as config, DigitsClient(server=config.make_server(), retries=0) as client:
         assert client.predict(SMOKE[1]).digit == 1
         with pytest.raises(UnreachableError, match="returned the response of another request"):
             client.predict(SMOKE[2])

@@ -1,4 +1,4 @@
-"""Docs name what there is: make targets, commands, metrics, warnings, links; their shell and Python blocks run."""
+"""Docs name only existing make targets, commands, metrics, warnings, links; their shell and Python blocks run."""
 
 import os
 import re
@@ -47,7 +47,7 @@ def test_every_address_in_the_docs_is_configured() -> None:
         assert set(re.findall(r"(?:127\.0\.0\.1|localhost):(\d+)", page.read_text())) <= ports | nginx | forwarded, page
 
 
-def test_every_link_in_the_docs_leads_somewhere() -> None:
+def test_every_link_in_the_docs_has_a_target() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
             assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
@@ -82,7 +82,7 @@ def test_metrics_page_has_every_metric_with_its_labels_and_no_other(
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Iterator[tuple[Path, ServingConfig]]:
-    """A checkout of its own, with this one's .venv, and ports that are free; `make` in it is the real one."""
+    """A copy of the checkout with this one's .venv and free ports, for real calls of `make`."""
     folder = tmp_path / "checkout"
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):
@@ -91,14 +91,14 @@ def checkout(tmp_path: Path) -> Iterator[tuple[Path, ServingConfig]]:
             shutil.copy2(ROOT / name, folder / name)
     (folder / ".venv").symlink_to(ROOT / ".venv")
     free = configure_free_ports(tmp_path)
-    (folder / "config.properties").write_text(with_ports(read_config().path.read_text(), free))
+    (folder / "config.properties").write_text(replace_ports(read_config().path.read_text(), free))
     config = read_config(folder / "config.properties")
     yield folder, config
     stop_server(config)
 
 
-def with_ports(text: str, config: ServingConfig) -> str:
-    """All at once: a new port may have the digits of an old one."""
+def replace_ports(text: str, config: ServingConfig) -> str:
+    """Replace all ports in one pass, since a new port may equal an old one."""
     ports = {str(port): str(config.get_ports()[name][1]) for name, (_, port) in read_config().get_ports().items()}
     return re.sub(rf"\b({'|'.join(ports)})\b", lambda found: ports[found[0]], text)
 
@@ -155,7 +155,7 @@ def test_make_serve_archives_only_what_has_never_been_served(checkout: tuple[Pat
 def test_every_shell_block_runs_as_written(page: str, checkout: tuple[Path, ServingConfig]) -> None:
     """Run the blocks in order in a fresh checkout; only the ports are others."""
     folder, config = checkout
-    (folder / "blocks.sh").write_text(with_ports(make_script(BEFORE[page] + (ROOT / page).read_text()), config))
+    (folder / "blocks.sh").write_text(replace_ports(make_script(BEFORE[page] + (ROOT / page).read_text()), config))
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "ARGS"))
     }  # `make test`'s

@@ -73,7 +73,7 @@ def test_predictions_equal_those_of_the_api_and_versions_are_listed(server: Conf
     ("path", "body", "code", "kind", "message"),
     [
         ("/draw/predictions", b"", 400, "InvalidImage", "0 bytes"),
-        ("/draw/predictions", b"no picture", 400, "InvalidImage", "expected PNG"),
+        ("/draw/predictions", b"plain text", 400, "InvalidImage", "expected PNG"),
         ("/draw/predictions?version=9.9", SMOKE[7], 404, "ModelVersionNotFoundException", "9.9"),
         ("/draw/predictions?version=../models", SMOKE[7], 400, "InvalidRequest", "version is ../models; expected one"),
         ("/draw/explanations?target=10", SMOKE[7], 400, "InvalidRequest", "target is 10; expected a digit"),
@@ -182,7 +182,7 @@ def test_the_pages_requests_do_not_count_in_the_metrics_of_callers(
     server: Config, client: DigitsClient, management: LocalManagementClient
 ) -> None:
     def read_counter(name: str) -> float:
-        return sum(each.value for each in management.status.read_metrics(False) if each.name == name)
+        return sum(sample.value for sample in management.status.read_metrics(False) if sample.name == name)
 
     client.predict(SMOKE[7])
     requested, probes = read_counter("digits_requests_total"), read_counter("digits_probes_total")
@@ -199,9 +199,9 @@ def test_no_token_is_in_any_response(server: Config) -> None:
         send(server, f"/draw/{path}", SMOKE[7]) for path in ("predictions", "explanations", "predictions?version=9")
     ]
     responses += [send(server, "/draw/predictions", b""), send(server, "/draw/predictions", SMOKE[7], Origin="null")]
-    for each in responses:
-        assert not [token for token in tokens if token in str(each.headers) or token.encode() in each.content]
-        assert "Set-Cookie" not in each.headers
+    for response in responses:
+        assert not [token for token in tokens if token in str(response.headers) or token.encode() in response.content]
+        assert "Set-Cookie" not in response.headers
 
 
 def test_every_warning_of_the_handler_has_a_message() -> None:

@@ -9,8 +9,8 @@ from playwright.sync_api import Browser, Route
 from serving.config import ROOT
 from tests.browser import DrawPage, needs_chromium
 from tests.images import SMOKE
-from tests.servers import java, serving_client, with_archives
-from tests.strokes import WAYS, line, placed
+from tests.servers import configure_with_archives, find_java, run_server
+from tests.strokes import STYLES, line, scale_strokes
 
 pytestmark = needs_chromium
 
@@ -32,12 +32,14 @@ SCRIBBLE = [
 @pytest.mark.slow
 @pytest.mark.serial
 @pytest.mark.parametrize("where", [LARGE, CORNER], ids=["large", "corner"])
-def test_ten_digits_in_three_ways_are_predicted_quickly(desktop: DrawPage, where: tuple[float, float, float]) -> None:
-    predictions = [(digit, desktop.predict(placed(way, *where))) for digit, ways in WAYS.items() for way in ways]
+def test_ten_digits_in_three_styles_are_predicted_quickly(desktop: DrawPage, where: tuple[float, float, float]) -> None:
+    predictions = [
+        (digit, desktop.predict(scale_strokes(style, *where))) for digit, styles in STYLES.items() for style in styles
+    ]
     right = [digit for digit, prediction in predictions if prediction["digit"] == digit]
     assert len(right) >= 28
     assert set(right) == set(range(10))
-    assert all(prediction["digit"] == digit for digit, prediction in predictions[::3])  # the first way of every digit
+    assert all(prediction["digit"] == digit for digit, prediction in predictions[::3])  # the first style of every digit
     times = sorted(prediction["ms"] for _, prediction in predictions)
     print(f"{len(right)} of 30 right; {statistics.median(times):.0f} ms p50, {times[27]:.0f} ms p90 after a stroke")
     assert statistics.median(times) <= 150
@@ -76,7 +78,7 @@ def test_an_invalid_image_is_explained_in_plain_words(desktop: DrawPage, tmp_pat
     desktop.page.click("#clear")
     desktop.wait_for_text("result", "Draw a digit")
     assert desktop.text("problem") == ""
-    desktop.draw(placed(WAYS[1][0], 0.1, 0.2, 0.5) + placed(WAYS[3][0], 0.5, 0.2, 0.5))
+    desktop.draw(scale_strokes(STYLES[1][0], 0.1, 0.2, 0.5) + scale_strokes(STYLES[3][0], 0.5, 0.2, 0.5))
     desktop.wait_for_text("warnings", "More than one shape")
 
 
@@ -108,7 +110,7 @@ def test_every_example_can_be_reached_at_any_width(desktop: DrawPage, width: int
 def test_no_frame_is_shown_while_the_canvas_is_blank(desktop: DrawPage) -> None:
     frames = [desktop.page.locator(name) for name in ("#frame", "#explanation")]
     assert not any(frame.is_visible() for frame in frames)
-    desktop.draw(placed(WAYS[7][0], *LARGE))
+    desktop.draw(scale_strokes(STYLES[7][0], *LARGE))
     desktop.wait_for_text("explanation-text", "Why 7")
     assert all(frame.is_visible() for frame in frames)
     desktop.page.click("#clear")
@@ -121,11 +123,11 @@ def test_a_late_explanation_is_not_shown_with_a_newer_prediction(desktop: DrawPa
     requests = "**/draw/explanations*"
     desktop.page.route(requests, lambda route: late.append(route), times=1)
     with desktop.page.expect_request(requests):
-        desktop.draw(placed(WAYS[7][0], *LARGE))
+        desktop.draw(scale_strokes(STYLES[7][0], *LARGE))
     desktop.wait_for_text("result", "Predicted 7")
     assert desktop.page.evaluate("document.body.classList.contains('unexplained')")
     desktop.page.click("#clear")
-    desktop.draw(placed(WAYS[3][0], *LARGE))
+    desktop.draw(scale_strokes(STYLES[3][0], *LARGE))
     desktop.wait_for_text("explanation-text", "Why 3")
     late[0].continue_()
     desktop.page.click("#predict")
@@ -136,7 +138,7 @@ def test_a_late_explanation_is_not_shown_with_a_newer_prediction(desktop: DrawPa
 def test_undo_restores_the_previous_content(desktop: DrawPage) -> None:
     desktop.choose(SMOKE[7])
     desktop.wait_for_text("result", "Predicted 7")
-    desktop.draw(placed(WAYS[3][0], *LARGE))  # replaces the image
+    desktop.draw(scale_strokes(STYLES[3][0], *LARGE))  # replaces the image
     desktop.wait_for_text("result", "Predicted 3")
     desktop.page.click("#clear")
     desktop.wait_for_text("result", "Draw a digit")
@@ -149,7 +151,7 @@ def test_undo_restores_the_previous_content(desktop: DrawPage) -> None:
 
 
 def test_the_predicted_and_any_other_digit_are_explained(desktop: DrawPage) -> None:
-    desktop.draw(placed(WAYS[7][0], *LARGE))
+    desktop.draw(scale_strokes(STYLES[7][0], *LARGE))
     desktop.wait_for_text("explanation-text", "Why 7: evidence for it in red")
     desktop.page.click("#bars button >> nth=3")
     desktop.wait_for_text("explanation-text", "Why not 3: evidence for it in red")
@@ -199,7 +201,7 @@ def test_a_digit_can_be_drawn_and_explained_by_keyboard(desktop: DrawPage) -> No
 
 
 def test_a_phone_draws_with_a_finger_and_offers_its_camera(phone: DrawPage) -> None:
-    phone.touch(placed(WAYS[2][0], *LARGE))
+    phone.touch(scale_strokes(STYLES[2][0], *LARGE))
     phone.wait_for_text("result", "Predicted 2")
     phone.wait_for_text("explanation-text", "Why 2")
     assert phone.page.evaluate("document.documentElement.scrollWidth") == 360
@@ -233,12 +235,12 @@ def test_the_page_is_accessible_in_every_state_and_respects_reduced_motion(deskt
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_versions_are_switched_and_compared_and_a_crash_is_waited_for(browser: Browser, tmp_path: Path) -> None:
-    config = with_archives(tmp_path, "1.0", "1.1")
-    with serving_client(config) as (process, client), browser.new_context() as context:
+    config = configure_with_archives(tmp_path, "1.0", "1.1")
+    with run_server(config) as (process, client), browser.new_context() as context:
         desktop = DrawPage(context, config)
         assert desktop.page.locator("#compare").is_disabled()
         assert desktop.page.locator("#versions-hint").is_visible()
-        desktop.draw(placed(WAYS[5][0], *LARGE))
+        desktop.draw(scale_strokes(STYLES[5][0], *LARGE))
         desktop.wait_for_text("result", "Predicted 5")
         client.register("digits-1.1.mar")
         desktop.page.evaluate("dispatchEvent(new Event('focus'))")  # as when a person comes back from the terminal
@@ -255,7 +257,7 @@ def test_versions_are_switched_and_compared_and_a_crash_is_waited_for(browser: B
         desktop.wait_for_text("problem", "No longer registered: 1.1.")
         desktop.wait_for_text("result", "Predicted 5")
         desktop.wait_for_text("result", "Version 1.0.")
-        java(process).kill()
+        find_java(process).kill()
         desktop.page.click("#predict")
         desktop.wait_for_text("state", "Not ready: ")
         desktop.wait_for_text("state", "Ready.")
@@ -267,7 +269,7 @@ def test_versions_are_switched_and_compared_and_a_crash_is_waited_for(browser: B
 def test_screenshots(desktop: DrawPage, phone: DrawPage, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """`make test ARGS="tests/test_draw_page.py --screenshots docs"` writes those of the README."""
     folder = Path(request.config.getoption("--screenshots") or tmp_path)
-    desktop.draw(placed(WAYS[7][1], *LARGE))
+    desktop.draw(scale_strokes(STYLES[7][1], *LARGE))
     desktop.wait_for_text("explanation-text", "Why 7")
     phone.page.click("[data-example='photographed.jpg']")
     phone.wait_for_text("explanation-text", "Why 4")

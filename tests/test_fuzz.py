@@ -24,9 +24,9 @@ from serving.local_management import LocalManagementClient
 from tests.handler_calls import EXPLAIN, JSON, make_context
 from tests.images import SMOKE
 from tests.mutations import BODIES, IMAGES
-from tests.servers import flat, run_supervised, with_archives
+from tests.servers import configure_with_archives, is_flat, run_supervised
 
-EXAMPLES = 100  # in a round; after each, Hypothesis' memory of its examples is freed
+EXAMPLES = 100  # per round; then Hypothesis' memory of its examples is freed
 BATCH = 10  # mutated images in an example, with good ones between them
 BODIES_AT_ONCE = 5  # mutated JSON bodies in an example
 MAX_SECONDS = 20.0  # of a batch; TorchServe waits for 60
@@ -110,13 +110,13 @@ def test_mutated_requests_raise_no_exception(kind: str, number: int, handler: Di
     print(f"{fuzzer.sent} mutated {kind}; longest batch {fuzzer.longest:.2f} s; memory {mebibytes} MiB")
     assert fuzzer.sent >= number * EXAMPLES * size
     assert fuzzer.longest < MAX_SECONDS
-    assert number < 10 or flat(memory)
+    assert number < 10 or is_flat(memory)
 
 
 @pytest.fixture(scope="module")
-def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
-    """Run a server for these tests alone."""
-    config = with_archives(tmp_path_factory.mktemp("fuzzed"), "1.0")
+def fuzzed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
+    """A server for these tests alone."""
+    config = configure_with_archives(tmp_path_factory.mktemp("fuzzed"), "1.0")
     with run_supervised(config):
         yield config
 
@@ -172,9 +172,9 @@ def _parse_response(response: requests.Response) -> tuple[int, dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("images", "bodies"), [pytest.param(2, 1, marks=SHORT), pytest.param(6, 5, marks=SOAK)])
-def test_mutated_requests_harm_neither_server_nor_others(images: int, bodies: int, fuzzed: Config) -> None:
+def test_mutated_requests_harm_neither_server_nor_others(images: int, bodies: int, fuzzed_server: Config) -> None:
     with ThreadPoolExecutor(2 * BATCH) as pool:
-        server = ServerFuzzer(fuzzed, pool)
+        server = ServerFuzzer(fuzzed_server, pool)
         for _ in run_rounds(images, _make_lists(IMAGES, BATCH), server.send_images):
             server.measure()
         for _ in run_rounds(bodies, _make_lists(BODIES, BODIES_AT_ONCE), server.send_bodies):

@@ -118,8 +118,8 @@ def test_predictions_are_those_of_http(image: bytes, caller: Caller) -> None:
         assert [decode_prediction(message) for message in caller.stream(encode_request(fields))] == [expected]
 
 
-def test_fields_that_only_http_has_harm_nobody(caller: Caller) -> None:
-    """Rows by gRPC have no headers, so they are neither explained nor described."""
+def test_fields_named_as_http_headers_have_no_effect(caller: Caller) -> None:
+    """Requests by gRPC have no headers, so they are neither explained nor described."""
     fields = {"data": SMOKE[3], "explain": b"True", "host": b"x", "ts_stream_next": b"true"}
     for message in [caller.call("Predictions", encode_request(fields)), *caller.stream(encode_request(fields))]:
         assert decode_prediction(message)["digit"] == 3
@@ -128,20 +128,20 @@ def test_fields_that_only_http_has_harm_nobody(caller: Caller) -> None:
 
 
 @pytest.mark.parametrize("kind", ["management", "wrong", ""])
-def test_another_token_is_refused(kind: str, caller: Caller) -> None:
+def test_wrong_token_is_permission_denied(kind: str, caller: Caller) -> None:
     request = encode_request({"data": SMOKE[7]})
-    assert fail(lambda: caller.call("Ping", b"", kind)) == grpc.StatusCode.PERMISSION_DENIED
-    assert fail(lambda: caller.call("Predictions", request, kind)) == grpc.StatusCode.PERMISSION_DENIED
-    assert fail(lambda: caller.stream(request, kind)) == grpc.StatusCode.PERMISSION_DENIED
+    assert get_error(lambda: caller.call("Ping", b"", kind)) == grpc.StatusCode.PERMISSION_DENIED
+    assert get_error(lambda: caller.call("Predictions", request, kind)) == grpc.StatusCode.PERMISSION_DENIED
+    assert get_error(lambda: caller.stream(request, kind)) == grpc.StatusCode.PERMISSION_DENIED
 
 
-def test_calls_that_torchserve_cannot_serve_harm_no_worker(caller: Caller) -> None:
+def test_unsupported_calls_leave_workers_running(caller: Caller) -> None:
     seven = {"data": SMOKE[7]}
     for _ in range(3):  # a response to StreamPredictions2 comes sometimes before and sometimes after its failure
-        assert fail(lambda: caller.stream(b"\xff")) is not None
-        assert fail(lambda: caller.stream(encode_request(seven, "9.9"))) == grpc.StatusCode.INTERNAL
-        assert fail(lambda: caller.call("Predictions", encode_request({"data": bytes(1 << 24)}))) is not None
-        assert fail(lambda: caller.stream_both_ways(encode_request(seven, sequence="a"))) is not None
+        assert get_error(lambda: caller.stream(b"\xff")) is not None
+        assert get_error(lambda: caller.stream(encode_request(seven, "9.9"))) == grpc.StatusCode.INTERNAL
+        assert get_error(lambda: caller.call("Predictions", encode_request({"data": bytes(1 << 24)}))) is not None
+        assert get_error(lambda: caller.stream_both_ways(encode_request(seven, sequence="a"))) is not None
         assert b"sequenceId is required" in caller.stream_both_ways(encode_request(seven))[0]
 
 
@@ -151,7 +151,7 @@ def test_management_describes_the_model(caller: Caller) -> None:
         assert b'"modelName": "digits"' in message
 
 
-def fail(call: Callable[[], object]) -> Any:
+def get_error(call: Callable[[], object]) -> Any:
     """Return the status code of a call that fails."""
     with pytest.raises(grpc.RpcError) as caught:
         call()
@@ -159,7 +159,7 @@ def fail(call: Callable[[], object]) -> Any:
 
 
 @pytest.mark.parametrize("start", ["HTTP/1.0", "HTTP/1.1", "HTTP/1.1\r\nHost: x", "HTTP/1.1\r\nts_stream_next: true"])
-def test_http_is_answered_whole_with_or_without_a_host(start: str, caller: Caller) -> None:
+def test_http_responses_are_not_chunked_with_or_without_a_host(start: str, caller: Caller) -> None:
     """A stream's header would make the response chunked, which HTTP/1.0 does not know."""
     head = f"POST /predictions/digits {start}\r\nContent-Length: {len(SMOKE[7])}\r\nConnection: close\r\n"
     head += f"Authorization: Bearer {read_token(caller.server, 'inference')}\r\n\r\n"
@@ -172,7 +172,7 @@ def test_http_is_answered_whole_with_or_without_a_host(start: str, caller: Calle
         assert json.loads(response.read()) == predict_by_http(caller.server, SMOKE[7])
 
 
-def test_only_rows_by_grpc_end_a_stream_or_get_no_response(handler: DigitHandler, model_dir: Path) -> None:
+def test_only_requests_by_grpc_end_a_stream_or_get_no_response(handler: DigitHandler, model_dir: Path) -> None:
     sequence = {"ts_request_sequence_id": "a", "ts_request_sequence_end": "true"}
     http: dict[str, Any] = {"body": {"content-type": None}, "Content-Length": "3"}
     headers: list[dict[str, Any]] = [{"data": {"content-type": None}}, {}, sequence, http, http | sequence]

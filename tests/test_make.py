@@ -253,7 +253,7 @@ def test_pytorchs_cpu_builds_come_first(words: list[str], has_gpu: bool, index: 
 
 @pytest.fixture
 def packages(checkout: Checkout) -> Path:
-    """The folder into which .venv's Python installs, by the real pip, what has an index."""
+    """The folder where the real pip of .venv installs packages that have an index."""
     venv.create(checkout.folder / "target")
     pip = f"exec '{sys.executable}' -m pip --python target \"$@\""
     checkout.write_program("recorder", f'{RECORDER}case "$*" in\n*--index-url*) shift 2; {pip} ;;\nesac\n')
@@ -291,7 +291,7 @@ def test_pip_takes_pytorch_from_its_index(checkout: Checkout, packages: Path, in
 
 
 def test_where_the_index_cannot_be_reached_pypis_builds_follow_within_20_s(checkout: Checkout, packages: Path) -> None:
-    start, url = time.monotonic(), "http://127.0.0.1:1/whl"  # refuses; where none answers, pip waits twice --timeout
+    start, url = time.monotonic(), "http://127.0.0.1:1/whl"  # a closed port; without a response, pip waits longer
     made = checkout.make("status", f"TORCH_INDEX={url}", PIP_CONFIG_FILE=os.devnull)
     assert time.monotonic() - start < 20
     assert made.returncode == 0, made.stderr

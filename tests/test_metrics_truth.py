@@ -24,7 +24,7 @@ from serving.config import ROOT, Config
 from serving.local_management import LocalManagementClient
 from tests.handler_calls import JSON, make_batch_body
 from tests.images import SMOKE, bad_images
-from tests.servers import Load, serving_client, under_load, wait_for, with_archives
+from tests.servers import Load, configure_with_archives, run_load, run_server, wait_for
 from tests.test_metrics import DARK_ON_LIGHT
 
 pytestmark = pytest.mark.slow
@@ -59,7 +59,7 @@ def plan_requests() -> list[tuple[str, str, bytes]]:
     rare += [
         ("predict_batch", make_batch_body(SMOKE[1], BLANK, b"none")),
         ("explain", SMOKE[3]),
-        ("predict", rejected()),
+        ("predict", make_rejected_image()),
     ]
     planned = []
     for _ in range(REQUESTS):
@@ -71,7 +71,7 @@ def plan_requests() -> list[tuple[str, str, bytes]]:
     return planned
 
 
-def rejected() -> bytes:
+def make_rejected_image() -> bytes:
     """Make an image whose prediction is rejected."""
     return encode_png(make_textures(np.random.default_rng(1), 2)[1])
 
@@ -148,8 +148,8 @@ def read_counts(config: Config, version: str) -> dict[str, float]:
 
 @pytest.mark.timeout(300)
 def test_every_count_is_exact_and_a_killed_worker_costs_at_most_a_batch(tmp_path: Path) -> None:
-    config = with_archives(tmp_path, *VERSIONS)
-    with serving_client(config) as (_, client):
+    config = configure_with_archives(tmp_path, *VERSIONS)
+    with run_server(config) as (_, client):
         client.register("digits-1.1.mar")
         callers = Callers(config, plan_requests())
         with ThreadPoolExecutor(CALLERS) as pool:
@@ -172,19 +172,19 @@ def test_every_count_is_exact_and_a_killed_worker_costs_at_most_a_batch(tmp_path
 def _check_kill(config: Config, client: LocalManagementClient) -> None:
     [victim, _] = client.list_versions()["1.1"].workers
     before = read_counts(config, "1.1")["requests_total predict 200"]
-    with under_load(Load(config, connections=CALLERS)) as load:
+    with run_load(Load(config, connections=CALLERS)) as load:
         os.kill(victim.pid, signal.SIGKILL)
-        wait_for(lambda: len(load.sent) > 500)
-    answered = len(load.sent) - len(load.failed)
+        wait_for(lambda: len(load.records) > 500)
+    finished = len(load.records) - len(load.failures)
     counted = read_counts(config, "1.1")["requests_total predict 200"] - before
-    assert answered <= counted <= answered + BATCH
-    wait_for(lambda: gauges(client, "digits_worker_restarts_total") == {"1.0": 0, "1.1": 1})
-    wait_for(lambda: gauges(client, "digits_workers_ready") == {"1.0": 2, "1.1": 2})
-    assert gauges(client, "digits_workers_desired") == {"1.0": 2, "1.1": 2}
-    assert gauges(client, "digits_model_default") == {"1.0": 0, "1.1": 1}
-    assert gauges(client, "digits_queue_capacity_requests") == {"1.0": 512, "1.1": 512}
+    assert finished <= counted <= finished + BATCH
+    wait_for(lambda: read_gauges(client, "digits_worker_restarts_total") == {"1.0": 0, "1.1": 1})
+    wait_for(lambda: read_gauges(client, "digits_workers_ready") == {"1.0": 2, "1.1": 2})
+    assert read_gauges(client, "digits_workers_desired") == {"1.0": 2, "1.1": 2}
+    assert read_gauges(client, "digits_model_default") == {"1.0": 0, "1.1": 1}
+    assert read_gauges(client, "digits_queue_capacity_requests") == {"1.0": 512, "1.1": 512}
     record = json.loads((ROOT / "model" / "model.json").read_text())
-    for info in [each for each in client.status.read_metrics(False) if each.name == "digits_model_info"]:
+    for info in [sample for sample in client.status.read_metrics(False) if sample.name == "digits_model_info"]:
         assert info.labels["run_id"] == record["run_id"]
         assert info.labels["accuracy"] == f"{record['metrics']['test']['accuracy']:.4f}"
         assert info.labels["archive_sha256"] == compute_sha256(
@@ -192,6 +192,6 @@ def _check_kill(config: Config, client: LocalManagementClient) -> None:
         )
 
 
-def gauges(client: LocalManagementClient, name: str) -> dict[str, float]:
-    """Version -> value."""
-    return {each.labels["version"]: each.value for each in client.status.read_metrics(False) if each.name == name}
+def read_gauges(client: LocalManagementClient, name: str) -> dict[str, float]:
+    """Return the metric's values by version."""
+    return {item.labels["version"]: item.value for item in client.status.read_metrics(False) if item.name == name}

@@ -25,8 +25,8 @@ from tests.browser import launch_chromium, needs_chromium
 from tests.dashboard import DASHBOARD, read_panels
 from tests.images import SEVENS, SMOKE, bad_images
 from tests.prometheus import Prometheus
-from tests.servers import configure_free_ports, find_port, serving_client, wait_for, with_archives
-from tests.test_metrics_truth import rejected
+from tests.servers import configure_free_ports, configure_with_archives, find_port, run_server, wait_for
+from tests.test_metrics_truth import make_rejected_image
 
 MONITORING = ROOT / "monitoring"
 PANELS = read_panels()
@@ -115,7 +115,13 @@ def send_digits(client: DigitsClient, seconds: float) -> None:
 def send_odd_images(client: DigitsClient) -> None:
     """Send images with warnings, with errors and one that is rejected; explain one."""
     bad = bad_images()
-    odd = [SEVENS["dark on light"](), rejected(), bad["blank white"].body, bad["text"].body, bad["header bomb"].body]
+    odd = [
+        SEVENS["dark on light"](),
+        make_rejected_image(),
+        bad["blank white"].body,
+        bad["text"].body,
+        bad["header bomb"].body,
+    ]
     for image in [*odd, *SMOKE.values()]:
         next(client.predict_batch([image], connections=1))
     client.explain(SMOKE[7])
@@ -137,8 +143,8 @@ def show_versions(page: Page, address: str, path: Path) -> None:
 def test_every_panel_has_data_from_a_server_with_traffic(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """`make test ARGS="tests/test_monitoring.py -m slow --screenshots docs"` writes docs/prometheus.png."""
     screenshots = request.config.getoption("--screenshots")
-    config, address = with_archives(tmp_path, "1.0", "1.1"), find_address()
-    with serving_client(config) as (_, client), run_monitoring(config, address) as process:
+    config, address = configure_with_archives(tmp_path, "1.0", "1.1"), find_address()
+    with run_server(config) as (_, client), run_monitoring(config, address) as process:
         prometheus = Prometheus(address)
         wait_for(lambda: prometheus.has_data('up{job="digits"} == 1'))
         assert "Drift" in prometheus.list_empty_panels()

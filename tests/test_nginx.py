@@ -1,4 +1,4 @@
-"""docs/nginx.conf with Debian's nginx, in front of a real TorchServe: what passes, what is refused, what is told."""
+"""docs/nginx.conf with Debian's nginx, in front of a real TorchServe: requests it passes on, errors and logs."""
 
 import http.client
 import json
@@ -23,22 +23,22 @@ from serving.config import ROOT, TOKEN_KINDS, Config
 from tests.handler_calls import JSON, make_batch_body
 from tests.images import SMOKE
 from tests.nginx import (
+    CONFIG_FILE,
     EXPLAIN,
-    FILE,
-    FRONT,
+    NGINX_ADDRESS,
     PREDICT,
-    ask,
-    authorised,
-    fronted,
+    format_request,
+    make_nginx_command,
+    make_token_headers,
     needs_nginx,
-    nginx,
-    placed,
-    request,
-    started,
+    run_behind_nginx,
+    run_nginx,
+    send_request,
+    write_config,
 )
 from tests.servers import find_port, make_certificate, wait_for
 
-HASTY, CROWD = "127.0.0.3", "127.0.0.4"  # addresses of clients, each with limits of its own
+HASTY, CROWD = "127.0.0.3", "127.0.0.4"  # addresses of clients; nginx limits them separately
 BURST, CONNECTIONS = 200, 16  # of the file: limit_req and limit_conn
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
@@ -52,72 +52,74 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def front(server: Config, folder: Path) -> Iterator[Config]:
-    with fronted(server, folder) as config:
+    with run_behind_nginx(server, folder) as config:
         yield config
 
 
 @pytest.fixture
 def client(front: Config) -> Iterator[DigitsClient]:
-    """Asks nginx, once."""
-    with DigitsClient(server=front.make_server(), retries=0) as asking:
-        yield asking
+    """A client that sends requests to nginx, without retries."""
+    with DigitsClient(server=front.make_server(), retries=0) as client:
+        yield client
 
 
-def test_the_part_between_the_marks_fits_into_another_nginx(tmp_path: Path) -> None:
-    """By the command that the file itself tells."""
-    [command] = re.findall(r"^#   (sed .*\n.*?) > /etc", FILE.read_text(), re.MULTILINE)
+def test_marked_part_is_valid_in_another_nginx_configuration(tmp_path: Path) -> None:
+    """The file's own comment has the command that extracts the part."""
+    [command] = re.findall(r"^#   (sed .*\n.*?) > /etc", CONFIG_FILE.read_text(), re.MULTILINE)
     part = subprocess.check_output(command.replace("\\\n#", ""), shell=True, cwd=ROOT, text=True)
     logs = re.findall(r"(?:access|error)_log (\S+)", part)
     assert logs == ["/var/log/nginx/digits-access.log", "/var/log/nginx/digits-error.log"]
     (tmp_path / "part.conf").write_text(part.replace("/var/log/nginx/", f"{tmp_path}/"))
     whole = tmp_path / "whole.conf"
     whole.write_text(f"pid {tmp_path}/pid; error_log stderr; events {{}} http {{ include {tmp_path}/part.conf; }}")
-    run = subprocess.run(nginx(tmp_path, whole, "-t"), capture_output=True, text=True)
+    run = subprocess.run(make_nginx_command(tmp_path, whole, "-t"), capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
 
 
-def test_the_lines_for_going_public_serve_by_tls_alone(server: Config, tmp_path: Path) -> None:
+def test_uncommented_tls_lines_reject_plain_http(server: Config, tmp_path: Path) -> None:
     make_certificate(tmp_path)
     port = find_port()
-    text = FILE.read_text().replace(f"listen {FRONT};", "").replace("../certs/", f"{tmp_path}/certs/")
-    text = re.sub(r"^( *)# (listen .* ssl;|ssl_)", r"\1\2", text, flags=re.MULTILINE).replace("127.0.0.1:8443", FRONT)
+    text = CONFIG_FILE.read_text().replace(f"listen {NGINX_ADDRESS};", "").replace("../certs/", f"{tmp_path}/certs/")
+    text = re.sub(r"^( *)# (listen .* ssl;|ssl_)", r"\1\2", text, flags=re.MULTILINE).replace(
+        "127.0.0.1:8443", NGINX_ADDRESS
+    )
     trusted = ssl.create_default_context(cafile=tmp_path / "certs/server.pem")
-    with started(tmp_path, placed(tmp_path, server.get_ports()["inference"][1], port, text), port):
+    with run_nginx(tmp_path, write_config(tmp_path, server.get_ports()["inference"][1], port, text), port):
         with closing(http.client.HTTPSConnection("127.0.0.1", port, timeout=30, context=trusted)) as connection:
-            connection.request("POST", PREDICT, SMOKE[7], authorised(server))
+            connection.request("POST", PREDICT, SMOKE[7], make_token_headers(server))
             assert json.loads(connection.getresponse().read())["digit"] == 7
         plain = replace(server, properties=server.properties | {"inference_address": f"http://127.0.0.1:{port}"})
-        assert ask(plain, body=SMOKE[7]).refuses(400)
+        assert send_request(plain, body=SMOKE[7]).is_error(400)
 
 
 def test_every_kind_of_request_passes(client: DigitsClient) -> None:
     assert client.predict(SMOKE[7]).digit == 7
     assert client.predict(SMOKE[7], "1.0").model_version == "1.0"
     assert client.api.call("PUT", PREDICT, data=SMOKE[2]).json()["digit"] == 2
-    field_of_a_form = {"data": ("two.png", SMOKE[2], "image/png")}
-    assert client.api.call("POST", PREDICT, files=field_of_a_form).json()["digit"] == 2
-    many = client.api.call("POST", PREDICT, data=make_batch_body(SMOKE[3], b"", SMOKE[8]), headers=JSON).json()
-    assert [each.get("digit", each.get("code")) for each in many["predictions"]] == [3, 400, 8]
+    form_field = {"data": ("two.png", SMOKE[2], "image/png")}
+    assert client.api.call("POST", PREDICT, files=form_field).json()["digit"] == 2
+    batch = client.api.call("POST", PREDICT, data=make_batch_body(SMOKE[3], b"", SMOKE[8]), headers=JSON).json()
+    assert [entry.get("digit", entry.get("code")) for entry in batch["predictions"]] == [3, 400, 8]
     text = client.api.call("POST", PREDICT, data=SMOKE[7], headers={"Accept": "text/plain"})
     assert (text.text, text.headers["Content-Type"]) == ("7", "text/plain")
 
 
-def test_an_explanation_is_of_the_target_in_the_query_else_in_the_header(front: Config, client: DigitsClient) -> None:
+def test_target_in_the_query_overrides_the_header(front: Config, client: DigitsClient) -> None:
     def target(query: str, **headers: str) -> int:
         return int(client.api.call("POST", EXPLAIN + query, data=SMOKE[7], headers=headers).json()["target"])
 
     assert [target(""), target("?target=3"), target("?target=")] == [7, 3, 7]
     assert [target("", **{"X-Target": "2"}), target("?target=3", **{"X-Target": "2"})] == [2, 3]
     for invalid in ("10", "%33"):
-        reply = ask(front, path=f"{EXPLAIN}?target={invalid}", body=SMOKE[7])
-        assert reply.refuses(400)
+        reply = send_request(front, path=f"{EXPLAIN}?target={invalid}", body=SMOKE[7])
+        assert reply.is_error(400)
         assert b"expected a digit, 0 to 9" in reply.body
 
 
-def test_a_picture_that_calls_itself_a_form_is_a_picture_and_a_form_of_millions_of_fields_is_none(
+def test_image_sent_as_a_form_is_predicted_and_a_form_of_millions_of_fields_is_an_error(
     client: DigitsClient,
 ) -> None:
-    """curl's --data-binary does the first; the second took a worker's life."""
+    """curl --data-binary sends such images; such a form used to end a worker."""
     assert client.api.call("POST", PREDICT, data=SMOKE[7], headers=FORM).json()["digit"] == 7
     start = time.monotonic()
     fields = client.api.request("POST", PREDICT, data=b"a&" * (MAX_BYTES // 2), headers=FORM)
@@ -143,11 +145,9 @@ NOT_PASSED_ON = [
 
 
 @pytest.mark.parametrize(("method", "path", "status"), NOT_PASSED_ON, ids=lambda value: str(value)[:40])
-def test_what_is_not_passed_on_is_refused_in_the_services_shape(
-    method: str, path: str, status: int, front: Config
-) -> None:
-    reply = ask(front, method, path)
-    assert reply.refuses(status), reply
+def test_requests_not_passed_on_get_a_json_error(method: str, path: str, status: int, front: Config) -> None:
+    reply = send_request(front, method, path)
+    assert reply.is_error(status), reply
     assert (reply.headers["Server"], "x-request-id" in reply.headers) == ("nginx", False)
     assert reply.headers["Allow"] == ("POST, PUT" if status == 405 else None)
 
@@ -164,9 +164,9 @@ ODD = {
 }
 
 
-def test_requests_that_proxies_and_servers_read_differently_are_refused(front: Config) -> None:
-    odd = {name: (status, request(front, SMOKE[7], *lines)) for name, (status, lines) in ODD.items()}
-    odd["bytes before it, which TorchServe skips (CVE-2026-50020)"] = (400, b"\0\1" + request(front, SMOKE[7]))
+def test_requests_that_proxies_and_servers_parse_differently_are_errors(front: Config) -> None:
+    odd = {name: (status, format_request(front, SMOKE[7], *lines)) for name, (status, lines) in ODD.items()}
+    odd["bytes before it, which TorchServe skips (CVE-2026-50020)"] = (400, b"\0\1" + format_request(front, SMOKE[7]))
     expected = {"type": "InvalidRequest", "message": "the request is no valid HTTP"}
     for name, (status, sent) in odd.items():
         with closing(socket.create_connection(front.get_ports()["inference"], timeout=30)) as connection:
@@ -176,41 +176,41 @@ def test_requests_that_proxies_and_servers_read_differently_are_refused(front: C
         assert json.loads(body) == {"code": status} | expected, name
 
 
-def test_a_body_over_the_limit_is_refused_in_json_and_one_of_the_limit_passes(
-    front: Config, client: DigitsClient
-) -> None:
+def test_body_over_the_limit_is_a_json_error_and_one_of_the_limit_passes(front: Config, client: DigitsClient) -> None:
     chunks = (b"x" * 65536 for _ in range(MAX_BYTES // 65536 + 1))
     for body in (bytes(MAX_BYTES + 1), chunks):
-        assert ask(front, body=body).refuses(413)
+        assert send_request(front, body=body).is_error(413)
     assert client.predict(SMOKE[7] + bytes(MAX_BYTES - len(SMOKE[7]))).digit == 7
 
 
-def test_answers_to_requests_in_a_row_come_in_their_order(front: Config) -> None:
-    """Sent without waiting for answers, which TorchServe itself gives as its workers are done."""
+def test_responses_to_pipelined_requests_keep_their_order(front: Config) -> None:
+    """TorchServe itself responds in the order in which its workers finish."""
     order = [index % 10 for index in range(60)]
-    told = b""
+    received = b""
     with closing(socket.create_connection(front.get_ports()["inference"], timeout=30)) as connection:
-        connection.sendall(b"".join(request(front, SMOKE[digit]) for digit in order))
-        while told.count(b'"model_version"') < len(order):
-            told += connection.recv(65536)
-    assert [int(digit) for digit in re.findall(rb'"digit": (\d)', told)] == order
+        connection.sendall(b"".join(format_request(front, SMOKE[digit]) for digit in order))
+        while received.count(b'"model_version"') < len(order):
+            received += connection.recv(65536)
+    assert [int(digit) for digit in re.findall(rb'"digit": (\d)', received)] == order
 
 
-def test_a_client_over_the_rate_gets_429_and_no_other_does(front: Config, client: DigitsClient) -> None:
-    """Without a token, which TorchServe refuses faster than the limit allows, whatever the machine."""
+def test_only_a_client_over_the_rate_gets_429(front: Config, client: DigitsClient) -> None:
+    """Requests without a token, since TorchServe responds to them faster than the limit on any machine."""
     with ThreadPoolExecutor(CONNECTIONS // 2) as pool:
-        hasty = list(pool.map(lambda _: ask(front, headers={"X-Token": "none"}, source=HASTY), range(4 * BURST)))
+        hasty = list(
+            pool.map(lambda _: send_request(front, headers={"X-Token": "none"}, source=HASTY), range(4 * BURST))
+        )
     assert {reply.status for reply in hasty} == {400, 429}
     assert sum(reply.status == 400 for reply in hasty) >= BURST
-    assert all(reply.refuses(429) for reply in hasty if reply.status == 429)
+    assert all(reply.is_error(429) for reply in hasty if reply.status == 429)
     assert {reply.headers["Retry-After"] for reply in hasty if reply.status == 429} == {"1"}
     assert client.predict(SMOKE[7]).digit == 7
 
 
-def test_our_client_waits_as_long_as_429_asks_it_to(server: Config, tmp_path: Path) -> None:
-    """As above; an nginx of its own, for the client has the address of the other tests."""
+def test_client_waits_for_retry_after(server: Config, tmp_path: Path) -> None:
+    """Requests without a token; a separate nginx, since the other tests use the client's address too."""
     with (
-        fronted(server, tmp_path) as config,
+        run_behind_nginx(server, tmp_path) as config,
         DigitsClient(server=config.make_server()) as hasty,
         ThreadPoolExecutor(8) as pool,
     ):
@@ -220,25 +220,25 @@ def test_our_client_waits_as_long_as_429_asks_it_to(server: Config, tmp_path: Pa
     assert '" 429 ' in (tmp_path / "nginx-access.log").read_text()
 
 
-def test_a_client_with_too_many_requests_under_way_gets_429_for_the_next(front: Config, client: DigitsClient) -> None:
-    address, half = front.get_ports()["inference"], request(front, bytes(1000))[:-500]
+def test_client_with_too_many_open_requests_gets_429(front: Config, client: DigitsClient) -> None:
+    address, half = front.get_ports()["inference"], format_request(front, bytes(1000))[:-500]
     with ExitStack() as crowd:
         lines = [crowd.enter_context(socket.create_connection(address, 30, (CROWD, 0))) for _ in range(CONNECTIONS + 3)]
         for line in lines:
             line.sendall(half)
-        wait_for(lambda: len(answered(lines)) == 3, 5)
-        assert all(line.recv(65536).startswith(b"HTTP/1.1 429") for line in answered(lines))
-        assert ask(front, body=SMOKE[7], source=CROWD).refuses(429)
+        wait_for(lambda: len(list_readable(lines)) == 3, 5)
+        assert all(line.recv(65536).startswith(b"HTTP/1.1 429") for line in list_readable(lines))
+        assert send_request(front, body=SMOKE[7], source=CROWD).is_error(429)
         assert client.predict(SMOKE[7]).digit == 7
-    wait_for(lambda: ask(front, body=SMOKE[7], source=CROWD).status == 200, 5)
+    wait_for(lambda: send_request(front, body=SMOKE[7], source=CROWD).status == 200, 5)
 
 
-def answered(lines: list[socket.socket]) -> list[socket.socket]:
+def list_readable(lines: list[socket.socket]) -> list[socket.socket]:
     return select.select(lines, [], [], 0)[0]
 
 
-def test_no_token_and_no_query_is_in_nginxs_logs(server: Config, client: DigitsClient, folder: Path) -> None:
-    """The last of these is what nginx writes to its error log unless told otherwise."""
+def test_logs_contain_no_token_and_no_query(server: Config, client: DigitsClient, folder: Path) -> None:
+    """By default, nginx writes the last of these requests to its error log."""
     client.api.request("POST", EXPLAIN + "?target=5&secret=hidden", data=SMOKE[7])
     client.api.request("POST", "/nowhere?secret=hidden")
     client.api.request("POST", PREDICT + "?secret=hidden", data=bytes(MAX_BYTES + 1))

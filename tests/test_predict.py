@@ -11,7 +11,7 @@ from PIL import Image
 from common.command_line import run_command
 from serving.config import ROOT
 from tests.datasets import write_folder, write_mnist
-from tests.test_command_line import imported
+from tests.test_command_line import list_imports
 from training.__main__ import make_parser
 from training.export import MODEL, PARAMETERS, RECORD, SCRIPTED
 from training.predict import MakePrediction
@@ -55,7 +55,7 @@ def test_rejection_and_warnings_are_printed_and_plotted(tmp_path: Path, capsys: 
 
 def test_predict_imports_only_what_it_needs() -> None:
     heavy = {"matplotlib", "torchvision", "torchmetrics", "scipy", "sklearn", "mlxtend", "joblib"}
-    assert not imported("training", "predict", str(SMOKE / "7.png")) & heavy
+    assert not list_imports("training", "predict", str(SMOKE / "7.png")) & heavy
 
 
 def test_predict_continues_after_errors_and_names_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

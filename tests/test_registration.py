@@ -23,8 +23,8 @@ def client(server: Config) -> Iterator[LocalManagementClient]:
         yield opened
 
 
-def foreign(path: Path, folder: Path) -> None:
-    """An archive that writes a file when any of its code runs."""
+def write_foreign_archive(path: Path, folder: Path) -> None:
+    """Write an archive whose code writes a file when it runs."""
     code = f"open({str(folder / 'executed')!r}, 'w').close()\n"
     with ZipFile(path, "w") as mar:
         model = {"modelName": "digits", "modelVersion": "3.0", "handler": "digit_handler.py"}
@@ -45,16 +45,16 @@ def hostile(client: LocalManagementClient, tmp_path: Path) -> dict[str, str]:
     content = bytearray(changed.read_bytes())
     content[len(content) // 2] ^= 1
     changed.write_bytes(content)
-    foreign(store / "digits-3.0.mar", tmp_path)
+    write_foreign_archive(store / "digits-3.0.mar", tmp_path)
     (store / "digits-3.0.mar.sha256").write_text("0" * 64)
-    foreign(store / "digits-3.3.mar", tmp_path)
-    write_sum(store / "digits-3.3.mar")
+    write_foreign_archive(store / "digits-3.3.mar", tmp_path)
+    write_checksum(store / "digits-3.3.mar")
     provide_archive("3.4", store).rename(store / "digits-3.5.mar")
     (store / "digits-3.4.mar.sha256").rename(store / "digits-3.5.mar.sha256")
     climbing = provide_archive("3.8", store)
     with ZipFile(climbing, "a") as mar:
         mar.writestr("../climbed.py", "")
-    write_sum(climbing)
+    write_checksum(climbing)
     provide_archive("3.6", store)
     (store / "digits-3.6.mar.sha256").unlink()
     (store / "digits-3.7.mar").mkdir()
@@ -86,8 +86,8 @@ def hostile(client: LocalManagementClient, tmp_path: Path) -> dict[str, str]:
     }
 
 
-def write_sum(path: Path) -> None:
-    """Write an archive's SHA-256 beside it, as an attacker with access to the store could."""
+def write_checksum(path: Path) -> None:
+    """Write an archive's SHA-256 file, as an attacker with access to the store could."""
     Path(f"{path}.sha256").write_text(f"{compute_sha256(path)}  {path.name}\n")
 
 
@@ -116,7 +116,7 @@ def test_the_api_rejects_archives_outside_the_store(
 ) -> None:
     """The archive exists, and its code would run if it were registered."""
     outside = server.folder / "a.mar"
-    foreign(outside, tmp_path)
+    write_foreign_archive(outside, tmp_path)
     for url, message in RAW.items():
         query = {"url": url.format(outside=outside), "initial_workers": "1", "synchronous": "true"}
         response = client.api.request("POST", "/models", params=query)

@@ -21,60 +21,60 @@ from serving.local_management import LocalManagementClient
 from serving.state import read_state
 from tests.archives import copy_project, swap_digits
 from tests.images import SMOKE
-from tests.servers import Load, run_supervised, under_load, with_archives
+from tests.servers import Load, configure_with_archives, run_load, run_supervised
 
-TIMES = 5  # that a version is promoted and rolled back under load
+ROLLBACKS = 5  # promotions and rollbacks of a version under load
 
 
 @pytest.fixture(scope="module")
 def rolling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
     """A server of version 1.0, with 1.1 in its store."""
-    config = with_archives(tmp_path_factory.mktemp("rolling"), "1.0", "1.1")
+    config = configure_with_archives(tmp_path_factory.mktemp("rolling"), "1.0", "1.1")
     with run_supervised(config):
         yield config
 
 
 @pytest.fixture
 def client(rolling: Config) -> Iterator[LocalManagementClient]:
-    """Leave 1.0 as the only version and the default."""
-    with LocalManagementClient(rolling, retries=0) as asking:
-        yield asking
-        if asking.get_default().version != "1.0":
-            asking.promote("1.0")
-        for version in asking.list_versions().keys() - {"1.0"}:
-            asking.unregister(version)
+    """A management client; afterwards, 1.0 is the only version and the default."""
+    with LocalManagementClient(rolling, retries=0) as client:
+        yield client
+        if client.get_default().version != "1.0":
+            client.promote("1.0")
+        for version in client.list_versions().keys() - {"1.0"}:
+            client.unregister(version)
 
 
 def test_no_request_fails_from_register_to_unregister(rolling: Config, client: LocalManagementClient) -> None:
-    """And every response comes from a version that was the default at that time."""
-    switches = [(0.0, 0.0, "1.0")]  # when each began and was over, and the default from then on
+    """Every response comes from a version that was the default at that time."""
+    switches = [(0.0, 0.0, "1.0")]  # start and end of a change, and the default from then on
 
-    def switch(change: Callable[[], object], version: str) -> None:
+    def record_switch(change: Callable[[], object], version: str) -> None:
         begin = time.monotonic()
         change()
         switches.append((begin, time.monotonic(), version))
 
-    with under_load(Load(rolling)) as load:
+    with run_load(Load(rolling)) as load:
         client.register("digits-1.1.mar")
-        for _ in range(TIMES):
-            switch(lambda: client.promote("1.1"), "1.1")
-            switch(client.rollback, "1.0")
-        rolled = len(load.sent)
+        for _ in range(ROLLBACKS):
+            record_switch(lambda: client.promote("1.1"), "1.1")
+            record_switch(client.rollback, "1.0")
+        rolled = len(load.records)
         client.promote("1.1")
         client.unregister("1.0")
         client.register("digits-1.0.mar")
         client.promote("1.0")
         client.unregister("1.1")
-    print(f"{len(load.sent)} requests, {len(load.failed)} failed")
-    assert len(load.sent) > 500
-    assert not load.failed
-    assert {each.version for each in load.sent} == {"1.0", "1.1"}
+    print(f"{len(load.records)} requests, {len(load.failures)} failed")
+    assert len(load.records) > 500
+    assert not load.failures
+    assert {record.version for record in load.records} == {"1.0", "1.1"}
     ends = [*(end for _, end, _ in switches[1:]), float("inf")]
-    for each in load.sent[:rolled]:
-        assert each.version in {
+    for record in load.records[:rolled]:
+        assert record.version in {
             version
             for (begin, _, version), end in zip(switches, ends, strict=True)
-            if begin <= each.ended and each.start <= end
+            if begin <= record.ended and record.start <= end
         }
 
 
@@ -162,11 +162,11 @@ def test_a_version_that_still_gets_requests_by_name_is_not_removed(
     client.register("digits-1.1.mar")
     monkeypatch.setattr("digits_client.management.DRAIN_SECONDS", 2.0)
     with (
-        under_load(Load(rolling, path="/predictions/digits/1.1")) as load,
+        run_load(Load(rolling, path="/predictions/digits/1.1")) as load,
         pytest.raises(DigitsError, match=r"1\.1 still gets requests from callers that name it"),
     ):
         client.unregister("1.1")
-    assert not load.failed
+    assert not load.failures
 
 
 @pytest.mark.slow

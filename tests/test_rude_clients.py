@@ -1,4 +1,4 @@
-"""Clients that send nothing, half a body or leave early, beside a normal load behind nginx; run by `make soak`."""
+"""A normal load behind nginx with clients that send nothing or half a body, or disconnect; run by `make soak`."""
 
 import asyncio
 import multiprocessing
@@ -17,7 +17,7 @@ import pytest
 from digits_client.client import DigitsClient
 from serving.config import Config
 from tests.images import SMOKE
-from tests.nginx import fronted, needs_nginx, request
+from tests.nginx import format_request, needs_nginx, run_behind_nginx
 
 # The normal load: 8 connections with an image every 0.1 s: 80 a second, under the limit of 100.
 CONNECTIONS, EVERY = 8, 0.1
@@ -47,10 +47,10 @@ def measure_p99(config: Config) -> float:
 
 
 @contextmanager
-def rude_clients(config: Config) -> Iterator[None]:
-    """Run RUDE_CLIENTS in a process of their own while the block runs."""
+def run_rude_process(config: Config) -> Iterator[None]:
+    """Run RUDE_CLIENTS in a separate process while the block runs."""
     context = multiprocessing.get_context("spawn")  # threads of this process hold locks that a fork would inherit
-    started, half = context.Event(), request(config, bytes(16384))[:-8192]
+    started, half = context.Event(), format_request(config, bytes(16384))[:-8192]
     process = context.Process(target=run_rude_clients, args=(config.get_ports()["inference"], half, started))
     process.start()
     try:
@@ -91,11 +91,11 @@ async def be_rude(kind: str, address: tuple[str, int], half: bytes) -> None:
 @needs_nginx
 def test_rude_clients_cost_a_normal_load_behind_nginx_nothing(server: Config, tmp_path: Path) -> None:
     without, beside = [], []
-    with fronted(server, tmp_path) as front:
+    with run_behind_nginx(server, tmp_path) as front:
         measure_p99(front)  # warms up
         for _ in range(ROUNDS):
             without.append(measure_p99(front))
-            with rude_clients(front):
+            with run_rude_process(front):
                 beside.append(measure_p99(front))
     ratio = statistics.median(beside) / statistics.median(without)
     print(f"p99 without {RUDE_CLIENTS} rude clients {without} ms, beside them {beside} ms: {ratio:.2f} times")

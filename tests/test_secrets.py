@@ -12,14 +12,14 @@ from serving.config import TOKEN_KINDS, Config, ServingError
 from serving.local_management import LocalManagementClient
 from tests.archives import provide_archive
 from tests.images import SMOKE
-from tests.servers import family, output_until_curl, run_in_process, started, wait_for, workers
+from tests.servers import list_processes, list_workers, read_until_curl, run_in_process, run_process, wait_for
 
 
 def read_tokens(config: Config) -> set[str]:
     return {read_token(config.key_file, kind) for kind in TOKEN_KINDS}
 
 
-def go_wrong(config: Config) -> str:
+def cause_errors(config: Config) -> str:
     """Send wrong tokens, invalid images and requests; return the output of the commands."""
     inference, management = (read_token(config.key_file, kind) for kind in ("inference", "management"))
     url = config.get_url("inference") + "/predictions/digits"
@@ -39,29 +39,29 @@ def go_wrong(config: Config) -> str:
 
 def find_listening(process: psutil.Process) -> list[str]:
     """Find the addresses at which a process accepts connections."""
-    return [each.laddr.ip for each in process.net_connections("inet") if each.status == psutil.CONN_LISTEN]
+    return [item.laddr.ip for item in process.net_connections("inet") if item.status == psutil.CONN_LISTEN]
 
 
 def test_tokens_and_ports_stay_private_after_errors(own: Config) -> None:
     """No token is in a log, an output, a command line or the state; nobody else reads a key file or connects."""
     provide_archive("2.0", own.model_store).write_bytes(b"no archive")
-    with started(own) as process:
-        said = output_until_curl(process)
+    with run_process(own) as process:
+        said = read_until_curl(process)
         tokens = read_tokens(own)
-        processes = [psutil.Process(process.pid), *family(process)]
-        command_lines = " ".join(word for each in processes for word in each.cmdline())
-        listening = [address.removeprefix("::ffff:") for each in processes for address in find_listening(each)]
+        processes = [psutil.Process(process.pid), *list_processes(process)]
+        command_lines = " ".join(word for child in processes for word in child.cmdline())
+        listening = [address.removeprefix("::ffff:") for child in processes for address in find_listening(child)]
         assert listening == ["127.0.0.1"] * len(own.get_ports())
-        [torchserves_own] = [Path(each.cwd()) / "key_file.json" for each in processes if each.name() == "java"]
+        [torchserves_own] = [Path(child.cwd()) / "key_file.json" for child in processes if child.name() == "java"]
         for path in (own.key_file, torchserves_own):
             assert stat.filemode(path.stat().st_mode) == "-rw-------"
-        said += go_wrong(own)
-        workers(process)[0].kill()
+        said += cause_errors(own)
+        list_workers(process)[0].kill()
         with LocalManagementClient(own) as client:
             wait_for(lambda: client.get_default().ready == 2)
         said += run_in_process(own, "token", "--rotate").stderr
         tokens |= read_tokens(own)
-        said += go_wrong(own)
+        said += cause_errors(own)
     assert not own.key_file.exists()  # gone with the server
     assert len(tokens) >= 5  # three kinds, two of them changed
     files = [path for path in own.folder.rglob("*") if path.is_file() and path.suffix not in (".mar", ".gz")]

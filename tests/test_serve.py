@@ -19,18 +19,18 @@ from serving.start_checks import check_ports
 from tests.archives import copy_project, swap_digits
 from tests.images import SMOKE
 from tests.servers import (
-    alive,
-    command,
     configure_free_ports,
-    errors,
-    family,
-    output_until_curl,
-    ready,
-    serving,
-    serving_client,
-    started,
+    get_readiness,
+    list_alive,
+    list_processes,
+    list_workers,
+    make_command,
+    read_log,
+    read_until_curl,
+    run_process,
+    run_server,
+    run_subprocess,
     wait_for,
-    workers,
 )
 
 
@@ -40,7 +40,7 @@ def collect_readiness(config: Config) -> list[tuple[int, str]]:
 
     def is_ready() -> bool:
         try:
-            said.append(ready(config))
+            said.append(get_readiness(config))
         except requests.ConnectionError:
             return False
         return said[-1][0] == 200
@@ -52,42 +52,42 @@ def collect_readiness(config: Config) -> list[tuple[int, str]]:
 
 
 def test_a_server_from_its_start_to_make_stop(own: Config) -> None:
-    """With a proxy in its environment that it must not use; its workers are killed in between."""
-    with started(own, before=["env", "-u", "no_proxy", "http_proxy=http://127.0.0.1:9"]) as process:
+    """The environment names a proxy, which the server must not use; meanwhile its workers are killed."""
+    with run_process(own, before=["env", "-u", "no_proxy", "http_proxy=http://127.0.0.1:9"]) as process:
         said = collect_readiness(own)
         assert {status for status, _ in said[:-1]} == {503}
         assert "TorchServe does not answer yet" in {reason for _, reason in said}
-        line = output_until_curl(process).splitlines()[-1]
-        children = family(process)
+        line = read_until_curl(process).splitlines()[-1]
+        children = list_processes(process)
         assert len(children) >= 3  # Java and two workers
 
-        killed = workers(process)
+        killed = list_workers(process)
         for worker in killed:
             worker.kill()
-        wait_for(lambda: not alive(killed))
+        wait_for(lambda: not list_alive(killed))
         assert collect_readiness(own)[0][0] == 503
 
-        second = command(own, "serve")
+        second = run_subprocess(own, "serve")
         assert second.returncode == 1
         assert f"a server already runs here, as process {process.pid}; `make stop` ends it" in second.stderr
         if shutil.which("curl"):
-            shell = line.replace("$(make -s token)", command(own, "token").stdout.strip())
+            shell = line.replace("$(make -s token)", run_subprocess(own, "token").stdout.strip())
             run = subprocess.run(shell, shell=True, cwd=ROOT, capture_output=True, text=True, check=True)
             assert '"digit": 7' in run.stdout
-        assert command(own, "stop").stdout == "stopped\n"
+        assert run_subprocess(own, "stop").stdout == "stopped\n"
         assert process.wait(5) == 0
-    assert not alive(children)
+    assert not list_alive(children)
     assert not own.key_file.exists()
     check_ports(own)
-    assert "Traceback" not in errors(own)
-    again = command(own, "stop")
+    assert "Traceback" not in read_log(own)
+    again = run_subprocess(own, "stop")
     assert (again.stdout, again.returncode) == ("no server is running here\n", 0)
 
 
 @pytest.mark.slow
 def test_ctrl_c_in_a_terminal_ends_make_without_an_error(own: Config) -> None:
-    """In a terminal, with `make` between it and the server, and Ctrl-C typed."""
-    (own.folder / "Makefile").write_text(f"serve:\n\t@exec {' '.join(serving(own, 'serve'))}\n")
+    """A terminal runs `make`, which runs the server; Ctrl-C is typed there."""
+    (own.folder / "Makefile").write_text(f"serve:\n\t@exec {' '.join(make_command(own, 'serve'))}\n")
     pid, terminal = pty.fork()
     if pid == 0:
         os.environ["PYTHONPATH"] = str(ROOT)
@@ -109,8 +109,8 @@ def test_ctrl_c_in_a_terminal_ends_make_without_an_error(own: Config) -> None:
 
 
 def test_a_signal_while_it_starts_exits_0(own: Config) -> None:
-    with started(own) as process:
-        wait_for(lambda: bool(family(process)))
+    with run_process(own) as process:
+        wait_for(lambda: bool(list_processes(process)))
         process.terminate()
         assert process.wait(60) == 0
     check_ports(own)
@@ -120,7 +120,7 @@ def test_a_start_that_cannot_succeed_is_an_error_before_anything_runs(
     own: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JAVA_HOME", "/nowhere")
-    run = command(own, "serve")
+    run = run_subprocess(own, "serve")
     assert run.returncode == 1
     assert "JAVA_HOME=/nowhere: has no bin/java" in run.stderr
 
@@ -129,9 +129,9 @@ def test_a_start_that_cannot_succeed_is_an_error_before_anything_runs(
 def test_a_model_that_fails_the_smoke_test_is_not_ready(tmp_path: Path) -> None:
     build_archive("1.0", tmp_path / "model_store", swap_digits(copy_project(tmp_path / "project")))
     config = configure_free_ports(tmp_path, tmp_path / "model_store")
-    with started(config):
-        wait_for(lambda: "smoke image 3.png: the digit is 5" in errors(config))
-        assert ready(config)[0] == 503
+    with run_process(config):
+        wait_for(lambda: "smoke image 3.png: the digit is 5" in read_log(config))
+        assert get_readiness(config)[0] == 503
 
 
 HANGS = """
@@ -157,9 +157,9 @@ def test_ready_is_503_while_all_workers_hang(own: Config, project: Path) -> None
     with (project / "handler" / "calibration.py").open("a") as handler:
         handler.write(HANGS.format(brake=str(brake)))
     build_archive("1.0", own.model_store, project)
-    with serving_client(own) as (_, client):
+    with run_server(own) as (_, client):
         brake.touch()
-        wait_for(lambda: ready(own)[0] == 503, 2 * RECHECK_SECONDS + 5)
+        wait_for(lambda: get_readiness(own)[0] == 503, 2 * RECHECK_SECONDS + 5)
         assert client.get_default().ready == 2
         with (
             DigitsClient(server=own.make_server(), timeout=0.5) as hurried,
@@ -167,4 +167,4 @@ def test_ready_is_503_while_all_workers_hang(own: Config, project: Path) -> None
         ):
             hurried.predict(SMOKE[7])
         brake.unlink()
-        wait_for(lambda: ready(own) == (200, "ready"))
+        wait_for(lambda: get_readiness(own) == (200, "ready"))

@@ -1,4 +1,4 @@
-"""python -m serving: its output for people and for scripts, and its exit codes."""
+"""python -m serving: tables, JSON and exit codes."""
 
 import csv
 import json
@@ -22,17 +22,17 @@ from serving.archive import build_archive
 from serving.config import ROOT, Config
 from serving.local_management import LocalManagementClient
 from tests.archives import swap_digits
-from tests.servers import output_until_curl, run_in_process, serving, started, wait_for, with_archives
+from tests.servers import configure_with_archives, make_command, read_until_curl, run_in_process, run_process, wait_for
 
 SMOKE = ROOT / "handler" / "smoke"
 
 
 @pytest.fixture(scope="module")
-def running_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
-    """A server in a process of its own, with 1.0 and 1.1 in its store."""
-    config = with_archives(tmp_path_factory.mktemp("cli"), "1.0", "1.1")
-    with started(config) as process:
-        output_until_curl(process)
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
+    """A server in a separate process, with 1.0 and 1.1 in its store."""
+    config = configure_with_archives(tmp_path_factory.mktemp("cli"), "1.0", "1.1")
+    with run_process(config) as process:
+        read_until_curl(process)
         yield config
 
 
@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
         (tmp_path / "images" / str(label)).mkdir(parents=True)
         shutil.copy(SMOKE / f"{digit}.png", tmp_path / "images" / str(label))
     shutil.copy(SMOKE / "1.png", tmp_path / "images")
-    (tmp_path / "images" / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "images" / "bad.png").write_bytes(b"plain text")
     for hidden in ("notes.txt", ".7.png", ".ipynb_checkpoints/7.png"):
         (tmp_path / "images" / hidden).parent.mkdir(exist_ok=True)
         (tmp_path / "images" / hidden).write_text("not sent")
@@ -62,9 +62,9 @@ def browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return opened
 
 
-def test_demo_opens_the_page_of_the_running_server(running_here: Config, browser: Path) -> None:
-    run = run_in_process(running_here, "demo")
-    assert (run.returncode, run.stdout) == (0, running_here.get_url("supervisor") + "/draw\n")
+def test_demo_opens_the_page_of_the_running_server(running: Config, browser: Path) -> None:
+    run = run_in_process(running, "demo")
+    assert (run.returncode, run.stdout) == (0, running.get_url("supervisor") + "/draw\n")
     assert browser.read_text() == run.stdout
 
 
@@ -73,7 +73,9 @@ def test_demo_starts_a_server_if_none_runs_and_does_not_wait_for_the_browser(
     own: Config, browser: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STAY", "yes")
-    with subprocess.Popen(serving(own, "demo"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        make_command(own, "demo"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         wait_for(browser.exists)
         address = own.get_url("supervisor") + "/draw"
         wait_for(lambda: browser.read_text() == f"{address}\n", 5)
@@ -84,8 +86,8 @@ def test_demo_starts_a_server_if_none_runs_and_does_not_wait_for_the_browser(
     assert f"draw        {address}\n" in output.decode()
 
 
-def test_predict_prints_csv_or_json_and_goes_on_past_a_bad_picture(running_here: Config, folder: Path) -> None:
-    run = run_in_process(running_here, "predict", str(folder), str(SMOKE / "9.png"), str(folder / "nowhere.png"))
+def test_predict_prints_csv_or_json_and_continues_after_errors(running: Config, folder: Path) -> None:
+    run = run_in_process(running, "predict", str(folder), str(SMOKE / "9.png"), str(folder / "nowhere.png"))
     rows = list(csv.DictReader(run.stdout.splitlines()))
     assert [Path(row["path"]).name for row in rows] == [
         *("1.png", "3.png", "4.png", "7.png", "bad.png", "9.png", "nowhere.png"),
@@ -97,40 +99,40 @@ def test_predict_prints_csv_or_json_and_goes_on_past_a_bad_picture(running_here:
     assert run.returncode == 1
     assert "2 of 7 images failed" in run.stderr
     assert "Traceback" not in run.stderr
-    lines = run_in_process(running_here, "predict", "--json", str(folder)).stdout.splitlines()
+    lines = run_in_process(running, "predict", "--json", str(folder)).stdout.splitlines()
     assert [json.loads(line).get("digit") for line in lines] == [1, 3, 4, 7, None]
     assert len(json.loads(lines[0])["probabilities"]) == 10
 
 
-def test_standard_input_is_read_and_standard_output_written(running_here: Config) -> None:
+def test_dash_means_standard_input_and_output(running: Config) -> None:
     six = (SMOKE / "6.png").read_bytes()
-    run = subprocess.run(serving(running_here, "predict", "-"), cwd=ROOT, input=six, capture_output=True)
+    run = subprocess.run(make_command(running, "predict", "-"), cwd=ROOT, input=six, capture_output=True)
     assert run.returncode == 0, run.stderr
     assert run.stdout.splitlines()[1].startswith(b"-,6,0.99")
-    words = serving(running_here, "explain", "-", "-o", "-")
+    words = make_command(running, "explain", "-", "-o", "-")
     run = subprocess.run(words, cwd=ROOT, input=six, capture_output=True)
     assert run.returncode == 0, run.stderr
     with Image.open(BytesIO(run.stdout)) as drawing:
         assert drawing.format == "PNG"
 
 
-def test_a_file_name_that_is_not_utf_8_is_printed_unchanged(running_here: Config, tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_utf_8_is_printed_unchanged(running: Config, tmp_path: Path) -> None:
     name = os.fsencode(tmp_path) + b"/sch\xf6n.png"
     Path(os.fsdecode(name)).write_bytes((SMOKE / "6.png").read_bytes())
     strict = {"PYTHONIOENCODING": "utf-8:strict"}  # as in any locale but C's
-    environment = os.environ | strict | {"DIGITS_HOME": str(running_here.home)}
+    environment = os.environ | strict | {"DIGITS_HOME": str(running.home)}
     command = [sys.executable, "-m", "digits_client", "predict", str(tmp_path)]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True)
     assert run.stdout.splitlines()[1].startswith(name + b",6,0.99"), run.stderr
 
 
-def test_explain_draws_why_and_why_not(running_here: Config, tmp_path: Path) -> None:
+def test_explain_draws_the_evidence_for_the_target(running: Config, tmp_path: Path) -> None:
     out = tmp_path / "why.png"
-    run = run_in_process(running_here, "explain", str(SMOKE / "7.png"), "-o", str(out))
+    run = run_in_process(running, "explain", str(SMOKE / "7.png"), "-o", str(out))
     assert run.stdout == f"{SMOKE / '7.png'}: 7, accepted; {out} shows the evidence for 7\n", run.stderr
     why = out.read_bytes()
     printed = json.loads(
-        run_in_process(running_here, "explain", "--json", "--target", "3", str(SMOKE / "7.png"), "-o", str(out)).stdout
+        run_in_process(running, "explain", "--json", "--target", "3", str(SMOKE / "7.png"), "-o", str(out)).stdout
     )
     assert printed == {"digit": 7, "target": 3, "out": str(out), "accepted": True, "warnings": []}
     with Image.open(out) as drawing:
@@ -139,10 +141,10 @@ def test_explain_draws_why_and_why_not(running_here: Config, tmp_path: Path) -> 
     assert out.read_bytes() != why
 
 
-def test_errors_are_one_line_that_names_the_problem(running_here: Config, tmp_path: Path) -> None:
+def test_errors_are_one_line_that_names_the_problem(running: Config, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    (tmp_path / "bad.png").write_bytes(b"no picture")
-    archive = running_here.model_store / "digits-1.0.mar"
+    (tmp_path / "bad.png").write_bytes(b"plain text")
+    archive = running.model_store / "digits-1.0.mar"
     before = archive.read_bytes()
     for words, error in {
         ("predict", "--version", "9.9", str(SMOKE)): "404 ModelVersionNotFoundException",
@@ -159,7 +161,7 @@ def test_errors_are_one_line_that_names_the_problem(running_here: Config, tmp_pa
         ("rollback",): "no version to roll back to",
         ("archive", "--version", "1.0"): "1.0 is registered with the running server and cannot be replaced",
     }.items():
-        run = run_in_process(running_here, *words)
+        run = run_in_process(running, *words)
         assert (run.returncode, run.stdout) == (1, ""), words
         last_line = run.stderr.splitlines()[-1]
         assert last_line.startswith("error: ")
@@ -168,20 +170,20 @@ def test_errors_are_one_line_that_names_the_problem(running_here: Config, tmp_pa
     assert archive.read_bytes() == before
 
 
-def test_a_rotation_disturbs_no_client_and_the_old_token_is_rejected(
-    running_here: Config, monkeypatch: pytest.MonkeyPatch
+def test_rotation_disturbs_no_client_and_the_old_token_is_rejected(
+    running: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The command prints the server's token, not the environment's. Under load: test_soak.py."""
+    """The command prints the server's token, not the environment's; test_soak.py rotates under load."""
     monkeypatch.setenv("DIGITS_INFERENCE_TOKEN", "another")
-    old = run_in_process(running_here, "token").stdout.strip()
+    old = run_in_process(running, "token").stdout.strip()
     monkeypatch.delenv("DIGITS_INFERENCE_TOKEN")
-    assert old == read_token(running_here.key_file, "inference")
-    old_management = read_token(running_here.key_file, "management")
-    with LocalManagementClient(running_here, retries=0) as client:
+    assert old == read_token(running.key_file, "inference")
+    old_management = read_token(running.key_file, "management")
+    with LocalManagementClient(running, retries=0) as client:
         for _ in range(2):
             assert client.inference.predict(SMOKE / "7.png").digit == 7
             assert client.get_default().version == "1.0"
-            rotated = run_in_process(running_here, "token", "--rotate")
+            rotated = run_in_process(running, "token", "--rotate")
             assert rotated.returncode == 0, rotated.stderr
         assert client.inference.predict(SMOKE / "7.png").digit == 7
         with pytest.raises(ApiError, match="InvalidKeyException"):
@@ -189,11 +191,11 @@ def test_a_rotation_disturbs_no_client_and_the_old_token_is_rejected(
         with pytest.raises(ApiError, match="InvalidKeyException"):
             client.api.call("GET", "/models", headers={"Authorization": f"Bearer {old_management}"})
     assert rotated.stdout.strip() not in (old, "another")
-    assert running_here.key_file.stat().st_mode & 0o777 == 0o600
+    assert running.key_file.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_closed_pipe_ends_the_command_without_an_error(running_here: Config) -> None:
-    words = " ".join(serving(running_here, "predict", *[str(SMOKE)] * 200))
+def test_a_closed_pipe_ends_the_command_without_an_error(running: Config) -> None:
+    words = " ".join(make_command(running, "predict", *[str(SMOKE)] * 200))
     run = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {words} | head -1"], cwd=ROOT, capture_output=True, text=True
     )
@@ -201,47 +203,49 @@ def test_a_closed_pipe_ends_the_command_without_an_error(running_here: Config) -
     assert run.stderr == ""
 
 
-def test_roll_out_by_command(running_here: Config) -> None:
-    registered = run_in_process(running_here, "register", "digits-1.1.mar")
+def test_roll_out_by_command(running: Config) -> None:
+    registered = run_in_process(running, "register", "digits-1.1.mar")
     assert registered.returncode == 0, registered.stderr
     assert registered.stdout.splitlines()[2].split() == ["1.1", "False", "digits-1.1.mar", "2", "2", "2", "16", "0"]
-    promoted = json.loads(run_in_process(running_here, "promote", "1.1", "--json").stdout)
+    promoted = json.loads(run_in_process(running, "promote", "1.1", "--json").stdout)
     assert (promoted[0]["version"], promoted[0]["default"]) == ("1.1", True)
-    status = json.loads(run_in_process(running_here, "status", "--json").stdout)
+    status = json.loads(run_in_process(running, "status", "--json").stdout)
     assert (status["ready"], status["rollback_to"], len(status["versions"])) == (True, "1.0", 2)
-    assert run_in_process(running_here, "rollback").stdout.splitlines()[2].split()[:2] == ["1.0", "True"]
-    scaled = json.loads(run_in_process(running_here, "scale", "--min", "1", "--version", "1.1", "--json").stdout)
+    assert run_in_process(running, "rollback").stdout.splitlines()[2].split()[:2] == ["1.0", "True"]
+    scaled = json.loads(run_in_process(running, "scale", "--min", "1", "--version", "1.1", "--json").stdout)
     assert (scaled[0]["version"], scaled[0]["ready"]) == ("1.1", 1)
-    gone = run_in_process(running_here, "unregister", "1.1")
+    gone = run_in_process(running, "unregister", "1.1")
     assert gone.stdout.startswith("1.1 is unregistered; its archive stays in")
-    [model] = json.loads(run_in_process(running_here, "models", "--json").stdout)
+    [model] = json.loads(run_in_process(running, "models", "--json").stdout)
     record = json.loads((ROOT / "model" / "model.json").read_text())
     assert (model["version"], model["run"]) == ("1.0", record["run_id"])
     assert float(model["accuracy"]) == pytest.approx(record["metrics"]["test"]["accuracy"], abs=1e-6)
 
 
-def test_compare_counts_and_lists_the_differences(running_here: Config, folder: Path, project: Path) -> None:
-    build_archive("6.6", running_here.model_store, swap_digits(project))
-    with LocalManagementClient(running_here, timeout=60, retries=0) as client:
+def test_compare_counts_and_lists_the_differences(running: Config, folder: Path, project: Path) -> None:
+    build_archive("6.6", running.model_store, swap_digits(project))
+    with LocalManagementClient(running, timeout=60, retries=0) as client:
         client.api.call("POST", "/models", params={"url": "digits-6.6.mar", "synchronous": "true"})
-    table = run_in_process(running_here, "compare", "1.0", "6.6", str(folder)).stdout
+    run = run_in_process(running, "compare", "1.0", "6.6", str(folder))
+    table = run.stdout
+    assert "note: 5 images, 3 labelled; to judge by accuracy, compare on 100 or more" in run.stderr
     assert "the versions agree on 3 of 5 images (60.00%); 1 errors of both" in table
     assert "2 of 3 (66.67%)" in table
     assert [line.split()[1:] for line in table.splitlines() if "3.png" in line] == [["3", "3", "5"]]
-    compared = json.loads(run_in_process(running_here, "compare", "1.0", "6.6", str(folder), "--json").stdout)
+    compared = json.loads(run_in_process(running, "compare", "1.0", "6.6", str(folder), "--json").stdout)
     assert (compared["images"], compared["labelled"], compared["agreed"], compared["errors"]) == (5, 3, 3, 1)
     assert [(side["answered"], side["right"]) for side in compared["sides"]] == [(4, 2), (4, 1)]
     assert all(0 < side["p50_ms"] <= side["p95_ms"] for side in compared["sides"])
-    assert run_in_process(running_here, "unregister", "6.6").returncode == 0
+    assert run_in_process(running, "unregister", "6.6").returncode == 0
 
 
-def test_metrics_for_people_and_for_scripts(running_here: Config) -> None:
+def test_metrics_are_printed_as_table_or_json(running: Config) -> None:
     def read_samples() -> list[dict[str, Any]]:
-        samples: list[dict[str, Any]] = json.loads(run_in_process(running_here, "metrics", "--json").stdout)
+        samples: list[dict[str, Any]] = json.loads(run_in_process(running, "metrics", "--json").stdout)
         return samples
 
     ready = {"name": "digits_ready", "labels": {}, "value": 1.0}
     wait_for(lambda: ready in read_samples())  # earlier tests may keep its workers busy
     samples = read_samples()
-    assert any(each["name"].startswith("ts_") for each in samples)
-    assert "digits_token_rotations_total" in run_in_process(running_here, "metrics").stdout
+    assert any(sample["name"].startswith("ts_") for sample in samples)
+    assert "digits_token_rotations_total" in run_in_process(running, "metrics").stdout

@@ -1,4 +1,4 @@
-"""Minutes of everything at once, by `make soak`: load, promotions, new tokens, scaling, killed processes."""
+"""Minutes of simultaneous load, promotions, token rotations, scaling and killed processes, run by `make soak`."""
 
 import random
 import threading
@@ -19,7 +19,18 @@ from serving.config import Config
 from serving.local_management import LocalManagementClient
 from tests.archives import provide_archive
 from tests.images import SMOKE, encode
-from tests.servers import Load, command, flat, java, output_until_curl, ready, started, under_load, wait_for, workers
+from tests.servers import (
+    Load,
+    find_java,
+    get_readiness,
+    is_flat,
+    list_workers,
+    read_until_curl,
+    run_load,
+    run_process,
+    run_subprocess,
+    wait_for,
+)
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]
 
@@ -28,31 +39,31 @@ CALLERS = 16
 JAVA_KILLS = 5
 
 
-def listed(operator: LocalManagementClient) -> list[Worker]:
+def get_workers(operator: LocalManagementClient) -> list[Worker]:
     return [worker for version in operator.list_versions().values() for worker in version.workers]
 
 
 class Callers:
-    """Threads that ask by DigitsClient, as its users do, and keep every error with its time, until the block ends."""
+    """Threads that send requests with DigitsClient until the block ends, and record every error with its time."""
 
     def __init__(self, config: Config) -> None:
         self.client = DigitsClient(server=config.make_server())
         self.ended = threading.Event()
-        self.answers: Counter[str] = Counter()
+        self.predictions: Counter[str] = Counter()
         self.wrong: list[int] = []
         self.errors: list[tuple[float, DigitsError]] = []
-        self.threads = [threading.Thread(target=self.ask, args=(number,)) for number in range(CALLERS)]
+        self.threads = [threading.Thread(target=self.send_requests, args=(number,)) for number in range(CALLERS)]
         for thread in self.threads:
             thread.start()
 
-    def ask(self, seed: int) -> None:
+    def send_requests(self, seed: int) -> None:
         random_digits = random.Random(seed)
         while not self.ended.is_set():
             digit = random_digits.randrange(10)
             try:
-                answer = self.client.predict(SMOKE[digit])
-                self.answers[answer.model_version] += 1
-                if answer.digit != digit:
+                prediction = self.client.predict(SMOKE[digit])
+                self.predictions[prediction.model_version] += 1
+                if prediction.digit != digit:
                     self.wrong.append(digit)
             except DigitsError as error:
                 self.errors.append((time.monotonic(), error))
@@ -68,20 +79,20 @@ class Callers:
         self.client.__exit__()
 
 
-def kill_a_worker(operator: LocalManagementClient) -> None:
-    killed = random.choice(listed(operator)).pid
+def kill_worker(operator: LocalManagementClient) -> None:
+    killed = random.choice(get_workers(operator)).pid
     psutil.Process(killed).kill()
-    wait_for(lambda: all(each.status == "READY" and each.pid != killed for each in listed(operator)), 30)
+    wait_for(lambda: all(worker.status == "READY" and worker.pid != killed for worker in get_workers(operator)), 30)
 
 
-def everything(own: Config, operator: LocalManagementClient) -> Counter[str]:
-    """For SECONDS; how often what was done."""
+def run_actions(own: Config, operator: LocalManagementClient) -> Counter[str]:
+    """Repeat the actions for SECONDS; return how often every one ran."""
     actions: dict[str, Callable[[], object]] = {
         "promote": lambda: operator.promote("1.1"),
-        "rotate": lambda: command(own, "token", "--rotate").check_returncode(),
+        "rotate": lambda: run_subprocess(own, "token", "--rotate").check_returncode(),
         "rollback": operator.rollback,
         "scale": lambda: [operator.scale(3), operator.scale(2)],
-        "kill a worker": lambda: kill_a_worker(operator),
+        "kill a worker": lambda: kill_worker(operator),
     }
     done: Counter[str] = Counter()
     until = time.monotonic() + SECONDS
@@ -93,51 +104,53 @@ def everything(own: Config, operator: LocalManagementClient) -> Counter[str]:
     return done
 
 
-def test_minutes_of_everything_are_seen_by_no_caller(own: Config, capsys: pytest.CaptureFixture[str]) -> None:
+def test_minutes_of_changes_cause_no_error(own: Config, capsys: pytest.CaptureFixture[str]) -> None:
     provide_archive("1.1", own.model_store)
-    with started(own) as process, LocalManagementClient(own) as operator:
-        output_until_curl(process)
+    with run_process(own) as process, LocalManagementClient(own) as operator:
+        read_until_curl(process)
         operator.register("digits-1.1.mar")
         with Callers(own) as callers:
-            done = everything(own, operator)
-        assert ready(own) == (200, "ready")
+            done = run_actions(own, operator)
+        assert get_readiness(own) == (200, "ready")
     with capsys.disabled():
-        print(f"\nanswers {dict(callers.answers)}, errors {len(callers.errors)}, done {dict(done)}")
+        print(f"\npredictions {dict(callers.predictions)}, errors {len(callers.errors)}, done {dict(done)}")
     assert not callers.errors
     assert not callers.wrong
 
 
-def test_a_killed_java_is_back_within_20_s_each_time(own: Config, capsys: pytest.CaptureFixture[str]) -> None:
+def test_killed_java_is_ready_again_within_20_s(own: Config, capsys: pytest.CaptureFixture[str]) -> None:
     provide_archive("1.1", own.model_store)
-    away: list[float] = []
-    with started(own) as process, LocalManagementClient(own) as operator:
-        output_until_curl(process)
+    outages: list[float] = []
+    with run_process(own) as process, LocalManagementClient(own) as operator:
+        read_until_curl(process)
         operator.register("digits-1.1.mar")
         operator.promote("1.1")
         with Callers(own) as callers:
             for _ in range(JAVA_KILLS):
                 killed = time.monotonic()
-                java(process).kill()
-                wait_for(lambda: ready(own)[0] != 200, 5)
-                wait_for(lambda: ready(own)[0] == 200, 60)
-                away.append(time.monotonic() - killed)
+                find_java(process).kill()
+                wait_for(lambda: get_readiness(own)[0] != 200, 5)
+                wait_for(lambda: get_readiness(own)[0] == 200, 60)
+                outages.append(time.monotonic() - killed)
                 time.sleep(10)
         assert (operator.get_default().version, set(operator.list_versions())) == ("1.1", {"1.0", "1.1"})
     with capsys.disabled():
-        print(f"\naway for {', '.join(f'{seconds:.1f}' for seconds in away)} s; {len(callers.errors)} errors meanwhile")
-    assert max(away) < 20
+        print(
+            f"\nout for {', '.join(f'{seconds:.1f}' for seconds in outages)} s; {len(callers.errors)} errors meanwhile"
+        )
+    assert max(outages) < 20
     assert not callers.wrong
-    assert set(callers.answers) == {"1.1"}
+    assert set(callers.predictions) == {"1.1"}
 
 
 REQUESTS, SAMPLES = 200_000, 50
 
 
-def ask_everything(client: LocalManagementClient) -> None:
-    """What a load of single pictures leaves out."""
+def send_other_requests(client: LocalManagementClient) -> None:
+    """Send the kinds of requests that a load of single images lacks."""
     photo = encode(Image.effect_noise((3000, 2000), 60).convert("RGB"), "JPEG", quality=80)
-    answers = list(client.inference.predict_batch([SMOKE[1], b"", photo, *SMOKE.values()]))
-    assert [type(each) for each in answers[:2]] == [Prediction, ApiError]
+    results = list(client.inference.predict_batch([SMOKE[1], b"", photo, *SMOKE.values()]))
+    assert [type(result) for result in results[:2]] == [Prediction, ApiError]
     assert client.inference.explain(SMOKE[7]).digit == 7
     client.inference.api.request("POST", "/predictions/digits", data=b"{", headers={"Content-Type": "application/json"})
     client.api.request("GET", "/models/digits", params={"customized": "true"})
@@ -146,21 +159,21 @@ def ask_everything(client: LocalManagementClient) -> None:
 
 
 def test_memory_is_flat_over_200_000_requests(own: Config, capsys: pytest.CaptureFixture[str]) -> None:
-    """Single pictures, and beside them calls of many, photos, explanations, rubbish, descriptions and metrics."""
-    memory: dict[str, list[int]] = {"worker": [], "worker beside it": [], "Java": [], "supervisor": []}
+    """The load is single images; batches, photos, explanations, invalid requests and metrics come in addition."""
+    memory: dict[str, list[int]] = {"worker": [], "other worker": [], "Java": [], "supervisor": []}
     load = Load(own, connections=16)
-    with started(own) as process, LocalManagementClient(own) as client:
-        output_until_curl(process)
-        watched = [*workers(process), java(process), psutil.Process(process.pid)]
-        with under_load(load):
+    with run_process(own) as process, LocalManagementClient(own) as client:
+        read_until_curl(process)
+        processes = [*list_workers(process), find_java(process), psutil.Process(process.pid)]
+        with run_load(load):
             for sample in range(1, SAMPLES + 1):
-                while len(load.sent) < sample * REQUESTS // SAMPLES:
-                    ask_everything(client)
-                for samples, each in zip(memory.values(), watched, strict=True):
-                    samples.append(each.memory_info().rss)
+                while len(load.records) < sample * REQUESTS // SAMPLES:
+                    send_other_requests(client)
+                for samples, observed in zip(memory.values(), processes, strict=True):
+                    samples.append(observed.memory_info().rss)
     with capsys.disabled():
         for name, samples in memory.items():
-            print(f"\n{name}: {', '.join(f'{each / 2**20:.0f}' for each in samples[::7])} MiB", end="")
-        print(f"\n{len(load.sent)} single requests, {len(load.failed)} failed")
-    assert not load.failed
-    assert {name for name, samples in memory.items() if not flat(samples)} == set()
+            print(f"\n{name}: {', '.join(f'{size / 2**20:.0f}' for size in samples[::7])} MiB", end="")
+        print(f"\n{len(load.records)} single requests, {len(load.failures)} failed")
+    assert not load.failures
+    assert {name for name, samples in memory.items() if not is_flat(samples)} == set()

@@ -25,7 +25,7 @@ from serving.state import State
 from serving.torchserve import TorchServe
 from tests.archives import provide_archive
 from tests.images import SMOKE
-from tests.servers import configure_free_ports, output_until_curl, serving
+from tests.servers import configure_free_ports, make_command, read_until_curl
 from tests.test_start_checks import read_only
 
 
@@ -130,10 +130,10 @@ def test_a_server_starts_under_adverse_conditions(tmp_path: Path, monkeypatch: p
     with (
         read_only(folder),
         (home / "errors").open("w") as file,
-        subprocess.Popen(serving(config, "serve"), stderr=file, **options) as process,
+        subprocess.Popen(make_command(config, "serve"), stderr=file, **options) as process,
     ):
         try:
-            output_until_curl(process)
+            read_until_curl(process)
             with LocalManagementClient(config, retries=0) as client:
                 assert client.inference.predict(SMOKE[7]).digit == 7
                 assert client.status.read_readiness().ready

@@ -106,13 +106,13 @@ def test_every_reason_for_no_port_has_its_own_message(api: str, host: str, reaso
 def test_a_forbidden_address_is_an_error_that_names_it(
     code: int, reason: str, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As root, as which tests may run, every port is permitted."""
+    """The socket is a stand-in, since root may bind any port."""
 
-    class Refusing(socket.socket):
+    class ForbiddenSocket(socket.socket):
         def bind(self, _: Any) -> None:
             raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(socket, "socket", Refusing)
+    monkeypatch.setattr(socket, "socket", ForbiddenSocket)
     with pytest.raises(ServingError, match=reason):
         check_ports(config)
 
@@ -179,14 +179,14 @@ def read_only(folder: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def short() -> Iterator[Path]:
+def short_folder() -> Iterator[Path]:
     """A folder whose path leaves room to choose its length."""
     with tempfile.TemporaryDirectory(prefix="d", dir="/tmp") as folder:
         yield Path(folder)
 
 
 def use_temporary(config: Config) -> Path:
-    """Make a temporary folder and remove it; returns where it was."""
+    """Make a temporary folder and remove it; return its parent."""
     folder = make_temporary_folder(config)
     with socket.socket(socket.AF_UNIX) as worker:
         worker.bind(str(folder / ".ts.sock.65535"))
@@ -195,10 +195,10 @@ def use_temporary(config: Config) -> Path:
 
 
 def test_a_temporary_folder_is_used_only_where_sockets_fit(
-    short: Path, config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    short_folder: Path, config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     longest = 76 if sys.platform != "darwin" else 72
-    fits = short / ("x" * (longest - len(str(short)) - 1))
+    fits = short_folder / ("x" * (longest - len(str(short_folder)) - 1))
     for folder, expected in ((fits, fits), (Path(f"{fits}x"), TMP), (Path(f"{str(fits)[:-1]}ö"), TMP)):
         folder.mkdir()
         monkeypatch.setenv("TMPDIR", str(folder))
@@ -210,22 +210,22 @@ def test_a_temporary_folder_is_used_only_where_sockets_fit(
 
 
 def test_the_first_suitable_temporary_folder_is_used(
-    short: Path, config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    short_folder: Path, config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("TMPDIR", str(short / "missing"))
+    monkeypatch.setenv("TMPDIR", str(short_folder / "missing"))
     assert use_temporary(config) == TMP
-    assert f"{short}/missing: No such file or directory" in capsys.readouterr().err
-    (short / "t").mkdir()
-    monkeypatch.setenv("TMPDIR", str(short / "t"))
-    with read_only(short / "t"):
+    assert f"{short_folder}/missing: No such file or directory" in capsys.readouterr().err
+    (short_folder / "t").mkdir()
+    monkeypatch.setenv("TMPDIR", str(short_folder / "t"))
+    with read_only(short_folder / "t"):
         assert use_temporary(config) == TMP
-    monkeypatch.setenv("DIGITS_HOME", str(short))
-    config = replace(config, home=short)
-    assert use_temporary(config) == short / "tmp"
-    free = dict.fromkeys((short / "tmp", TMP), 100_000) | {short / "t": 2**24}
+    monkeypatch.setenv("DIGITS_HOME", str(short_folder))
+    config = replace(config, home=short_folder)
+    assert use_temporary(config) == short_folder / "tmp"
+    free = dict.fromkeys((short_folder / "tmp", TMP), 100_000) | {short_folder / "t": 2**24}
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=free[place]))
-    assert use_temporary(config) == short / "t"
-    free[short / "t"] -= 1
+    assert use_temporary(config) == short_folder / "t"
+    free[short_folder / "t"] -= 1
     with pytest.raises(ServingError, match="no folder for temporary files") as caught:
         make_temporary_folder(config)
     assert all(f"{place}: " in str(caught.value) for place in free)

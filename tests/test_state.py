@@ -80,11 +80,11 @@ def test_a_state_is_written_in_full_or_not_at_all(config: Config, monkeypatch: p
     write_state(config, read_state(config))
     before = config.state_file.read_bytes()
 
-    def full(_: int) -> None:
+    def raise_full(_: int) -> None:
         raise OSError("no space left on device")
 
     write_snapshot(config, 2, "1.1", "1.0", "1.1")
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", raise_full)
     with pytest.raises(OSError, match="no space"):
         write_state(config, read_state(config))
     assert config.state_file.read_bytes() == before

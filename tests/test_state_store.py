@@ -13,7 +13,7 @@ from serving import state_store as module
 from serving.config import Config
 from serving.state import read_state
 from serving.state_store import StateStore
-from tests.servers import configure_free_ports, with_archives
+from tests.servers import configure_free_ports, configure_with_archives
 from tests.snapshots import make_versions, write_snapshot
 
 
@@ -45,7 +45,7 @@ class Setup:
 @pytest.fixture
 def setup(tmp_path: Path) -> Setup:
     (tmp_path / "logs" / "config").mkdir(parents=True)
-    return Setup(with_archives(tmp_path, "1.0", "1.1", "1.2"))
+    return Setup(configure_with_archives(tmp_path, "1.0", "1.1", "1.2"))
 
 
 def fail(*_: object) -> None:
@@ -135,7 +135,7 @@ def test_a_change_before_the_first_listing_of_a_new_torchserve_is_saved(setup: S
 
 
 def test_a_version_that_is_not_ready_is_not_saved(tmp_path: Path) -> None:
-    config = with_archives(tmp_path, "1.0")
+    config = configure_with_archives(tmp_path, "1.0")
     store = StateStore(config, CollectorRegistry(), print)
     store.load_state()
     store.choose_state(None)

@@ -1,4 +1,4 @@
-"""The layout of the code; import-linter holds its arrows (pyproject.toml)."""
+"""The layout of the code; import-linter checks its imports (pyproject.toml)."""
 
 import ast
 from collections import Counter
@@ -19,7 +19,7 @@ PACKAGES = (
 MODULES = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
 
 
-def test_no_two_modules_have_one_name() -> None:
+def test_no_two_modules_have_the_same_name() -> None:
     names = Counter(path.stem for path in MODULES if not path.stem.startswith("__"))
     assert len(names) > 50
     assert [name for name, count in names.items() if count > 1] == []
@@ -30,7 +30,7 @@ def test_no_file_is_over_300_lines() -> None:
     assert long == []
 
 
-def test_every_command_names_a_function_that_is_there() -> None:
+def test_every_command_names_an_existing_function() -> None:
     """Parsers name functions as text, which mypy does not see."""
     for command in find_commands():
         module, function = command.split(":")
@@ -62,5 +62,5 @@ def find_commands() -> list[str]:
 
     parsers = [make() for make in (benchmarks, evaluation, monitoring, serving, training)]
     actions = [action for parser in parsers for action in parser._actions if action.choices]
-    commands = [each for action in actions if isinstance(action.choices, dict) for each in action.choices.values()]
+    commands = [item for action in actions if isinstance(action.choices, dict) for item in action.choices.values()]
     return [command.get_default("function") for command in commands]

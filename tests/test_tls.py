@@ -1,4 +1,4 @@
-"""TLS, switched on by two lines: who gets through, who does not, against a real server."""
+"""TLS with a real server: trusted and rejected certificates, protocols, configuration errors."""
 
 import ssl
 import subprocess
@@ -16,25 +16,25 @@ from serving.config import Config, ServingError, read_config
 from serving.local_management import LocalManagementClient
 from tests.images import SMOKE
 from tests.servers import (
-    command,
     configure_free_ports,
+    configure_with_archives,
     make_certificate,
     run_in_process,
+    run_subprocess,
     run_supervised,
-    with_archives,
 )
 
 CERTIFICATE, KEY = "certs/server.pem", "certs/server.key"  # as `make certs` writes them
 
 
-def with_tls(config: Config) -> Config:
+def configure_tls(config: Config) -> Config:
     config.path.write_text(config.path.read_text() + make_certificate(config.folder).stdout)
     return read_config(config.path)
 
 
 @pytest.fixture(scope="module")
 def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
-    config = with_tls(with_archives(tmp_path_factory.mktemp("tls"), "1.0"))
+    config = configure_tls(configure_with_archives(tmp_path_factory.mktemp("tls"), "1.0"))
     with run_supervised(config):
         yield config
 
@@ -47,7 +47,7 @@ def another(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / CERTIFICATE
 
 
-def test_our_client_asks_manages_and_sees_it_ready(encrypted: Config) -> None:
+def test_client_predicts_manages_and_reads_readiness(encrypted: Config) -> None:
     with LocalManagementClient(encrypted, retries=0) as client:
         assert encrypted.get_url("inference").startswith("https://")
         assert client.inference.predict(SMOKE[7]).digit == 7
@@ -56,8 +56,8 @@ def test_our_client_asks_manages_and_sees_it_ready(encrypted: Config) -> None:
     assert run_in_process(encrypted, "models").returncode == 0
 
 
-def test_our_client_refuses_a_server_with_another_certificate(encrypted: Config, another: Path) -> None:
-    message = "presents another certificate than the expected one"
+def test_client_rejects_another_certificate(encrypted: Config, another: Path) -> None:
+    message = "has another certificate than the expected one"
     elsewhere = replace(encrypted, properties=encrypted.properties | {"certificate_file": str(another)})
     with LocalManagementClient(elsewhere, retries=0) as client, pytest.raises(UnreachableError, match=message):
         client.inference.predict(SMOKE[7])
@@ -68,7 +68,7 @@ def test_our_client_refuses_a_server_with_another_certificate(encrypted: Config,
                 call()
 
 
-def s_client(port: int, certificate: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+def run_s_client(port: int, certificate: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-CAfile", str(certificate)]
     run = [*command, "-verify_return_error", "-verify_ip", "127.0.0.1", *words]
     return subprocess.run(run, input="", capture_output=True, text=True, timeout=20)
@@ -79,22 +79,22 @@ def test_openssl_trusts_every_address_with_tokens_and_no_other_certificate(
     address: str, encrypted: Config, another: Path
 ) -> None:
     port = encrypted.get_ports()[address][1]
-    trusted, refused = s_client(port, encrypted.folder / CERTIFICATE), s_client(port, another)
-    assert (trusted.returncode, refused.returncode) == (0, 1)
+    trusted, rejected = run_s_client(port, encrypted.folder / CERTIFICATE), run_s_client(port, another)
+    assert (trusted.returncode, rejected.returncode) == (0, 1)
     assert "Verify return code: 0 (ok)" in trusted.stdout
-    assert "self-signed certificate" in refused.stderr
+    assert "self-signed certificate" in rejected.stderr
 
 
-def test_no_protocol_before_tls_1_2_is_spoken(encrypted: Config) -> None:
-    """To a client that would speak it: the server refuses, by an alert."""
+def test_protocols_before_tls_1_2_are_rejected(encrypted: Config) -> None:
+    """The client offers only the old protocol; the server responds with an alert."""
     for protocol in ("-tls1", "-tls1_1"):
         old = (protocol, "-cipher", "ALL:@SECLEVEL=0")
-        run = s_client(encrypted.get_ports()["inference"][1], encrypted.folder / CERTIFICATE, *old)
+        run = run_s_client(encrypted.get_ports()["inference"][1], encrypted.folder / CERTIFICATE, *old)
         assert run.returncode != 0
         assert "alert protocol version" in run.stderr
 
 
-def test_plain_http_is_refused_where_tls_is_spoken(encrypted: Config) -> None:
+def test_plain_http_is_an_error_with_tls(encrypted: Config) -> None:
     for api, path in (("inference", "predictions/digits"), ("management", "models")):
         host, port = encrypted.get_ports()[api]
         headers = {"Authorization": f"Bearer {read_token(encrypted.key_file, api)}"}
@@ -103,7 +103,7 @@ def test_plain_http_is_refused_where_tls_is_spoken(encrypted: Config) -> None:
         assert "only accepts HTTPS" in response.text
 
 
-def test_certs_writes_a_key_for_its_owner_and_prints_the_lines_that_switch_tls_on(tmp_path: Path) -> None:
+def test_certs_writes_a_private_key_and_prints_the_lines_that_enable_tls(tmp_path: Path) -> None:
     plain = configure_free_ports(tmp_path)
     run = make_certificate(tmp_path)
     plain.path.write_text(plain.path.read_text() + run.stdout)
@@ -125,7 +125,7 @@ def test_incomplete_tls_and_missing_files_are_errors(own: Config) -> None:
     with pytest.raises(ServingError, match="certificate_file alone; expected certificate_file and private_key_file"):
         read_config(own.path)
     own.path.write_text(f"{plain}certificate_file=certs/server.pem\nprivate_key_file=certs/server.key\n")
-    run = command(own, "serve")
+    run = run_subprocess(own, "serve")
     assert run.returncode == 1
     assert "certificate_file cannot be read; `make certs` writes one for testing" in run.stderr
     assert "Traceback" not in run.stderr

@@ -14,7 +14,7 @@ import pytest
 from serving.config import Config, ServingError
 from serving.lock import find_process, hold_lock
 from serving.torchserve import kill_remaining
-from tests.servers import alive, configure_free_ports, wait_for
+from tests.servers import configure_free_ports, list_alive, wait_for
 
 ENDING = """
 import ctypes, socket, threading, time
@@ -66,7 +66,7 @@ def test_a_start_ends_the_processes_of_a_killed_server_and_can_be_stopped_meanwh
     holding = threading.Thread(target=hold)
     holding.start()
     wait_for(lambda: find_process(config) == os.getpid(), 10)
-    wait_for(lambda: not alive([psutil.Process(left.pid)]), 10)
+    wait_for(lambda: not list_alive([psutil.Process(left.pid)]), 10)
     wait_for(lambda: not temporary.exists(), 10)
     wait_for(lambda: not config.key_file.exists(), 10)
     with pytest.raises(ServingError, match=f"already runs here, as process {os.getpid()}; `make stop` ends it"):

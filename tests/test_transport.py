@@ -1,4 +1,4 @@
-"""digits_client/transport.py: where servers and tokens are found, and errors that are the documented ones."""
+"""digits_client/transport.py: lookup of servers and tokens, and documented errors."""
 
 import json
 import re
@@ -27,25 +27,23 @@ PREDICT = "/predictions/digits"
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of state that clients find, and no tokens in the environment."""
+    """A state folder that clients find; the environment has no tokens."""
     for name in TOKEN_VARIABLES.values():
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DIGITS_HOME", str(tmp_path))
     return tmp_path
 
 
-def write_keys(path: Path) -> None:
+def write_tokens(path: Path) -> None:
     path.write_text(json.dumps({kind: {"key": f"{kind}-of-file"} for kind in TOKEN_KINDS}))
 
 
-def test_names_that_client_and_handler_share_are_equal() -> None:
+def test_names_and_limits_of_client_and_handler_are_equal() -> None:
     assert (CORRELATION_HEADER, PROBE_HEADER) == (protocol.CORRELATION_HEADER, protocol.PROBE_HEADER)
     assert (MAX_BATCH_SIZE, MAX_BODY_BYTES) == (protocol.MAX_INSTANCES, decoding.MAX_BYTES)
 
 
-def test_a_running_server_is_found_by_its_file_which_holds_no_token(
-    server: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_running_server_is_found_by_its_file_without_tokens(server: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (server.folder / "server.json").read_text()
     assert not [kind for kind in TOKEN_KINDS if read_token(server.key_file, kind) in text]
     monkeypatch.setenv("DIGITS_HOME", str(server.folder))
@@ -55,9 +53,7 @@ def test_a_running_server_is_found_by_its_file_which_holds_no_token(
         assert management.get_default().version == "1.0"
 
 
-def test_without_a_file_a_server_is_expected_at_the_usual_addresses(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_invalid_server_file_means_default_addresses(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for text in ("", "{", "[]", '{"inference": "http://x", "what": 1}'):
         (home / "server.json").write_text(text)
         assert find_server() == Server(key_file=str(home / "key_file.json"))
@@ -74,16 +70,16 @@ def test_without_a_file_a_server_is_expected_at_the_usual_addresses(
         ("management", "https://10.0.0.1", "https://10.0.0.1:8080 https://10.0.0.1 http"),
     ],
 )
-def test_by_one_url_the_other_apis_are_expected_on_its_host(api: str, url: str, expected: str, home: Path) -> None:
-    """Without the key file of this machine, whose tokens no other machine should get."""
-    write_keys(home / "key_file.json")
+def test_url_of_one_api_determines_the_others(api: str, url: str, expected: str, home: Path) -> None:
+    """The key file is not used, since no other machine should get this machine's tokens."""
+    write_tokens(home / "key_file.json")
     found = find_server(url, api)
     assert " ".join((found.inference, found.management, found.supervisor)).startswith(expected)
     assert found.key_file == found.inference_token == TokenSource("inference", None, found).read() == ""
     assert (found.supervisor[-5:], found.metrics[-5:]) == (":8083", ":8082")
 
 
-def test_the_url_of_the_server_here_finds_its_tokens(home: Path) -> None:
+def test_url_of_the_local_server_finds_its_tokens(home: Path) -> None:
     here = Server("https://10.0.0.1:1", "https://10.0.0.1:2", certificate="a.pem", key_file=str(home / "keys"))
     write_server(here, home)
     assert find_server("https://10.0.0.1:1/") == find_server("https://10.0.0.1:2", "management") == here
@@ -96,16 +92,14 @@ def test_the_url_of_the_server_here_finds_its_tokens(home: Path) -> None:
 @pytest.mark.parametrize(
     "url", ["127.0.0.1:8080", "ftp://x", "http://", "http://x:99999", "http://[::1", "", "http://x:y"]
 )
-def test_what_is_no_url_is_named(url: str) -> None:
+def test_invalid_url_is_an_error_that_names_it(url: str) -> None:
     with pytest.raises(DigitsError, match=re.escape(f"{url}: not a server address; expected such as http://127")):
         DigitsClient(url)
 
 
 @pytest.mark.parametrize("kind", TOKEN_VARIABLES)
-def test_a_given_token_goes_before_the_environments_and_that_before_the_files(
-    kind: str, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_keys(home / "key_file.json")
+def test_token_argument_overrides_environment_and_file(kind: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tokens(home / "key_file.json")
     assert TokenSource(kind, None, find_server()).read() == f"{kind}-of-file"
     monkeypatch.setenv(TOKEN_VARIABLES[kind], "of-environment")
     for server in (find_server(), find_server("http://digits.example")):
@@ -114,7 +108,7 @@ def test_a_given_token_goes_before_the_environments_and_that_before_the_files(
         assert "of-environment" not in repr(server)
 
 
-def test_a_wrong_token_of_the_environment_is_not_replaced(server: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_token_in_the_environment_is_an_error(server: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIGITS_HOME", str(server.folder))
     monkeypatch.setenv("DIGITS_INFERENCE_TOKEN", "wrong")
     with (
@@ -125,7 +119,7 @@ def test_a_wrong_token_of_the_environment_is_not_replaced(server: Config, monkey
 
 
 @pytest.mark.parametrize("token", ["two\nlines", "tokén", "€", "a b"])
-def test_a_token_that_is_no_header_is_named_without_showing_it(token: str) -> None:
+def test_error_of_an_invalid_token_does_not_show_it(token: str) -> None:
     with pytest.raises(DigitsError, match="the inference token has other characters than visible ASCII") as raised:
         DigitsClient("http://127.0.0.1:9", token)
     assert token not in str(raised.value)
@@ -134,17 +128,17 @@ def test_a_token_that_is_no_header_is_named_without_showing_it(token: str) -> No
 @pytest.mark.parametrize(
     "words", ["predict handler/smoke/7.png", "models", "promote 1.0", "explain handler/smoke/7.png", "token"]
 )
-def test_a_key_file_of_another_user_names_the_way_out(
+def test_error_of_another_users_key_file_names_the_variable(
     words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configure_free_ports(tmp_path)
-    write_keys(config.key_file)
+    write_tokens(config.key_file)
     read_text = Path.read_text
 
-    def deny(path: Path, *given: str | None, **options: str | None) -> str:
+    def deny(path: Path, *values: str | None, **options: str | None) -> str:
         if path == config.key_file:
             raise PermissionError(13, "Permission denied", str(path))
-        return read_text(path, *given, **options)
+        return read_text(path, *values, **options)
 
     monkeypatch.setattr(Path, "read_text", deny)
     run = run_in_process(config, *words.split())
@@ -156,7 +150,7 @@ def test_a_key_file_of_another_user_names_the_way_out(
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"inference": null}', b'{"inference": {}}', None])
-def test_a_key_file_that_is_none_is_named(content: bytes | None, home: Path) -> None:
+def test_invalid_key_file_is_an_error_that_names_it(content: bytes | None, home: Path) -> None:
     path = home / "key_file.json"
     path.mkdir() if content is None else path.write_bytes(content)
     with (
@@ -166,13 +160,13 @@ def test_a_key_file_that_is_none_is_named(content: bytes | None, home: Path) -> 
         client.predict(SMOKE[7])
 
 
-def test_nobody_there_is_said_at_once(tmp_path: Path) -> None:
+def test_absent_server_is_an_immediate_error(tmp_path: Path) -> None:
     config = configure_free_ports(tmp_path)
     start = time.monotonic()
     with DigitsClient(server=config.make_server()) as client:
         with pytest.raises(UnreachableError, match="no tokens: the server does not run"):
             client.predict(SMOKE[7])
-        write_keys(config.key_file)
+        write_tokens(config.key_file)
         with pytest.raises(UnreachableError, match=r"does not answer \(ConnectionError\); `make status` says"):
             client.predict(SMOKE[7])
     for host in ("a" * 64, "a..b"):
@@ -183,10 +177,10 @@ def test_nobody_there_is_said_at_once(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def another_service() -> Iterator[Callable[[bytes], Server]]:
-    """A web server that answers everything with the same body and 200."""
+    """A web server that responds to every request with 200 and the same body."""
     body = b""
 
-    class Answer(BaseHTTPRequestHandler):
+    class FixedResponse(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             self.send_response(200)
@@ -197,16 +191,16 @@ def another_service() -> Iterator[Callable[[bytes], Server]]:
 
         def log_message(self, *_: object) -> None: ...
 
-    def make(answer: bytes) -> Server:
+    def set_body(new_body: bytes) -> Server:
         nonlocal body
-        body = answer
-        url = f"http://127.0.0.1:{listening.server_port}"
+        body = new_body
+        url = f"http://127.0.0.1:{web_server.server_port}"
         return Server(url, url, url, url, inference_token="a", management_token="a")
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as listening:
-        threading.Thread(target=listening.serve_forever, daemon=True).start()
-        yield make
-        listening.shutdown()
+    with ThreadingHTTPServer(("127.0.0.1", 0), FixedResponse) as web_server:
+        threading.Thread(target=web_server.serve_forever, daemon=True).start()
+        yield set_body
+        web_server.shutdown()
 
 
 @pytest.mark.parametrize("body", [b"<html>{</html>", b"", b"\xff", b"{}", b"[]", b"[{}]", b"null", b'"text"', b"1"])
@@ -236,8 +230,8 @@ def is_rejected(config: Config, api: str, path: str, authorization: str) -> bool
     return (response.status_code, response.json()["type"]) == (400, "InvalidKeyException")
 
 
-def test_nothing_but_the_apis_own_token_opens_it(server: Config) -> None:
-    """Every operation without its token is an error in test_openapi.py."""
+def test_only_the_apis_own_token_is_valid(server: Config) -> None:
+    """test_openapi.py checks every operation without its token."""
     tokens = {kind: read_token(server.key_file, kind) for kind in TOKEN_KINDS}
     for api, path in (("inference", PREDICT), ("management", "/models")):
         own = tokens[api]

@@ -11,7 +11,7 @@ import pytest
 from serving.config import ROOT
 from serving.config import Config as ServingConfig
 from tests.test_docs import checkout as checkout
-from tests.test_docs import with_ports
+from tests.test_docs import replace_ports
 
 BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "tutorial.md").read_text(), re.DOTALL)
 
@@ -22,7 +22,7 @@ BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "tutorial.md").read_tex
 @pytest.mark.timeout(900)
 def test_tutorial_rolls_out_a_trained_model_and_restores_the_shipped_one(checkout: tuple[Path, ServingConfig]) -> None:
     folder, config = checkout
-    (folder / "blocks.sh").write_text(with_ports("set -euo pipefail\n" + "\n".join(BLOCKS), config))
+    (folder / "blocks.sh").write_text(replace_ports("set -euo pipefail\n" + "\n".join(BLOCKS), config))
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "ARGS"))}
     run = subprocess.run(["bash", "blocks.sh"], cwd=folder, env=environment, capture_output=True, text=True)
     output = run.stdout + run.stderr + (folder / "serve.log").read_text()

@@ -1,4 +1,4 @@
-"""The client's wheel in an environment of its own, far from the checkout."""
+"""The client's wheel, installed in a new environment outside the checkout."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ import pytest
 from digits_client.transport import read_token
 from serving.config import ROOT, Config
 
-MOST_BYTES = 60 * 2**20
+MAX_INSTALLED_BYTES = 60 * 2**20
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -27,33 +27,33 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "digits_client", folder / "digits_client")
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(folder / "dist"), str(folder)]
     subprocess.run(command, check=True, capture_output=True)
-    [built] = (folder / "dist").glob("*.whl")
-    return built
+    [path] = (folder / "dist").glob("*.whl")
+    return path
 
 
 @pytest.fixture(scope="module")
 def binaries(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The `bin` of an environment that has the wheel and what it needs, nothing else."""
+    """The `bin` of an environment with only the wheel and its dependencies."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=True)
     subprocess.run([folder / "bin" / "pip", "install", wheel], check=True, capture_output=True, cwd=folder)
     return folder / "bin"
 
 
-def test_it_holds_the_client_alone(wheel: Path) -> None:
+def test_wheel_contains_only_the_client(wheel: Path) -> None:
     with ZipFile(wheel) as archive:
         folders = {name.split("/")[0] for name in archive.namelist()}
         assert "digits_client/py.typed" in archive.namelist()
     assert {name for name in folders if not name.endswith(".dist-info")} == {"digits_client"}
 
 
-def test_it_is_small(binaries: Path) -> None:
+def test_installation_is_small(binaries: Path) -> None:
     installed = sum(path.stat().st_size for path in binaries.parent.rglob("*") if path.is_file())
     print(f"{installed / 2**20:.0f} MiB with pip")
-    assert installed <= MOST_BYTES
+    assert installed <= MAX_INSTALLED_BYTES
 
 
-def test_it_predicts_by_url_and_token(server: Config, binaries: Path, tmp_path: Path) -> None:
+def test_installed_client_predicts_by_url_and_token(server: Config, binaries: Path, tmp_path: Path) -> None:
     token = read_token(server.key_file, "inference")
     code = f"""
 from digits_client import DigitsClient
@@ -64,7 +64,7 @@ with DigitsClient(url={server.get_url("inference")!r}, token={token!r}) as clien
     assert (run.stdout, run.stderr) == ("7\n", "")
 
 
-def test_its_command_predicts_and_says_what_is_missing(server: Config, binaries: Path, tmp_path: Path) -> None:
+def test_installed_command_predicts_and_names_missing_extras(server: Config, binaries: Path, tmp_path: Path) -> None:
     environment = os.environ | {"DIGITS_INFERENCE_TOKEN": read_token(server.key_file, "inference")}
 
     def run(*words: str) -> "subprocess.CompletedProcess[str]":

@@ -1,4 +1,4 @@
-"""serving/worker_metrics.py: metrics of real worker processes are summed, also after they have ended."""
+"""serving/worker_metrics.py: metrics of real start_worker processes are summed, also after they have ended."""
 
 import errno
 import os
@@ -26,7 +26,7 @@ sys.stdin.read()
 """
 
 
-def worker(metrics: WorkerMetrics, requests: int, version: str = "1.0") -> "subprocess.Popen[str]":
+def start_worker(metrics: WorkerMetrics, requests: int, version: str = "1.0") -> "subprocess.Popen[str]":
     process = subprocess.Popen(
         [sys.executable, "-c", COUNTING, str(requests), version],
         cwd=ROOT,
@@ -59,7 +59,7 @@ def metrics(tmp_path: Path) -> WorkerMetrics:
 
 
 def test_workers_that_end_are_still_counted(metrics: WorkerMetrics) -> None:
-    workers = [worker(metrics, requests) for requests in (3, 4, 5)]
+    workers = [start_worker(metrics, requests) for requests in (3, 4, 5)]
     expected = {
         "digits_requests_totalpredict": 12,
         "digits_handler_duration_seconds_bucket0.5": 12,
@@ -75,7 +75,7 @@ def test_workers_that_end_are_still_counted(metrics: WorkerMetrics) -> None:
 
 
 def test_an_empty_new_file_does_not_affect_the_others(metrics: WorkerMetrics) -> None:
-    process = worker(metrics, 1)
+    process = start_worker(metrics, 1)
     (metrics.folder / f"counter_{process.pid + 1}.db").touch()  # of a process that lives or has ended
     (metrics.folder / f"histogram_{os.getpid()}.db").touch()
     assert read_totals(metrics)["digits_requests_totalpredict"] == 1
@@ -83,15 +83,15 @@ def test_an_empty_new_file_does_not_affect_the_others(metrics: WorkerMetrics) ->
     assert read_totals(metrics)["digits_requests_totalpredict"] == 1
 
 
-def full(*_: object) -> None:
+def raise_full(*_: object) -> None:
     raise OSError(errno.ENOSPC, "no space left on device")
 
 
 def test_on_a_full_disk_a_worker_serves_and_counts_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
-    monkeypatch.setattr("os.posix_fallocate", full)
+    monkeypatch.setattr("os.posix_fallocate", raise_full)
     monkeypatch.setattr(values, "ValueClass", values.MultiProcessValue())  # type: ignore[no-untyped-call]
     metrics = Metrics("1.0")
     metrics.record([Request("predict", [])], 0.3)
     samples = [sample for metric in metrics.registry.collect() for sample in metric.samples]
-    assert [each.value for each in samples if each.name == "digits_handler_duration_seconds_count"] == [1]
+    assert [sample.value for sample in samples if sample.name == "digits_handler_duration_seconds_count"] == [1]
