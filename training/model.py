@@ -1,7 +1,6 @@
 """DigitCNN, a network of 20,180 parameters, and the loading of saved models."""
 
 import zipfile
-from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -60,24 +59,13 @@ def fold_batch_norms(model: DigitCNN) -> DigitCNN:
 
 
 # The only classes that a whole model's pickle may contain; torch.load rejects others before anything runs.
-_ALLOWED: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-    DigitCNN,
-    nn.Conv2d,
-    nn.MaxPool2d,
-    nn.Dropout2d,
-    nn.Linear,
-]
+_ALLOWED: list[Any] = [DigitCNN, nn.Conv2d, nn.MaxPool2d, nn.Dropout2d, nn.Linear]
 
 
 def load_model(path: str | Path) -> nn.Module:
-    """Load a whole model, state dict or scripted model in evaluation mode, without running pickled code.
-
-    Raises ModelError if the file is missing, is none of these or contains anything else.
-    """
+    """Load a whole, scripted or state-dict model for evaluation, without running pickled code; or raise ModelError."""
     try:
         return _load_file(Path(path)).eval()
-    except ModelError:
-        raise
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file; `make train` writes the models") from error
     except Exception as error:  # torch raises many types for a damaged or malicious file

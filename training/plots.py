@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -11,10 +10,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from common.atomic import write_atomic
 from training.export import to_bytes
 from training.model import CLASSES
+from training.model_metrics import Epoch, Evaluation
 from training.torchvision_import import torchmetrics
-
-if TYPE_CHECKING:
-    from training.model_metrics import Epoch, Evaluation
 
 
 def write_figure(path: Path, figure: Figure, caption: str = "") -> None:
@@ -24,7 +21,7 @@ def write_figure(path: Path, figure: Figure, caption: str = "") -> None:
     write_atomic(path, to_bytes(lambda file: figure.savefig(file, format="png", dpi=110)))
 
 
-def plot_curves(history: Sequence["Epoch"], held_out: str, title: str, path: Path, caption: str = "") -> None:
+def plot_curves(history: Sequence[Epoch], held_out: str, title: str, path: Path, caption: str = "") -> None:
     """Plot loss and accuracy on training and held-out images over epochs."""
     figure = Figure(figsize=(9, 3.9), layout="constrained")
     figure.suptitle(title)
@@ -32,8 +29,7 @@ def plot_curves(history: Sequence["Epoch"], held_out: str, title: str, path: Pat
     for axes, name in zip(figure.subplots(1, 2), ("loss", "acc"), strict=True):
         for part, label in (("train", "training"), ("held", held_out)):
             axes.plot(epochs, [getattr(epoch, f"{part}_{name}") for epoch in history], ".-", label=label)
-        axes.set_xlabel("epoch")
-        axes.set_ylabel({"loss": "cross-entropy (nats)", "acc": "accuracy"}[name])
+        axes.set(xlabel="epoch", ylabel={"loss": "cross-entropy (nats)", "acc": "accuracy"}[name])
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
@@ -41,7 +37,7 @@ def plot_curves(history: Sequence["Epoch"], held_out: str, title: str, path: Pat
     write_figure(path, figure, caption)
 
 
-def plot_confusion_matrix(evaluation: "Evaluation", title: str, path: Path, caption: str = "") -> None:
+def plot_confusion_matrix(evaluation: Evaluation, title: str, path: Path, caption: str = "") -> None:
     """Plot counts by true digit (row) and predicted digit (column), with recall per row; only errors are colored."""
     metrics = torchmetrics.functional.classification
     counts = metrics.multiclass_confusion_matrix(evaluation.logits, evaluation.labels, CLASSES).numpy()

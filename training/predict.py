@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from handler.calibration import Calibration, read_calibration
 from handler.preprocessing import ImageError, frame_with_warnings, to_input
@@ -74,9 +74,7 @@ def run_predict(args: Namespace) -> int:
     return 1 if errors else 0
 
 
-@cache
-def _get_model(path: Path) -> nn.Module:
-    return load_model(path)
+_get_model = cache(load_model)
 
 
 @cache

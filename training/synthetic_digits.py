@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from handler.decoding import GrayImage
 from handler.preprocessing import frame_gray
-from training.synthetic_outliers import CANVAS, MNIST_SIDE
+from training.synthetic_outliers import CANVAS, reduce_to_mnist
 
 Random = np.random.Generator
 Stroke = list[tuple[float, float]]  # points of a polyline
@@ -40,7 +40,7 @@ def draw_digit(digit: int, random: Random) -> GrayImage:
         points = np.array(stroke) + random.normal(0, TREMOR, (len(stroke), 2)) + (0.5, 0.1)
         pixels = points * HEIGHT + (CANVAS - HEIGHT) / 2
         cv2.polylines(canvas, [pixels.round().astype(np.int32)], False, 255, thickness, cv2.LINE_AA)
-    return frame_gray(cv2.resize(frame_gray(canvas), (MNIST_SIDE, MNIST_SIDE), interpolation=cv2.INTER_AREA))
+    return frame_gray(reduce_to_mnist(frame_gray(canvas)))
 
 
 def draw_one(random: Random) -> list[Stroke]:

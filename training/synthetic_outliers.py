@@ -1,8 +1,4 @@
-"""Synthetic outliers for training: letters in stroke fonts, shapes, textures, scribbles, digit pairs.
-
-They lower the network's confidence on images that are not digits (Hendrycks, Mazeika, Dietterich: Deep anomaly
-detection with outlier exposure, ICLR 2019).
-"""
+"""Synthetic outliers for training (Hendrycks et al.: Deep anomaly detection with outlier exposure, ICLR 2019)."""
 
 import string
 from collections.abc import Callable
@@ -23,14 +19,8 @@ MNIST_RESOLUTION_RATIO = 0.6  # of the outliers; else soft edges alone would ide
 MNIST_SIDE = 28  # pixels
 LOOKALIKES = "BbDgIilOoqSsZz"  # letters that can be read as digits
 LETTERS = sorted(set(string.ascii_letters) - set(LOOKALIKES))
+PRINTS = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COMPLEX, cv2.FONT_HERSHEY_TRIPLEX)
 SCRIPTS = (cv2.FONT_HERSHEY_SCRIPT_SIMPLEX, cv2.FONT_HERSHEY_SCRIPT_COMPLEX)
-STROKE_FONTS = (
-    cv2.FONT_HERSHEY_SIMPLEX,
-    cv2.FONT_HERSHEY_DUPLEX,
-    cv2.FONT_HERSHEY_COMPLEX,
-    cv2.FONT_HERSHEY_TRIPLEX,
-    *SCRIPTS,
-)
 
 
 def make_outliers(frames: NDArray[np.uint8], count: int, random: Random) -> NDArray[np.uint8]:
@@ -46,12 +36,13 @@ def _draw_framed(draw: "Draw", frames: NDArray[np.uint8], random: Random) -> Gra
     while True:
         try:
             frame = frame_page(draw(frames, random)).frame  # no page detection: a texture is not a page
-            return frame_page(_reduce_to_mnist(frame)).frame if random.random() < MNIST_RESOLUTION_RATIO else frame
+            return frame_page(reduce_to_mnist(frame)).frame if random.random() < MNIST_RESOLUTION_RATIO else frame
         except ImageError:  # blank: draw another one
             continue
 
 
-def _reduce_to_mnist(frame: GrayImage) -> GrayImage:
+def reduce_to_mnist(frame: GrayImage) -> GrayImage:
+    """Return the frame at MNIST's resolution, uint8 [28,28]."""
     small: GrayImage = cv2.resize(frame, (MNIST_SIDE, MNIST_SIDE), interpolation=cv2.INTER_AREA)
     return small
 
@@ -59,7 +50,7 @@ def _reduce_to_mnist(frame: GrayImage) -> GrayImage:
 def draw_letter(_frames: NDArray[np.uint8], random: Random) -> GrayImage:
     """Draw a letter in a stroke font, slightly rotated, sheared and stretched."""
     canvas = np.zeros((CANVAS, CANVAS), np.uint8)
-    font, letter = int(random.choice(STROKE_FONTS)), str(random.choice(LETTERS))
+    font, letter = int(random.choice(PRINTS + SCRIPTS)), str(random.choice(LETTERS))
     if font in SCRIPTS and letter == "Q":  # looks like a 2
         letter = "R"
     thickness = int(random.integers(2, 12))

@@ -6,36 +6,21 @@ or torchmetrics, fails because two operators are undefined. Declaring them is en
 
 import importlib
 import sys
-from typing import Final
 
 import torch
 
 __all__ = ["torchmetrics", "torchvision"]
 
-_OPERATORS = (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-)
-
-
-def _import_torchvision() -> torch.library.Library | None:
-    """Import torchvision; return the library of declared operators, or None if none were missing."""
-    try:
-        importlib.import_module("torchvision")
-        return None
-    except RuntimeError as error:
-        if "operator torchvision::" not in str(error):
-            raise
+try:
+    importlib.import_module("torchvision")
+except RuntimeError as error:
+    if "operator torchvision::" not in str(error):
+        raise
     for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
         del sys.modules[name]
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for schema in _OPERATORS:
-        library.define(schema)
-    importlib.import_module("torchvision")
-    return library
+    _LIBRARY = torch.library.Library("torchvision", "FRAGMENT")  # keep a reference: it owns the declarations
+    for operator in ("nms", "qnms"):
+        _LIBRARY.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
-
-_LIBRARY: Final = _import_torchvision()  # keep a reference: it owns the declarations
-
-import torchmetrics  # noqa: E402 - imports torchvision
-import torchvision  # noqa: E402
+import torchmetrics
+import torchvision
