@@ -1,8 +1,4 @@
-"""The augmented training data of an epoch.
-
-An augmentation pass is one augmented copy of the training set: some images are replaced by synthetic digits, all are
-augmented and framed by the code that serving uses. A recipe sets the number of passes; epochs cycle through them.
-"""
+"""Augmentation passes: augmented copies of the training set, framed as in serving; epochs cycle through them."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,10 +26,7 @@ Frames = NDArray[np.uint8]  # [n,64,64]
 
 
 class AugmentedData:
-    """Creates augmentation passes of the images and of `outlier_count` outliers on demand, in parallel processes.
-
-    A pass depends only on its number and the seed, so resumed training gets the same ones.
-    """
+    """Creates passes of the images and of `outlier_count` outliers in parallel; number and seed determine a pass."""
 
     def __init__(self, images: LabeledImages, passes: int, outlier_count: int, seed: int, processes: int = 1) -> None:
         self.frames, self.labels = images.frames, images.labels

@@ -98,10 +98,7 @@ def make_record(
     drift_baseline: dict[str, Any] | None = None,
     start: "InitialModel | None" = None,
 ) -> dict[str, Any]:
-    """Return the content of model.json: everything that determines the run, and its metrics.
-
-    It has no date, so repeating a run writes the same file. Without a drift baseline a server reports no drift.
-    """
+    """Return model.json: everything that determines the run, and its metrics; no date, so a repeated run is equal."""
     return {
         "version": __version__,
         "run_id": trainer.run_id,

@@ -55,7 +55,7 @@ class Evaluation:
 
 
 def compute_accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Return the accuracy of logits [N,10], 0..1, computed by torchmetrics."""
+    """Return the accuracy of logits [N,10], 0..1."""
     multiclass_accuracy = torchmetrics.functional.classification.multiclass_accuracy
     return float(multiclass_accuracy(logits, labels, CLASSES, average="micro"))
 

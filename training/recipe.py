@@ -50,8 +50,7 @@ class Config:
         }  # fmt: skip
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
-                option = name.replace("_", "-")
-                raise ConfigError(f"--{option} {getattr(self, name)}; expected {low} to {high}")
+                raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}; expected {low} to {high}")
 
 
 RECIPES: Final = {
@@ -75,10 +74,7 @@ TEACHER: Final[dict[str, Any]] = {
 
 
 def make_config(recipe: str, **changes: Any) -> Config:
-    """Return the Config of a named recipe or a recipe file, with fields replaced by the changes that are not None.
-
-    Raises ConfigError if the recipe does not exist or the file is invalid.
-    """
+    """Return the Config of a named recipe or file, with the changes that are not None; raise ConfigError if invalid."""
     base = (RECIPES | {FINE_TUNING.recipe: FINE_TUNING}).get(recipe) or _read_recipe(Path(recipe))
     return replace(base, **{name: value for name, value in changes.items() if value is not None})
 

@@ -1,8 +1,4 @@
-"""The training loop: `fit` trains a model from a Config and can be stopped and resumed.
-
-A teacher, if the recipe has one, is trained first by the same loop. A checkpoint is written after every epoch.
-Resumed training gives bit-identical weights on the CPU of the same machine with the same number of threads.
-"""
+"""The training loop; resumed training is bit-identical on the same machine's CPU with as many threads."""
 
 import hashlib
 import json
@@ -11,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - as all of torch writes it
@@ -26,13 +22,11 @@ from handler.preprocessing import to_input
 from training.augmented_data import AugmentedData
 from training.data import DataSet, LabeledImages
 from training.export import to_bytes
+from training.fine_tuning import InitialModel
 from training.model import DigitCNN, fold_batch_norms
 from training.model_metrics import Epoch, compute_accuracy, evaluate_model
 from training.recipe import TEACHER, Config
 from training.teacher import Teacher
-
-if TYPE_CHECKING:
-    from training.fine_tuning import InitialModel
 
 TRAINING_VERSION = 4  # increase it when a change of code changes the weights
 OUTLIER_WEIGHT = 0.06  # weight of the outliers in the loss; 0.5, as in Hendrycks et al., costs accuracy
@@ -59,7 +53,7 @@ def choose_images(config: Config, data: DataSet) -> tuple[LabeledImages, Labeled
     return data.train, data.validation, "validation"
 
 
-def make_run_id(config: Config, data: DataSet, start: "InitialModel | None" = None) -> str:
+def make_run_id(config: Config, data: DataSet, start: InitialModel | None = None) -> str:
     """Hash everything that determines the weights: training version, config, data, torch version, initial weights."""
     weights = [start.sha256] if start else []
     determinants = [TRAINING_VERSION, asdict(config), data.sha256, torch.__version__, *weights]
@@ -86,7 +80,7 @@ class Trainer:
         augmented: AugmentedData | None = None,
         teacher: nn.Module | None = None,
         network: Callable[[], nn.Module] | None = None,
-        start: "InitialModel | None" = None,
+        start: InitialModel | None = None,
     ) -> None:
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
@@ -115,7 +109,11 @@ class Trainer:
         """Train on all training images once, evaluate the held-out images and append to the history."""
         self.model.train()
         number = len(self.history)
-        data = self.load_epoch(number)
+        data = EpochData(
+            self.augmented.get_digits(number),
+            self.augmented.get_outliers(number) if self.config.outlier_ratio else None,
+            self.augmented.get_teacher_logits(number, self.teacher) if self.teacher else None,
+        )
         batches = torch.randperm(len(self.train), generator=self.order).split(self.config.batch_size)
         outputs = [self.train_batch(rows, data) for rows in show_progress(batches, f"epoch {number}")]
         losses, logits, labels = (torch.cat(column) for column in zip(*outputs, strict=True))
@@ -123,14 +121,6 @@ class Trainer:
         accuracy = compute_accuracy(logits, labels)
         self.history.append(Epoch(number, float(losses.mean()), accuracy, held_out.loss, held_out.accuracy))
         return self.history[-1]
-
-    def load_epoch(self, number: int) -> EpochData:
-        """Return the augmented data of an epoch."""
-        return EpochData(
-            self.augmented.get_digits(number),
-            self.augmented.get_outliers(number) if self.config.outlier_ratio else None,
-            self.augmented.get_teacher_logits(number, self.teacher) if self.teacher else None,
-        )
 
     def train_batch(self, rows: Tensor, data: EpochData) -> tuple[Tensor, Tensor, Tensor]:
         """Train on one batch; return loss [n], logits [n,10] and labels [n] of its digits, detached."""
@@ -160,10 +150,7 @@ class Trainer:
         return losses.detach(), logits.detach(), labels
 
     def compute_distillation_loss(self, logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        """Return the distillation loss of Hinton, Vinyals, Dean: Distilling the knowledge in a neural network, 2015.
-
-        Cross-entropy has the gradient of the KL divergence; the two differ by the teacher's entropy.
-        """
+        """Return the distillation loss: KL divergence plus the teacher's entropy; Hinton et al., arXiv:1503.02531."""
         temperature = self.config.distillation_temperature
         return F.cross_entropy(logits / temperature, F.softmax(teacher_logits / temperature, 1)) * temperature**2
 
@@ -209,8 +196,7 @@ class Trainer:
 def _make_scheduler(config: Config, optimizer: torch.optim.Optimizer, images: int) -> LRScheduler | None:
     if config.schedule == "constant":
         return None
-    steps = config.epochs * -(-images // config.batch_size)
-    return OneCycleLR(optimizer, max_lr=config.lr, total_steps=steps)
+    return OneCycleLR(optimizer, config.lr, epochs=config.epochs, steps_per_epoch=-(-images // config.batch_size))
 
 
 def _make_ema_update(decay: float) -> Callable[[Any, Any, Any], None]:
@@ -228,7 +214,7 @@ def fit(
     checkpoint: Path | None = None,
     resume: bool = False,
     report: Callable[[str], None] = print,
-    start: "InitialModel | None" = None,
+    start: InitialModel | None = None,
 ) -> Trainer:
     """Train teacher and digit model, report a line and write `checkpoint` after every epoch; return the trainer."""
     images = choose_images(config, data)[0]

@@ -1,7 +1,4 @@
-"""Hyperparameter search with Optuna: minimizes the loss on the validation split and prunes poor trials.
-
-The study is stored in an SQLite file, from which a stopped search resumes.
-"""
+"""Hyperparameter search with Optuna; the study is an SQLite file, from which a stopped search resumes."""
 
 import json
 from argparse import Namespace
@@ -68,14 +65,12 @@ def _get_searched_options(config: Config) -> dict[str, Any]:
 def run_study(
     config: Config, data: DataSet, trials: int, folder: Path, report: Callable[[str], None] = print
 ) -> optuna.Study:
-    """Run trials until the study in `folder` has `trials`; write the best recipe and a plot after every trial.
-
-    Raises ResumeError if the existing study has other data or another initial recipe.
-    """
+    """Run trials until the study in `folder` has `trials`; raise ResumeError if its data or initial recipe differ."""
     study = _open_study(config, data, folder)
     largest = replace(config, outlier_ratio=max(MAX_OUTLIER_RATIO, config.outlier_ratio))
     augmented = make_augmented_data(largest, choose_images(config, data)[0])
-    while (done := len(_list_finished_trials(study))) < trials:
+    finished = (TrialState.COMPLETE, TrialState.PRUNED)
+    while (done := len(study.get_trials(deepcopy=False, states=finished))) < trials:
         report(f"trial {done + 1} of {trials}")
         study.optimize(lambda trial: _run_trial(trial, config, data, augmented, report), n_trials=1)
         if study.best_trials:
@@ -100,19 +95,10 @@ def _open_study(config: Config, data: DataSet, folder: Path) -> optuna.Study:
     study.sampler = optuna.samplers.TPESampler(seed=seed)
     if not study.trials:
         study.enqueue_trial(_get_searched_options(config))
-    _repeat_stopped(study)
-    return study
-
-
-def _repeat_stopped(study: optuna.Study) -> None:
-    """Enqueue the trials that were running when the search was stopped."""
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):  # repeat those that were stopped
         study.tell(trial.number, state=TrialState.FAIL)
         study.enqueue_trial(trial.params)
-
-
-def _list_finished_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    return study
 
 
 def _run_trial(
