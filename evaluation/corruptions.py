@@ -55,10 +55,8 @@ def _enlarge(image: Images) -> Images:
 def rotate(images: Images, random: np.random.Generator) -> list[Images]:
     """Rotate by up to MAX_ROTATION either way."""
     angles = random.uniform(-MAX_ROTATION, MAX_ROTATION, len(images))
-    return [
-        np.asarray(Image.fromarray(image).rotate(float(angle), Image.Resampling.BICUBIC))
-        for image, angle in zip(images, angles, strict=True)
-    ]
+    pairs = zip(map(Image.fromarray, images), angles.tolist(), strict=True)
+    return [np.asarray(image.rotate(angle, Image.Resampling.BICUBIC)) for image, angle in pairs]
 
 
 def blur(images: Images, _random: np.random.Generator) -> list[Images]:

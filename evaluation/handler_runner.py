@@ -55,9 +55,8 @@ class HandlerRunner:
     def predict(self, images: list[bytes], name: str) -> Predictions:
         """Predict all images in batches of the shipped size; raise ValueError for any error other than 422."""
         starts = show_progress(range(0, len(images), self.batch_size), name)
-        responses = [
-            response for start in starts for response in self._predict_batch(images[start : start + self.batch_size])
-        ]
+        batches = (images[start : start + self.batch_size] for start in starts)
+        responses = [response for batch in batches for response in self._predict_batch(batch)]
         blank = np.array([status == 422 for status, _ in responses])
         missing: dict[str, Any] = {"digit": -1, "probabilities": [0.0] * CLASSES, "accepted": False}
         predictions = [missing if status == 422 else body for status, body in responses]

@@ -1,7 +1,6 @@
 """Outliers: grayscale images uint8 [H,W] of many sizes that show no digit."""
 
 import gzip
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -65,11 +64,8 @@ def load_fashion_mnist() -> Images:
 
 def draw_letters(random: Random) -> list[Images]:
     """Draw all LETTERS, light on dark, in all FONTS and one random size from every range of FONT_SIZES."""
-    fonts = [
-        ImageFont.truetype(FONT_FOLDER / f"{font}.ttf", int(random.integers(*sizes, endpoint=True)))
-        for font in FONTS
-        for sizes in FONT_SIZES
-    ]
+    styles = [(font, int(random.integers(*sizes, endpoint=True))) for font in FONTS for sizes in FONT_SIZES]
+    fonts = [ImageFont.truetype(FONT_FOLDER / f"{font}.ttf", size) for font, size in styles]
     return [_draw_letter(letter, font, random) for font in fonts for letter in LETTERS]
 
 
@@ -114,11 +110,8 @@ _NOISES: Final = (_make_uniform_noise, _make_gaussian_noise, _make_salt_and_pepp
 
 def make_textures(random: Random, count: int) -> list[Images]:
     """Return images filled by a pattern, the kinds of TEXTURES in turn, with a random contrast from MIN_CONTRAST."""
-    makers = list(TEXTURES.values())
-    return [
-        _set_contrast(makers[row % len(makers)](_sample_shape(random, IMAGE_SIDES), random), random)
-        for row in range(count)
-    ]
+    makers = [TEXTURES[row % len(TEXTURES)] for row in range(count)]
+    return [_set_contrast(make(_sample_shape(random, IMAGE_SIDES), random), random) for make in makers]
 
 
 def _make_grating(shape: Shape, random: Random) -> Field:
@@ -136,10 +129,8 @@ def _make_lines(shape: Shape, random: Random) -> Field:
 
 
 def _make_wood(shape: Shape, random: Random) -> Field:
-    """Return wood grain: a grating bent by smooth noise."""
     grain = _rotate_coordinates(shape, random)[0] / _sample_period(shape, random)
-    grain = grain + 2 * _make_smooth_noise(shape, WOOD_KNOT_DISTANCE, random)
-    return np.asarray(grain % 1)
+    return np.asarray((grain + 2 * _make_smooth_noise(shape, WOOD_KNOT_DISTANCE, random)) % 1)
 
 
 def _make_dots(shape: Shape, random: Random) -> Field:
@@ -151,14 +142,7 @@ def _make_clouds(shape: Shape, random: Random) -> Field:
     return _make_smooth_noise(shape, _sample_period(shape, random), random)
 
 
-TEXTURES: Final[dict[str, Callable[[Shape, Random], Field]]] = {
-    "grating": _make_grating,
-    "checkerboard": _make_checkerboard,
-    "lines": _make_lines,
-    "wood": _make_wood,
-    "dots": _make_dots,
-    "clouds": _make_clouds,
-}
+TEXTURES: Final = (_make_grating, _make_checkerboard, _make_lines, _make_wood, _make_dots, _make_clouds)
 
 
 def _sample_shape(random: Random, sides: tuple[int, int]) -> Shape:

@@ -1,7 +1,6 @@
 """Evaluate the current model, through the handler, on all image sets; write docs/report.md and its figures."""
 
 import argparse
-import json
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -21,6 +20,7 @@ from training.data import load_raw_images
 from training.export import RECORD
 from training.model_metrics import Evaluation
 from training.plots import plot_confusion_matrix
+from training.runs import read_record
 
 SEED = 3  # of all generated sets
 FIGURES = Path("report")  # beside report.md
@@ -75,25 +75,22 @@ The wrong predictions with the highest confidence, beside the frame that the mod
 
 
 def run_report(args: argparse.Namespace) -> int:
-    """Write the report and print its path."""
-    print(write_report(args.data, args.out, args.photos, args.outliers, args.part))
-    return 0
-
-
-def write_report(source: str, folder: Path, photos: int, outliers: int, part: str = "test") -> Path:
-    """Write report.md and its figures to `folder`, for MNIST's `part` in `source`; raise DataError if it is missing."""
+    """Write report.md and its figures, print its path; raise DataError if MNIST's part is missing."""
+    source, part, photos, outliers = args.data, args.part, args.photos, args.outliers
     images, labels = load_raw_images(source, part)
     with start_handler() as handler:
         digit_sets = chain(sets.make_digit_sets(images, labels, SEED, photos), [sets.load_scikit_learn_digits()])
         digits = [evaluate_set(handler, image_set) for image_set in digit_sets]
         others = [evaluate_set(handler, image_set) for image_set in _make_outlier_sets(outliers)]
     command = f"python -m evaluation report --data {source} --part {part} --photos {photos} --outliers {outliers}"
-    (folder / FIGURES).mkdir(parents=True, exist_ok=True)
-    _plot_figures(folder / FIGURES, digits, images, f"run {_read_record()['run_id']}; {command}")
+    (args.out / FIGURES).mkdir(parents=True, exist_ok=True)
+    _plot_figures(args.out / FIGURES, digits, images, f"run {read_record(ROOT)['run_id']}; {command}")
     trained_on = "mnist5k, most of which the shipped model was trained on"
     data = trained_on if source == "mnist5k" else f"MNIST's {part} images"
-    (folder / "report.md").write_text(_render_page(data, command, digits, others))
-    return folder / "report.md"
+    path = args.out / "report.md"
+    path.write_text(_render_page(data, command, digits, others))
+    print(path)
+    return 0
 
 
 def _make_outlier_sets(count: int) -> Iterator[sets.ImageSet]:
@@ -102,10 +99,6 @@ def _make_outlier_sets(count: int) -> Iterator[sets.ImageSet]:
     except MissingDatasetError as missing:
         print(f"skipped: {missing}")
     yield from sets.make_outlier_sets(SEED, count)
-
-
-def _read_record() -> dict[str, str]:
-    return dict(json.loads((ROOT / RECORD).read_text()))
 
 
 def _plot_figures(folder: Path, digits: list[Result], images: NDArray[np.uint8], caption: str) -> None:
@@ -139,7 +132,7 @@ def _render_page_on_table(gray: NDArray[np.uint8]) -> bytes:
 def _render_page(data: str, command: str, digits: list[Result], outliers: list[Result]) -> str:
     calibration = read_calibration(ROOT / RECORD)
     return PAGE.format(
-        run=_read_record()["run_id"],
+        run=read_record(ROOT)["run_id"],
         data=data,
         command=command,
         bins=BINS,

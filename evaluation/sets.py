@@ -1,6 +1,6 @@
 """Named sets of encoded images, with labels if they show digits; seed and name determine every byte of a set."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Final
@@ -40,47 +40,37 @@ def encode_png(gray: Images) -> bytes:
 
 def make_digit_sets(images: Images, labels: Labels, seed: int, photos: int) -> Iterator[ImageSet]:
     """Yield the digits uint8 [N,28,28] unchanged, under every corruption, and `photos` of them as synthetic photos."""
-    yield ImageSet(CLEAN, _encode_pngs(CLEAN, images), labels)
+    yield _encode_set(CLEAN, images, labels)
     for name, corrupt in CORRUPTIONS.items():
-        yield ImageSet(name, _encode_pngs(name, corrupt(images, _make_generator(seed, name))), labels)
-    yield _make_photo_set(images, labels, _make_generator(seed, PHOTO_LIKE), photos)
+        yield _encode_set(name, corrupt(images, _make_generator(seed, name)), labels)
+    random = _make_generator(seed, PHOTO_LIKE)
+    rows = random.permutation(len(images))[:photos]
+    encoded = [make_photo(images[row], random) for row in show_progress(rows, PHOTO_LIKE)]
+    yield ImageSet(PHOTO_LIKE, encoded, labels[rows])
 
 
 def load_scikit_learn_digits() -> ImageSet:
     """Load scikit-learn's 1,797 digits of 8x8 pixels: other writers, another scanner."""
     digits = load_digits()
     images = np.rint(digits.images * 255 / SCIKIT_LEARN_WHITE).astype(np.uint8)
-    return ImageSet("scikit-learn digits", [encode_png(image) for image in images], digits.target.astype(np.int64))
+    return _encode_set("scikit-learn digits", images, digits.target.astype(np.int64))
 
 
 def load_fashion_mnist_set() -> ImageSet:
     """Load Fashion-MNIST's 10,000 test images; raise MissingDatasetError if it is not installed."""
-    return ImageSet("Fashion-MNIST", _encode_pngs("Fashion-MNIST", outlier_sets.load_fashion_mnist()), None)
+    return _encode_set("Fashion-MNIST", outlier_sets.load_fashion_mnist())
 
 
 def make_outlier_sets(seed: int, count: int) -> Iterator[ImageSet]:
     """Yield the generated outliers: all letters, then `count` blank images, as many of noise and of textures."""
-    yield ImageSet(
-        "letters", _encode_pngs("letters", outlier_sets.draw_letters(_make_generator(seed, "letters"))), None
-    )
-    makers: dict[str, Callable[[np.random.Generator, int], list[Images]]]
-    makers = {
-        "blank": outlier_sets.make_blank_images,
-        "noise": outlier_sets.make_noise_images,
-        "texture": outlier_sets.make_textures,
-    }
-    for name, make_images in makers.items():
-        yield ImageSet(name, _encode_pngs(name, make_images(_make_generator(seed, name), count)), None)
+    yield _encode_set("letters", outlier_sets.draw_letters(_make_generator(seed, "letters")))
+    yield _encode_set("blank", outlier_sets.make_blank_images(_make_generator(seed, "blank"), count))
+    yield _encode_set("noise", outlier_sets.make_noise_images(_make_generator(seed, "noise"), count))
+    yield _encode_set("texture", outlier_sets.make_textures(_make_generator(seed, "texture"), count))
 
 
-def _make_photo_set(images: Images, labels: Labels, random: np.random.Generator, count: int) -> ImageSet:
-    rows = random.permutation(len(images))[:count]
-    photos = [make_photo(images[row], random) for row in show_progress(rows, PHOTO_LIKE)]
-    return ImageSet(PHOTO_LIKE, photos, labels[rows])
-
-
-def _encode_pngs(name: str, images: Iterable[Images]) -> list[bytes]:
-    return [encode_png(image) for image in show_progress(images, name)]
+def _encode_set(name: str, images: Iterable[Images], labels: Labels | None = None) -> ImageSet:
+    return ImageSet(name, [encode_png(image) for image in show_progress(images, name)], labels)
 
 
 def _make_generator(seed: int, name: str) -> np.random.Generator:

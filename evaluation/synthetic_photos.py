@@ -1,7 +1,4 @@
-"""Synthetic photos of handwritten digits: pen on a page under uneven light, as JPEG.
-
-Digit -> stroke -> page, light and shadow -> camera. The digit is a real one; everything else is random.
-"""
+"""Synthetic photos of real handwritten digits: pen on a page under random uneven light, as JPEG."""
 
 from dataclasses import dataclass
 from io import BytesIO
@@ -20,6 +17,7 @@ ASPECT_RATIOS: Final = (1.0, 4 / 3)
 DIGIT_SIZES: Final = (0.15, 0.70)  # of the photo's shorter side; the digit's longer side
 BORDER: Final = 0.02  # of the shorter side, between the digit and the photo's edge
 CORNER_SHIFT: Final = 0.08  # of width and height; largest shift of a corner by perspective
+UNIT_SQUARE: Final = np.array([(0, 0), (1, 0), (1, 1), (0, 1)])  # its corners (x, y)
 
 MARGIN: Final = 1  # pixels of the 28x28 image around the digit, which keep the stroke's edge whole
 UPSAMPLING: Final = 8  # factor on the 28x28 image's resolution while it is smoothed
@@ -73,7 +71,10 @@ def make_photo(gray: NDArray[np.uint8], random: Random) -> bytes:
     size = _sample_size(random)
     light = _render_page(size, random)
     _write_digit(light, gray, size, random)
-    return _encode_jpeg(_simulate_camera(light, size, random), random)
+    photo = Image.fromarray(_simulate_camera(light, size, random))
+    file = BytesIO()
+    photo.save(file, "JPEG", quality=int(random.integers(*JPEG_QUALITIES, endpoint=True)))
+    return file.getvalue()
 
 
 def _sample_size(random: Random) -> _Size:
@@ -94,7 +95,6 @@ def _write_digit(light: Field, gray: NDArray[np.uint8], size: _Size, random: Ran
 
 
 def _crop_digit(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the digit's bounding box with MARGIN around it."""
     rows, columns = (np.flatnonzero(gray.max(axis) >= gray.max() / 4) for axis in (1, 0))
     padded = np.pad(gray, MARGIN)
     return padded[rows[0] : rows[-1] + 1 + 2 * MARGIN, columns[0] : columns[-1] + 1 + 2 * MARGIN]
@@ -102,13 +102,13 @@ def _crop_digit(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _place_corners(digit: NDArray[np.uint8], size: _Size, random: Random) -> NDArray[np.float64]:
     """Return where the digit's four corners (x, y) [4,2] lie in the photo, in perspective."""
-    frame = np.array([(0, 0), (1, 0), (1, 1), (0, 1)]) * (size.width, size.height)
+    frame = UNIT_SQUARE * (size.width, size.height)
     shifted = frame + random.uniform(-CORNER_SHIFT, CORNER_SHIFT, (4, 2)) * (size.width, size.height)
     perspective = cv2.getPerspectiveTransform(frame.astype(np.float32), shifted.astype(np.float32))
     height, width = digit.shape
     margins = max(height, width) / max(1, max(height, width) - 2 * MARGIN)
     longer = min(random.uniform(*DIGIT_SIZES) * margins, 1 - 2 * BORDER) * size.shorter
-    box = (frame / (size.width, size.height)) * (width, height) * (longer / max(height, width))
+    box = UNIT_SQUARE * (width, height) * (longer / max(height, width))
     box += random.uniform(0, 1, 2) * (np.array([size.width, size.height]) - box.max(0))
     corners = cv2.perspectiveTransform(box[None], perspective)[0]
     corners = (corners - corners.min(0)) * (longer / np.ptp(corners, 0).max())
@@ -122,8 +122,10 @@ def _render_stroke(digit: NDArray[np.uint8], corners: NDArray[np.float64], box: 
     height, width = digit.shape
     scale = max(box.height, box.width) / max(height, width)
     size = (round(width * scale), round(height * scale))
-    enlarged = cv2.resize(_smooth_digit(digit), size, interpolation=cv2.INTER_CUBIC)
-    source = np.array([(0, 0), (1, 0), (1, 1), (0, 1)]) * size
+    finer = cv2.resize(digit, None, fx=UPSAMPLING, fy=UPSAMPLING, interpolation=cv2.INTER_CUBIC)
+    smooth = cv2.GaussianBlur(finer, (0, 0), SMOOTHING * UPSAMPLING)
+    enlarged = cv2.resize(smooth, size, interpolation=cv2.INTER_CUBIC)
+    source = UNIT_SQUARE * size
     perspective = cv2.getPerspectiveTransform(source.astype(np.float32), corners.astype(np.float32))
     warped = cv2.warpPerspective(enlarged, perspective, (box.width, box.height), flags=cv2.INTER_LINEAR)
     level = random.uniform(*STROKE_LEVELS)
@@ -132,11 +134,6 @@ def _render_stroke(digit: NDArray[np.uint8], corners: NDArray[np.float64], box: 
     covered = (steps * steps * (3 - 2 * steps)).astype(np.float32)[warped]
     gaps = np.clip(_make_smooth_noise(box, max(4, round(scale)), random) / 4 + 0.5, 0, 1)
     return np.asarray(covered * (1 - STROKE_GAPS * gaps), np.float32)
-
-
-def _smooth_digit(digit: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    finer = cv2.resize(digit, None, fx=UPSAMPLING, fy=UPSAMPLING, interpolation=cv2.INTER_CUBIC)
-    return np.asarray(cv2.GaussianBlur(finer, (0, 0), SMOOTHING * UPSAMPLING), np.uint8)
 
 
 def _render_page(size: _Size, random: Random) -> Field:
@@ -214,9 +211,3 @@ def _simulate_camera(light: Field, size: _Size, random: Random) -> NDArray[np.ui
         light = np.asarray(cv2.GaussianBlur(light, (0, 0), sigma), np.float32)
     noise = _tile_noise(random, size, 3) * np.float32(random.uniform(*SENSOR_NOISE_SIGMAS))
     return np.asarray(np.clip(cv2.scaleAdd(light, 255.0, noise), 0, 255), np.uint8)
-
-
-def _encode_jpeg(image: NDArray[np.uint8], random: Random) -> bytes:
-    file = BytesIO()
-    Image.fromarray(image).save(file, "JPEG", quality=int(random.integers(*JPEG_QUALITIES, endpoint=True)))
-    return file.getvalue()
