@@ -160,12 +160,12 @@ def _set_response(context: Any, index: int, request: Request) -> None:
     request.request_id = context.get_request_id(index)
     context.set_response_status(request.status, HTTPStatus(request.status).phrase, index)
     context.set_response_content_type(index, request.content_type)
-    _protect_worker(context, index)
+    _handle_streaming_grpc(context, index)
     if request.correlation_id:
         context.set_response_header(index, CORRELATION_HEADER, request.correlation_id)
 
 
-def _protect_worker(context: Any, index: int) -> None:
+def _handle_streaming_grpc(context: Any, index: int) -> None:
     """Keep TorchServe from ending the worker after a streaming gRPC call; those have no HTTP headers."""
     headers = {name for name, value in context.get_all_request_header(index).items() if isinstance(value, str)}
     if not headers:

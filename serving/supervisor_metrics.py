@@ -13,7 +13,7 @@ from serving.collector import Collector
 from serving.config import Config
 from serving.worker_metrics import WorkerMetrics
 
-POLL_SECONDS = 2.0
+UPDATE_SECONDS = 2.0
 
 
 class SupervisorMetrics:
@@ -41,7 +41,7 @@ class SupervisorMetrics:
         ended = threading.Event()
 
         def run() -> None:
-            while not ended.wait(POLL_SECONDS):
+            while not ended.wait(UPDATE_SECONDS):
                 try:
                     poll()
                 except Exception as error:  # caused by a foreign handler or file, or a missing certificate
@@ -53,4 +53,4 @@ class SupervisorMetrics:
             yield
         finally:
             ended.set()
-            thread.join(5 * POLL_SECONDS)
+            thread.join(5 * UPDATE_SECONDS)

@@ -8,7 +8,7 @@ import psutil
 from digits_client.types import Version
 
 
-def measure_cpu_time(versions: Iterable[Version]) -> dict[str, float]:
+def measure_activity(versions: Iterable[Version]) -> dict[str, float]:
     """Return the READY workers' CPU seconds by version; they differ between calls while a worker has a request."""
     return {
         version.version: sum(_measure_worker(worker.pid) for worker in version.workers if worker.status == "READY")
