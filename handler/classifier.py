@@ -17,8 +17,8 @@ MODEL_BATCH_SIZE = 32
 class Classifier:
     """The scripted model and the calibration of its model.json."""
 
-    def __init__(self, scripted: Path, record: Path, version: str) -> None:
-        self.calibration = read_calibration(record)
+    def __init__(self, scripted: Path, record_path: Path, version: str) -> None:
+        self.calibration = read_calibration(record_path)
         self.network = load_gray_network(scripted)
         self.version = version
 

@@ -1,4 +1,4 @@
-"""python -m monitoring start      run Prometheus on http://127.0.0.1:9090 until Ctrl-C"""
+"""Command line of monitoring, `python -m monitoring start`: run Prometheus on http://127.0.0.1:9090 until Ctrl-C."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""The served state: which versions are registered, promoted and scaled, across restarts.
+"""State: the registered, promoted and scaled versions, as an immutable value; reads and writes served.json.
 
 TorchServe writes a snapshot into logs/config on every change, before it responds to the request. The supervisor merges
 these snapshots into one file, `served.json`, and removes them; a reader merges those that are still there. So no change
@@ -106,6 +106,7 @@ def apply_new_snapshots(config: Config, state: State) -> State:
 
 def write_state(config: Config, state: State) -> None:
     """Write the state to the disk, then remove the snapshots that it contains."""
+    # "folded" is the file format's name of the applied snapshots.
     text = json.dumps({"history": state.history, "models": state.models, "folded": sorted(state.applied)}, indent=2)
     write_atomic(config.state_file, f"{text}\n".encode())
     for name in state.applied:

@@ -1,4 +1,4 @@
-"""Saves which versions are registered, promoted and scaled, and reports when that fails."""
+"""Tracks the state while the server runs, saves every change, and retries a save that failed."""
 
 import threading
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from digits_client.management import ManagementClient
 from digits_client.types import Version
 from serving.archive import check_archive, get_archive_path, read_settings
 from serving.config import FIRST_VERSION, Config
-from serving.worker_activity import measure_activity
 from serving.state import State, Versions, apply_new_snapshots, discard_snapshots, read_state, write_state
+from serving.worker_activity import measure_activity
 
 
 class StateStore:

@@ -13,7 +13,6 @@ from digits_client.transport import write_server
 from digits_client.types import make_sort_key
 from handler.protocol import METRICS_FOLDER, REQUEST_LOG_LEVEL, REQUEST_LOG_PATH
 from serving.config import DRAW_PATH, MODEL, Config, ServingError
-from serving.worker_activity import measure_activity
 from serving.http_server import HttpApp
 from serving.lock import Lock, hold_lock
 from serving.log_rotation import LogRotation
@@ -26,12 +25,13 @@ from serving.state_store import StateStore
 from serving.supervisor_metrics import SupervisorMetrics
 from serving.tokens import Tokens
 from serving.torchserve import TorchServe
+from serving.worker_activity import measure_activity
 
 READY_SECONDS = 120.0  # after which a start fails
 DRAIN_SECONDS = 30.0
 MAX_RESTARTS, RESTART_WINDOW_SECONDS = 5, 600.0  # more restarts within the window end the supervisor
 RESTART_DELAY_SECONDS = 1.0  # added to the delay with every restart
-WAIT_SECONDS = 0.1
+WAIT_SECONDS = 0.1  # between checks whether TorchServe still runs
 
 
 class RunOptions(NamedTuple):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.evaluate_served import predict_served, predict_offline
+from benchmarks.evaluate_served import predict_offline, predict_served
 from digits_client.client import DigitsClient
 from digits_client.exceptions import ApiError
 from digits_client.types import Prediction

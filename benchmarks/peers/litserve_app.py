@@ -1,7 +1,8 @@
-"""python -m benchmarks.peers.litserve_app PORT WORKERS
+"""Peer: LitServe.
 
-LitServe as its documentation recommends for throughput: batching, several workers per device, several API servers and
-its fast queue (https://lightning.ai/docs/litserve). It accepts JSON or a form, not a raw image; forms, no batching or
+python -m benchmarks.peers.litserve_app PORT WORKERS
+It is as its documentation recommends for throughput: batching, several workers per device, several API servers and its
+fast queue (https://lightning.ai/docs/litserve). It accepts JSON or a form, not a raw image; forms, no batching or
 another queue are slower.
 """
 
