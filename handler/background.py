@@ -9,7 +9,7 @@ import numpy as np
 from handler.decoding import WORKING_SIZE, GrayImage
 
 SMALL_SIZE = 64  # longer side, in pixels, of the largest image that the digit may fill, and that is not a photograph
-NARROW_SIZE = 24  # side, in pixels, below which width does not tell strokes from background
+NARROW_SIZE = 24  # side, in pixels, below which strokes and background do not differ in width
 MAX_NARROW_NOISE = 3  # noise, in gray levels, along a narrow image's border; more means that the digit crosses it
 MIN_DARK_BORDER = 0.8  # share of dark border pixels from which a light page on a darker surface is looked for
 MIN_BRIGHT_BORDER = 0.98  # share of bright border pixels from which a dark page on a lighter surface is looked for

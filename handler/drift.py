@@ -6,8 +6,6 @@ to look into. For 500 images of the baseline's own distribution the expected PSI
 (B. Yurdakul: Statistical properties of population stability index, Western Michigan University 2018).
 
 Workers count images in these bins, training writes the baseline's shares into model.json, the supervisor compares.
-Features and keys have the names of model.json's format, which the metrics' names do not follow: `ink` is the
-foreground ratio, `picture_size` the image size, `pictures` the number of images.
 This module imports neither numpy nor other modules of the project.
 """
 
@@ -27,7 +25,7 @@ CONFIDENCE_BINS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.
 FOREGROUND_BINS = (0.05, 0.07, 0.08, 0.09, 0.1, 0.11, 0.12, 0.13, 0.14, 0.16, 0.18, 0.2, 0.25, 0.3)
 STROKE_WIDTH_BINS = (2.0, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 6.5, 7.0, 8.0, 9.0, 10.0, 12.0, 16.0)
 IMAGE_SIZE_BINS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192)
-_BUCKETS = {
+_BUCKETS = {  # feature by metric; features keep the names and keys of model.json, a file format; metrics need not
     "digits_confidence_bucket": "confidence",
     "digits_foreground_ratio_bucket": "ink",
     "digits_stroke_width_pixels_bucket": "stroke_width",

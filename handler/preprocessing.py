@@ -44,10 +44,7 @@ def frame_with_warnings(image: bytes) -> FramedImage:
 
 
 def load_gray(image: bytes) -> tuple[GrayImage, ImageInfo]:
-    """Load an image as upright, opaque grayscale of at most WORKING_SIZE pixels a side, with its format and size.
-
-    Raises ImageError 400 or 413.
-    """
+    """Load an image as upright, opaque gray of at most WORKING_SIZE pixels a side; raise ImageError 400 or 413."""
     return load_plain_png(image) or load_with_pillow(image)
 
 

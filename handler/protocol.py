@@ -1,7 +1,6 @@
 """What client, supervisor and workers agree on: headers, environment variables, warnings, limits.
 
-Imports the standard library alone, so that the supervisor needs neither decoder nor torch. digits_client has copies of
-these constants, since its wheel does not contain the handler.
+Imports the standard library alone. digits_client copies these constants, as its wheel does not contain the handler.
 """
 
 import re

@@ -50,9 +50,7 @@ class Collector:
         yield make_version_gauge("workers_ready", "workers that are READY", lambda version: version.ready)
         yield make_version_gauge("workers_desired", "workers that should be READY", lambda version: version.min_workers)
         yield make_version_gauge("queue_requests", "requests waiting for a worker", lambda version: version.pending)
-        yield make_version_gauge(
-            "queue_capacity_requests", "maximum number of queued requests", lambda version: version.queue
-        )
+        yield make_version_gauge("queue_capacity_requests", "maximum of queued requests", lambda version: version.queue)
         yield make_version_gauge(
             "model_default", "1 if it is the default, else 0", lambda version: version.version == self.default
         )

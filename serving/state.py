@@ -31,7 +31,7 @@ class State:
 
     models: dict[str, Versions]
     history: tuple[str, ...] = ()
-    applied: frozenset[str] = frozenset()  # names of the snapshots that this state contains
+    applied: frozenset[str] = frozenset()  # names of the snapshots that it contains; the key in served.json is "folded"
 
     @property
     def versions(self) -> Versions:
@@ -106,7 +106,6 @@ def apply_new_snapshots(config: Config, state: State) -> State:
 
 def write_state(config: Config, state: State) -> None:
     """Write the state to the disk, then remove the snapshots that it contains."""
-    # "folded" is the file format's name of the applied snapshots.
     text = json.dumps({"history": state.history, "models": state.models, "folded": sorted(state.applied)}, indent=2)
     write_atomic(config.state_file, f"{text}\n".encode())
     for name in state.applied:

@@ -17,7 +17,7 @@ UPDATE_SECONDS = 2.0  # between updates of the versions' metrics
 
 
 class SupervisorMetrics:
-    """Registers all these metrics; `is_ready` returns whether the default version is ready."""
+    """Holds that registry and updates it; `is_ready` returns whether the default version is ready."""
 
     def __init__(self, config: Config, is_ready: Callable[[], bool]) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # unused; a second line per counter

@@ -1,8 +1,7 @@
-"""Peer: FastAPI under uvicorn.
+"""Peer: FastAPI under uvicorn[standard] (uvloop, httptools), as its documentation recommends for production.
 
 uvicorn --workers 2 benchmarks.peers.fastapi_app:app
-It is as its documentation recommends for production: uvicorn[standard] (uvloop, httptools) with one worker process per
-core (https://fastapi.tiangolo.com/deployment/server-workers/).
+There is one worker process per core (https://fastapi.tiangolo.com/deployment/server-workers/).
 """
 
 from typing import Any

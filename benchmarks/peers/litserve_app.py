@@ -1,9 +1,8 @@
-"""Peer: LitServe.
+"""Peer: LitServe, as its documentation recommends for throughput (https://lightning.ai/docs/litserve).
 
 python -m benchmarks.peers.litserve_app PORT WORKERS
-It is as its documentation recommends for throughput: batching, several workers per device, several API servers and its
-fast queue (https://lightning.ai/docs/litserve). It accepts JSON or a form, not a raw image; forms, no batching or
-another queue are slower.
+It has batching, several workers per device, several API servers and its fast queue. It accepts JSON or a form, not a
+raw image; forms, no batching or another queue are slower.
 """
 
 import sys
