@@ -1,4 +1,4 @@
-"""python -m benchmarks COMMAND: measure the speed and the accuracy of serving."""
+"""Command line of benchmarks."""
 
 import argparse
 import signal
@@ -8,7 +8,7 @@ from common.command_line import add_command, run_command
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser("python -m benchmarks", description="Measure speed and accuracy of serving.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     text = "compare this project with FastAPI, LitServe and TorchServe's defaults; write docs/performance/bench.md"
     compare = add_command(commands, "compare-servers", "benchmarks.compare_servers:compare_servers", text)

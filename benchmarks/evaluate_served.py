@@ -33,7 +33,7 @@ def evaluate_served(args: argparse.Namespace) -> int:
         served = predict_served(read_config(server.folder / "config.properties"), images)
     correct = int((served.argmax(1) == labels).sum())
     print(f"served accuracy {correct / len(labels):.2%} ({correct} of {len(labels)} images, as PNG over HTTP)")
-    print(f"largest difference from training's probabilities {np.abs(served - predict_trained(images)).max():.1e}")
+    print(f"largest difference from training's probabilities {np.abs(served - predict_offline(images)).max():.1e}")
     return 0
 
 
@@ -49,7 +49,7 @@ def predict_served(config: Config, images: Sequence[bytes]) -> NDArray[np.float6
     return np.array(probabilities)
 
 
-def predict_trained(images: Sequence[bytes]) -> NDArray[np.float64]:
+def predict_offline(images: Sequence[bytes]) -> NDArray[np.float64]:
     """Return probabilities [N,10] by training's code: the current state dict, the same preprocessing."""
     frames = torch.from_numpy(np.stack([frame(image) for image in images]))
     logits = compute_logits(load_model(CURRENT_MODEL), frames)

@@ -15,7 +15,7 @@ from training.data import load_raw_images
 PATH = "/predictions/digits"
 JSON = "application/json"
 IMAGES = 500  # distinct images
-OPEN_LOOP_RATIO = 0.7  # of the server's maximum throughput
+OPEN_LOOP_RATIO = 0.7  # request rate, as a share of the server's maximum throughput
 
 Body = tuple[bytes, str]  # body, Content-Type
 Encode = Callable[[bytes], Body]  # encodes an image as a server expects it

@@ -8,21 +8,21 @@ import numpy as np
 
 from handler.decoding import WORKING_SIZE, GrayImage
 
-SMALL_SIZE = 64  # pixels of the longer side; the digit may fill an image up to this size, which is no photograph
-NARROW_SIZE = 24  # pixels of a side; fewer are too few to tell strokes from background by their width
-MAX_NARROW_NOISE = 3  # gray levels; larger steps along the border of a narrow image belong to a digit
-MIN_DARK_BORDER = 0.8  # of the border's pixels; with so many dark, a page may lie on a darker surface
-MIN_BRIGHT_BORDER = 0.98  # of the border's pixels; with so many bright, a dark page may lie on a lighter surface
-MIN_DARK_PAGE_FOREGROUND = 0.005  # of a dark page; with less bright on it, it is a stroke
-MIN_PAGE_SIZE = 0.4  # of the image's shorter side; shortest side of a page
-MIN_RECTANGULARITY = 0.9  # of the rectangle around it, the area of a page
-MIN_PAGE_BACKGROUND = 0.5  # of a page's area; with less background it is a 0 or a box
-PAGE_EDGE = 4  # pixels cut off at the page's edge
-EVEN_DEVIATION = 5  # gray levels, beyond noise, that an evenly lit background may deviate
-MIN_EVEN_BORDER = 0.9  # of the border's pixels within that deviation; with fewer the light is uneven
-MIN_EVEN_BORDER_SMALL = 0.4  # the same where the digit may fill the image: a small one, or one of a single level
-MEDIAN_WINDOW = 0.4  # of the shorter side; the polarity is judged against the median in a square of this size
-MAX_STROKE_WIDTH = 0.25  # of the shorter side; under uneven light, anything wider is background
+SMALL_SIZE = 64  # longer side, in pixels, of the largest image that the digit may fill, and that is not a photograph
+NARROW_SIZE = 24  # side, in pixels, below which strokes and background do not differ in width
+MAX_NARROW_NOISE = 3  # noise, in gray levels, along a narrow image's border; more means that the digit crosses it
+MIN_DARK_BORDER = 0.8  # share of dark border pixels from which a light page on a darker surface is looked for
+MIN_BRIGHT_BORDER = 0.98  # share of bright border pixels from which a dark page on a lighter surface is looked for
+MIN_DARK_PAGE_FOREGROUND = 0.005  # share of bright pixels on a dark page; with fewer, it is a stroke
+MIN_PAGE_SIZE = 0.4  # shorter side of a page, as a share of the image's shorter side
+MIN_RECTANGULARITY = 0.9  # area of a page, as a share of the rectangle around it
+MIN_PAGE_BACKGROUND = 0.5  # share of a page's area that is background; with less, it is a 0 or a box
+PAGE_EDGE = 4  # pixels cut off along the page's edge
+EVEN_DEVIATION = 5  # gray levels beyond the noise by which an evenly lit background may deviate from its median
+MIN_EVEN_BORDER = 0.9  # share of border pixels within that deviation; with fewer, the light is uneven
+MIN_EVEN_BORDER_SMALL = 0.4  # that share if the digit may fill the image, or if the deviation is at most 1 gray level
+MEDIAN_WINDOW = 0.4  # side of the median filter that decides the polarity, as a share of the image's shorter side
+MAX_STROKE_WIDTH = 0.25  # share of the image's shorter side; under uneven light, anything wider is background
 MIN_RANGE = 64  # gray levels from background to black or white; a smaller range would amplify noise
 
 

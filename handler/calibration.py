@@ -1,4 +1,4 @@
-"""Calibrate the model: probabilities from logits, and the score that accepts or rejects a prediction."""
+"""Apply a calibration: probabilities from logits, and the score that accepts or rejects a prediction."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-SCORE_TEMPERATURE_SCALE = 1.5  # times the temperature, in the score: non-digits show in the smaller logits as well
+SCORE_TEMPERATURE_SCALE = 1.5  # factor; a higher temperature weights smaller logits more, which separates non-digits
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,6 @@ def compute_negative_entropy(logits: Tensor, temperature: float) -> Tensor:
     return torch.xlogy(probabilities, probabilities).sum(1)
 
 
-def read_calibration(record: Path) -> Calibration:
+def read_calibration(record_path: Path) -> Calibration:
     """Read the calibration in a model.json; the neutral one if it has none."""
-    return Calibration(**json.loads(record.read_text()).get("calibration", {}))
+    return Calibration(**json.loads(record_path.read_text()).get("calibration", {}))

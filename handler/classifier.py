@@ -17,8 +17,8 @@ MODEL_BATCH_SIZE = 32
 class Classifier:
     """The scripted model and the calibration of its model.json."""
 
-    def __init__(self, scripted: Path, record: Path, version: str) -> None:
-        self.calibration = read_calibration(record)
+    def __init__(self, scripted: Path, record_path: Path, version: str) -> None:
+        self.calibration = read_calibration(record_path)
         self.network = load_gray_network(scripted)
         self.version = version
 
@@ -31,9 +31,9 @@ class Classifier:
         columns = (images, probabilities.tolist(), accepted.tolist())
         return [self._make_prediction(*row) for row in zip(*columns, strict=True)]
 
-    def warm_up(self, images: Iterable[FramedImage], batch: int) -> None:
+    def warm_up(self, images: Iterable[FramedImage], batch_size: int) -> None:
         """Call the model with every batch size: the first calls of a scripted model are slow."""
-        for size in (1, 1, 1, *range(1, batch + 1), batch, MODEL_BATCH_SIZE, MODEL_BATCH_SIZE):
+        for size in (1, 1, 1, *range(1, batch_size + 1), batch_size, MODEL_BATCH_SIZE, MODEL_BATCH_SIZE):
             self.predict(list(islice(cycle(images), size)))
 
     def _make_prediction(self, image: FramedImage, probabilities: list[float], accepted: bool) -> dict[str, Any]:

@@ -17,11 +17,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from handler.format_limits import find_format_problem
 
-MAX_BYTES = 16 * 2**20  # of one image
+MAX_BYTES = 16 * 2**20  # maximum size of one image
 MAX_PIXELS = 50_000_000  # width x height, checked before anything is decoded
-MAX_READS = 100_000  # of one file while it is parsed; 16 MiB of PNG in chunks of 1 KiB take 46,000
+MAX_READS = 100_000  # reads of one file while it is parsed; 16 MiB of PNG in chunks of 1 KiB take 46,000
 MAX_UNCOUNTED_BYTES = 2**16  # a file of this size has too few parts to keep a parser busy
-MIN_PAGE_FILL = 0.5  # of the bounding box of what is opaque; an opaque page fills more of it, a stroke less
+MIN_PAGE_FILL = 0.5  # share of the opaque pixels' bounding box that they fill; a page fills more, a stroke less
 MIN_PAGE_CONTRAST = 64  # gray levels between an opaque page and what is drawn on it
 WORKING_SIZE = 512  # pixels of the longer side; larger images are reduced to this or up to twice as much when decoded
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
@@ -49,7 +49,10 @@ class ImageInfo(NamedTuple):
 
 
 class ImageError(Exception):
-    """An image that cannot be predicted: HTTP `status`, `message` for the caller, and `info` if it could be read."""
+    """An image that cannot be predicted: `message` for the caller, `info` if it could be read, and HTTP `status`.
+
+    400 if it is empty or not an image, 413 over MAX_BYTES, MAX_PIXELS or the CPU limit, 422 if nothing is drawn on it.
+    """
 
     type = "InvalidImage"
 
@@ -83,7 +86,7 @@ class _LimitedFile(BytesIO):
 
 
 def decode_image(content: bytes) -> GrayImage:
-    """Decode the file's first image, upright and opaque, as uint8 [height, width]; raise ImageError as `frame` does."""
+    """Decode the file's first image, upright and opaque, as uint8 [height, width]; raise ImageError 400 or 413."""
     return decode_with_info(content)[0]
 
 

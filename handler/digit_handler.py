@@ -24,14 +24,14 @@ from handler.request_log import RequestLog
 from handler.request_parser import Row, parse_request
 from handler.time_limit import CpuLimitError, run_with_cpu_limit
 
-IMAGE_CPU_SECONDS = 5.0  # to decode one image; the slowest honest images of 50 million pixels take 2
-BATCH_SECONDS = 30.0  # to decode and frame a batch's images; TorchServe waits for 60
-BATCH_REQUESTS_SECONDS = 3.0  # the same for the batch requests in it, together; clients wait for 10
-SEQUENCE_HEADERS = {f"ts_request_sequence_{part}" for part in ("id", "start", "end")}  # of gRPC's StreamPredictions2
+IMAGE_CPU_SECONDS = 5.0  # to decode one image; the slowest intact images of 50 million pixels take 2
+BATCH_SECONDS = 30.0  # to decode and frame the images of TorchServe's batch; TorchServe waits for 60
+BATCH_REQUESTS_SECONDS = 3.0  # the same, for the images of all predict_batch requests in it; clients wait for 10
+SEQUENCE_HEADERS = {f"ts_request_sequence_{part}" for part in ("id", "start", "end")}  # gRPC StreamPredictions2
 
 
 class DigitHandler:
-    """Handles batches of requests; an invalid image gets its own error and leaves the others unaffected."""
+    """Handles TorchServe's batches of requests; an invalid image gets its own error, the others are unaffected."""
 
     def initialize(self, context: Any) -> None:
         """Load and warm up the archive's scripted model."""
@@ -39,11 +39,11 @@ class DigitHandler:
         cv2.setNumThreads(1)
         folder = Path(context.system_properties["model_dir"])
         model = context.manifest["model"]
-        scripted, record = folder / model["serializedFile"], folder / "model.json"
+        scripted, record_path = folder / model["serializedFile"], folder / "model.json"
         self.scripted = torch.jit.load(str(scripted), map_location="cpu").eval()  # for explanations: differentiable
-        self.classifier = Classifier(scripted, record, model["modelVersion"])
+        self.classifier = Classifier(scripted, record_path, model["modelVersion"])
         smoke = {path.stem: path.read_bytes() for path in sorted((folder / "handler" / "smoke").glob("*.png"))}
-        self.description = describe_model(self.classifier.version, json.loads(record.read_text()), smoke)
+        self.description = describe_model(self.classifier.version, json.loads(record_path.read_text()), smoke)
         framed = [frame_with_warnings(image) for image in smoke.values()]
         self.classifier.warm_up(framed, context.system_properties["batch_size"])
         self.metrics = Metrics(self.classifier.version)  # last, once the version is loaded
@@ -145,7 +145,7 @@ def _decode_and_frame(image: ImageRecord, deadline: float) -> None:
 def _decode_and_frame_timed(image: ImageRecord) -> None:
     started = time.perf_counter()
     try:
-        plain = load_plain_png(image.content)  # without the limit, which would make it take half as long again
+        plain = load_plain_png(image.content)  # without the limit, which would add half to its time
         gray, image.info = plain or run_with_cpu_limit(IMAGE_CPU_SECONDS, load_with_pillow, image.content)
     finally:
         image.decode_seconds = time.perf_counter() - started
@@ -160,15 +160,15 @@ def _set_response(context: Any, index: int, request: Request) -> None:
     request.request_id = context.get_request_id(index)
     context.set_response_status(request.status, HTTPStatus(request.status).phrase, index)
     context.set_response_content_type(index, request.content_type)
-    _protect_worker(context, index)
+    _handle_streaming_grpc(context, index)
     if request.correlation_id:
         context.set_response_header(index, CORRELATION_HEADER, request.correlation_id)
 
 
-def _protect_worker(context: Any, index: int) -> None:
+def _handle_streaming_grpc(context: Any, index: int) -> None:
     """Keep TorchServe from ending the worker after a streaming gRPC call; those have no HTTP headers."""
     headers = {name for name, value in context.get_all_request_header(index).items() if isinstance(value, str)}
     if not headers:
         context.set_response_header(index, "ts_stream_next", "false")  # StreamPredictions fails without it
     elif headers <= SEQUENCE_HEADERS:
-        context.request_ids.pop(index)  # StreamPredictions2 has failed already; a response would be one too many
+        context.request_ids.pop(index)  # TorchServe has already answered this call with an error; drop its response

@@ -2,8 +2,8 @@
 
 For each feature, over the bins of its histogram: the sum of (live - baseline) * ln(live / baseline), both as shares
 (N. Siddiqi: Credit Risk Scorecards, Wiley 2006). By convention less than 0.1 is no change and more than 0.25 a shift
-to look into; of 500 images like the baseline's, chance makes about 0.03 (B. Yurdakul: Statistical properties of
-population stability index, Western Michigan University 2018: bins less one, over the number of images).
+to look into. For 500 images of the baseline's own distribution the expected PSI is about 0.03, (bins - 1) / images
+(B. Yurdakul: Statistical properties of population stability index, Western Michigan University 2018).
 
 Workers count images in these bins, training writes the baseline's shares into model.json, the supervisor compares.
 This module imports neither numpy nor other modules of the project.
@@ -19,13 +19,13 @@ from prometheus_client import Metric
 from prometheus_client.utils import floatToGoString
 
 MIN_WINDOW_IMAGES = 500  # fewer give a PSI that is mostly chance
-MIN_SHARE = 1e-4  # of an empty bin; a share of 0 would make the PSI infinite
+MIN_SHARE = 1e-4  # share used for an empty bin; a share of 0 would make the PSI infinite
 # Upper bounds of the features' bins, which are the buckets of their metrics: fine where MNIST's images are.
 CONFIDENCE_BINS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999, 1.0)
 FOREGROUND_BINS = (0.05, 0.07, 0.08, 0.09, 0.1, 0.11, 0.12, 0.13, 0.14, 0.16, 0.18, 0.2, 0.25, 0.3)
 STROKE_WIDTH_BINS = (2.0, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 6.5, 7.0, 8.0, 9.0, 10.0, 12.0, 16.0)
 IMAGE_SIZE_BINS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192)
-_BUCKETS = {
+_BUCKETS = {  # feature by metric; features keep the names and keys of model.json, a file format; metrics need not
     "digits_confidence_bucket": "confidence",
     "digits_foreground_ratio_bucket": "ink",
     "digits_stroke_width_pixels_bucket": "stroke_width",
@@ -89,7 +89,7 @@ def count_features(families: Iterable[Metric]) -> dict[str, Counts]:
     for (version, feature), cumulative in buckets.items():
         by_version.setdefault(version, {})[feature] = _split_into_bins(cumulative)
     complete = {version: counts for version, counts in by_version.items() if counts.keys() == set(FEATURES)}
-    for counts in complete.values():  # the others' workers may be loading
+    for counts in complete.values():  # incomplete versions are skipped: their workers may still be loading
         counts["polarity"]["as_mnist"] = _count_images(counts) - counts["polarity"]["inverted"]
     return complete
 

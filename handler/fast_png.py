@@ -8,7 +8,7 @@ import numpy as np
 
 from handler.decoding import WORKING_SIZE, GrayImage
 
-MAX_PLAIN_BYTES = 2**16  # of the file
+MAX_PLAIN_BYTES = 2**16  # maximum size of the file
 
 _START, _GRAY, _END = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"\x08\0\0\0\0", b"\0\0\0\0IEND\xaeB`\x82"
 _HEAD = struct.Struct(">16sII5sII4s")  # _START, width, height, kind, their checksum, the data's length and name

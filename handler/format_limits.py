@@ -1,15 +1,15 @@
-"""Check what JPEG and TIFF files demand of their decoders, whose calls cannot be interrupted, before decoding them."""
+"""Reject JPEG and TIFF files that would take too long to decode, by their headers alone."""
 
 import os
 import re
 import struct
 from collections.abc import Iterator
 
-MAX_SCANS = 50  # of a JPEG; progressive ones have about ten, and every scan costs as much as a whole image
-MAX_MARKERS = 10_000  # of a JPEG; 16 MiB in segments of the largest size have 256
+MAX_SCANS = 50  # scans of a JPEG; progressive ones have about ten, and every scan costs as much as a whole image
+MAX_MARKERS = 10_000  # markers of a JPEG; 16 MiB in segments of the largest size have 256
 MAX_PARTS = 65_535  # strips or tiles of a TIFF
-MAX_FIELDS = 4_096  # of a TIFF's directory, as in libtiff
-MAX_FAX_LINES = 65_535  # of a TIFF with fax compression; libtiff continues after a bad line
+MAX_FIELDS = 4_096  # fields of a TIFF's directory, as in libtiff
+MAX_FAX_LINES = 65_535  # lines of a TIFF with fax compression; libtiff continues after a bad line
 
 # libtiff's own limit, for a strip or tile that is a JPEG; its default is 100.
 os.environ.setdefault("LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER", str(MAX_SCANS))

@@ -72,10 +72,10 @@ class Metrics:
         self.foreground = histogram("foreground_ratio", "mean of the frame, 1 if all is foreground", FOREGROUND_BINS)
         self.width = histogram("stroke_width_pixels", "stroke width in the frame of 64x64", STROKE_WIDTH_BINS)
         self.size = histogram("image_size_pixels", "longer side of the image as sent", IMAGE_SIZE_BINS)
-        self.decoding = histogram("decode_duration_seconds", "from an image's bytes to grayscale")
-        self.framing = histogram("framing_duration_seconds", "from a grayscale image to its frame")
-        self.inference = histogram("inference_duration_seconds", "model call that the image shared with others")
-        self.handling = histogram("handler_duration_seconds", "the batch that the request was part of")
+        self.decoding = histogram("decode_duration_seconds", "time to decode an image to grayscale")
+        self.framing = histogram("framing_duration_seconds", "time to frame a grayscale image")
+        self.inference = histogram("inference_duration_seconds", "time of the model call, which other images may share")
+        self.handling = histogram("handler_duration_seconds", "time the handler took for the request's batch")
         self.batch = histogram("batch_requests", "requests in a batch", BATCH_SIZE_BUCKETS)
 
     def record(self, requests: Sequence[Request], seconds: float) -> None:

@@ -1,9 +1,9 @@
-"""Preprocess an image's bytes into the model's input; training and serving share this definition.
+"""Preprocess an image's bytes into a frame and the model's input; training and serving share this definition.
 
+A frame is the image that the model classifies: uint8 [64,64], the digit bright on 0, scaled and centered as in MNIST.
 bytes -> `decode_plain_png`, or `decode_image` and `reduce_image` -> grayscale (`load_gray`) -> `crop_page`
 -> `estimate_background` -> `extract_foreground` -> `find_components` -> `crop_components` -> `deslant`
--> `place_in_frame` -> uint8 [64,64], foreground bright on 0, in MNIST's geometry (`frame`)
--> float32 [N,3,64,64] (`to_input`)
+-> `place_in_frame` -> frame (`frame`) -> float32 [N,3,64,64] (`to_input`)
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ from handler.geometry import crop_components, deslant, place_in_frame
 from handler.protocol import WARNINGS
 from handler.segmentation import Components, find_components
 
-CHANNELS = 3  # all equal: the architecture takes RGB images
+CHANNELS = 3  # all equal, as the architecture takes RGB images
 FAINT_CONTRAST = 64  # gray levels of 255; a digit of less contrast is faint
-LOW_RESOLUTION = 12  # pixels; a digit whose longer side is less in the image is of low resolution
+LOW_RESOLUTION = 12  # pixels; a digit whose longer side in the image is shorter has a low resolution
 
 
 class FramedImage(NamedTuple):
@@ -34,23 +34,17 @@ class FramedImage(NamedTuple):
 
 
 def frame(image: bytes) -> GrayImage:
-    """Frame an image of any of FORMATS: uint8 [64,64], foreground bright on 0, in MNIST's geometry.
-
-    Raises ImageError: 400 empty or not an image, 413 over MAX_BYTES or MAX_PIXELS, 422 nothing drawn.
-    """
+    """Frame an image of any of FORMATS: uint8 [64,64], the digit bright on 0; raise ImageError 400, 413 or 422."""
     return frame_with_warnings(image).frame
 
 
 def frame_with_warnings(image: bytes) -> FramedImage:
-    """Frame an image and collect its warnings; raise ImageError as `frame` does."""
+    """Frame an image and collect its warnings; raise ImageError 400, 413 or 422."""
     return frame_gray_with_warnings(load_gray(image)[0])
 
 
 def load_gray(image: bytes) -> tuple[GrayImage, ImageInfo]:
-    """Load an image as upright, opaque grayscale of at most WORKING_SIZE pixels a side, with its format and size.
-
-    Raises ImageError as `frame` does, except 422.
-    """
+    """Load an image as upright, opaque gray of at most WORKING_SIZE pixels a side; raise ImageError 400 or 413."""
     return load_plain_png(image) or load_with_pillow(image)
 
 

@@ -1,6 +1,6 @@
-"""Names that cross a process boundary: headers, environment variables, warnings, limits.
+"""What client, supervisor and workers agree on: headers, environment variables, warnings, limits.
 
-This module imports the standard library alone, so clients and the supervisor can use it without a decoder or torch.
+Imports the standard library alone. digits_client copies these constants, as its wheel does not contain the handler.
 """
 
 import re
@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 CORRELATION_HEADER = "X-Correlation-ID"  # echoed, so that a client can match response and request
-PROBE_HEADER = "X-Digits-Probe"  # with any value: the request only checks the service and is counted separately
+PROBE_HEADER = "X-Digits-Probe"  # a request with it, whatever its value, only checks the service; counted separately
 REQUEST_LOG_PATH, REQUEST_LOG_LEVEL = "DIGITS_REQUEST_LOG", "DIGITS_REQUEST_LOG_LEVEL"  # environment of workers
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # environment of workers, defined by prometheus_client
-WARNINGS = ("inverted", "several_marks", "faint", "touches_border", "low_resolution")  # of predictions
+WARNINGS = ("inverted", "several_marks", "faint", "touches_border", "low_resolution")  # in predictions
 MAX_INSTANCES = 256  # images in a batch request
 
 _CORRELATION_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")

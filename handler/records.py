@@ -1,4 +1,4 @@
-"""Records of a request and its images, which the handler fills in step by step, then counts and logs."""
+"""A request, its images and their errors, which the handler fills in, counts and logs."""
 
 import logging
 from dataclasses import dataclass, field

@@ -10,8 +10,8 @@ from handler.decoding import ImageError, identify_content
 from handler.protocol import MAX_INSTANCES, parse_headers
 from handler.records import ImageRecord, InternalError, Request, RequestError
 
-MAX_BRACKETS = 1_000  # of a JSON body, in strings too; parsing deep or wide JSON would cost far more than its bytes
-MAX_COMMAS = 10_000  # the same
+MAX_BRACKETS = 1_000  # brackets in a JSON body; parsing deep or wide JSON would cost far more than its bytes
+MAX_COMMAS = 10_000  # commas in a JSON body, for the same reason; brackets and commas within strings count too
 SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"GIF8", b"BM", b"RIFF", b"II", b"MM")  # no JSON begins like an image
 
 Row = dict[str, Any]  # field -> its content; a raw body is the field "body"

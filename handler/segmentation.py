@@ -11,24 +11,24 @@ from numpy.typing import NDArray
 from handler.background import Foreground
 from handler.decoding import GrayImage, ImageError
 
-SMOOTHING_NOISE = 4  # gray levels of standard deviation; less noise needs no smoothing
-NOISE_FLOOR = 2  # standard deviations of the background's noise; anything weaker is background
-MIN_CONTRAST = 16  # gray levels of 255; strongest foreground of an image that is not blank
-MIN_CONTRAST_TO_NOISE = 6  # standard deviations of noise, the same
-MIN_CONTRAST_TO_NOISE_UNEVEN = 14  # the same under uneven light, which makes noise uneven as well
-FOREGROUND_THRESHOLD = 0.2  # of the contrast; weaker pixels belong to no component
-FOREGROUND_THRESHOLD_UNEVEN = 0.3  # the same under uneven light, which leaves weak remains beside the strokes
-MIN_COMPONENT_MASS = 0.04  # of the largest component's mass; less is a speck
-MIN_INNER_MASS = 0.1  # of the largest component's mass; with so much clear of the image's edge, the digit is there
-MIN_COMPONENT_STRENGTH = 0.5  # of the digit's; a weaker component under uneven light is background
+SMOOTHING_NOISE = 4  # standard deviation of the noise, in gray levels, above which the image is smoothed
+NOISE_FLOOR = 2  # standard deviations of the noise, subtracted from noisy digits; components must exceed one more
+MIN_CONTRAST = 16  # minimum contrast of an image that is not blank, in gray levels of 255
+MIN_CONTRAST_TO_NOISE = 6  # minimum contrast, in standard deviations of the noise
+MIN_CONTRAST_TO_NOISE_UNEVEN = 14  # minimum contrast under uneven light, which makes the noise uneven as well
+FOREGROUND_THRESHOLD = 0.2  # share of the contrast; weaker pixels belong to no component
+FOREGROUND_THRESHOLD_UNEVEN = 0.3  # threshold under uneven light, which leaves weak remains beside the strokes
+MIN_COMPONENT_MASS = 0.04  # share of the largest component's mass; a component with less is a speck
+MIN_INNER_MASS = 0.1  # share of the largest component's mass from which a component inside the image is the digit
+MIN_COMPONENT_STRENGTH = 0.5  # share of the digit's strength; a weaker component under uneven light is background
 
 
 @dataclass(frozen=True)
 class Components:
-    """The digit's connected components; `mask` uint8 [height,width] is 255 on them, None if there are no others."""
+    """The digit's connected components; `mask` is None if every foreground pixel belongs to the digit."""
 
     boxes: NDArray[np.int32]  # [components,4]: left, top, width, height
-    mask: GrayImage | None
+    mask: GrayImage | None  # [height,width]: 255 on the components, else 0
     contrast: float  # gray levels of 255, of the strongest foreground
 
     @cached_property

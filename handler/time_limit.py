@@ -1,4 +1,4 @@
-"""Limit the CPU time of a call: nobody can foresee everything that makes a decoder slow."""
+"""Limit a Python call's CPU time by SIGPROF; native code stops only when it returns to Python (format_limits.py)."""
 
 import gc
 import signal
@@ -13,7 +13,7 @@ R = TypeVar("R")
 
 
 class CpuLimitError(BaseException):
-    """The CPU time is used up. No Exception: decoders of damaged files would catch it and go on."""
+    """The CPU time is used up. Not an Exception: decoders of damaged files would catch it and go on."""
 
 
 class _Alarm:

@@ -1,4 +1,4 @@
-"""python -m monitoring start      run Prometheus on http://127.0.0.1:9090 until Ctrl-C"""
+"""Command line of monitoring, `python -m monitoring start`: run Prometheus on http://127.0.0.1:9090 until Ctrl-C."""
 
 import argparse
 import sys
@@ -23,7 +23,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     text = "run Prometheus in the foreground until Ctrl-C"
-    start = add_command(commands, "start", "monitoring.process:start", text)
+    start = add_command(commands, "start", "monitoring.run_prometheus:start", text)
     start.add_argument("--address", default=ADDRESS, help="HOST:PORT of Prometheus (default: %(default)s)")
     return parser
 

@@ -1,5 +1,6 @@
-"""python -m serving serve | demo | stop | status | predict | explain | models | register | compare | promote | …
+"""Command line of serving.
 
+python -m serving serve | demo | stop | status | predict | explain | models | register | compare | promote | …
 python -m serving serve      READY in about 5 s, then serves until Ctrl-C
 """
 

@@ -1,4 +1,4 @@
-"""Archives in the model store: digits-<version>.mar and its SHA-256; built, and checked without running their code."""
+"""Build archives, digits-<version>.mar with its SHA-256 file, and verify them without running their code."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Metrics of versions, workers, queue and drift; the supervisor updates them every POLL_SECONDS."""
+"""Metrics of versions, workers, queue and drift; the supervisor updates them every UPDATE_SECONDS."""
 
 import hashlib
 import json
@@ -41,7 +41,7 @@ class Collector:
         self.drift.update({version: self._get_model_record(version)[1] for version in versions})
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every metric except the restarts, for prometheus_client's registry."""
+        """Yield every metric but the restarts, which the registry collects from their own counter."""
         versions = list(self.versions.values())
 
         def make_version_gauge(name: str, text: str, value: Callable[[Version], float]) -> Metric:
@@ -50,7 +50,7 @@ class Collector:
         yield make_version_gauge("workers_ready", "workers that are READY", lambda version: version.ready)
         yield make_version_gauge("workers_desired", "workers that should be READY", lambda version: version.min_workers)
         yield make_version_gauge("queue_requests", "requests waiting for a worker", lambda version: version.pending)
-        yield make_version_gauge("queue_capacity_requests", "requests that may wait", lambda version: version.queue)
+        yield make_version_gauge("queue_capacity_requests", "maximum of queued requests", lambda version: version.queue)
         yield make_version_gauge(
             "model_default", "1 if it is the default, else 0", lambda version: version.version == self.default
         )

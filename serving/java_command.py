@@ -1,4 +1,4 @@
-"""Builds the command that starts TorchServe: Java, its arguments, environment and configuration."""
+"""Prepare the start of TorchServe: write its configuration, build its Java command line and environment."""
 
 import importlib.util
 import os

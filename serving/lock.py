@@ -1,4 +1,4 @@
-"""The lock that allows one server per folder; it records the processes, to stop them or clean up after a crash."""
+"""One server per folder: the lock file that records its processes; find and stop that server."""
 
 import fcntl
 import json

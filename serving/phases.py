@@ -1,4 +1,4 @@
-"""The supervisor's phases and their transitions, which the docs draw."""
+"""The supervisor's phases and their transitions, as drawn in docs/how-to/deploy.md."""
 
 from enum import StrEnum
 

@@ -1,4 +1,4 @@
-"""Checks options, folders, addresses and space before the start; otherwise TorchServe would never become ready."""
+"""Checks options, folders, addresses and space; without these checks the server would just never become ready."""
 
 import errno
 import os

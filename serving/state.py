@@ -1,4 +1,4 @@
-"""The served state: which versions are registered, promoted and scaled, across restarts.
+"""State: the registered, promoted and scaled versions, as an immutable value; reads and writes served.json.
 
 TorchServe writes a snapshot into logs/config on every change, before it responds to the request. The supervisor merges
 these snapshots into one file, `served.json`, and removes them; a reader merges those that are still there. So no change
@@ -31,7 +31,7 @@ class State:
 
     models: dict[str, Versions]
     history: tuple[str, ...] = ()
-    applied: frozenset[str] = frozenset()  # names of the snapshots that this state contains
+    applied: frozenset[str] = frozenset()  # names of the snapshots that it contains; the key in served.json is "folded"
 
     @property
     def versions(self) -> Versions:

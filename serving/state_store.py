@@ -1,4 +1,4 @@
-"""Saves which versions are registered, promoted and scaled, and reports when that fails."""
+"""Tracks the state while the server runs, saves every change, and retries a save that failed."""
 
 import threading
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from digits_client.management import ManagementClient
 from digits_client.types import Version
 from serving.archive import check_archive, get_archive_path, read_settings
 from serving.config import FIRST_VERSION, Config
-from serving.cpu_time import measure_cpu_time
 from serving.state import State, Versions, apply_new_snapshots, discard_snapshots, read_state, write_state
+from serving.worker_activity import measure_activity
 
 
 class StateStore:
@@ -109,7 +109,7 @@ class StateStore:
                     for name, settings in self.state.versions.items()
                 },
                 "problem": self.problem or ("the server is starting" if self.unverified else None),
-                "work": measure_cpu_time(versions.values()),
+                "work": measure_activity(versions.values()),
             }
 
     def save_final_state(self) -> None:

@@ -13,7 +13,6 @@ from digits_client.transport import write_server
 from digits_client.types import make_sort_key
 from handler.protocol import METRICS_FOLDER, REQUEST_LOG_LEVEL, REQUEST_LOG_PATH
 from serving.config import DRAW_PATH, MODEL, Config, ServingError
-from serving.cpu_time import measure_cpu_time
 from serving.http_server import HttpApp
 from serving.lock import Lock, hold_lock
 from serving.log_rotation import LogRotation
@@ -26,12 +25,13 @@ from serving.state_store import StateStore
 from serving.supervisor_metrics import SupervisorMetrics
 from serving.tokens import Tokens
 from serving.torchserve import TorchServe
+from serving.worker_activity import measure_activity
 
 READY_SECONDS = 120.0  # after which a start fails
 DRAIN_SECONDS = 30.0
 MAX_RESTARTS, RESTART_WINDOW_SECONDS = 5, 600.0  # more restarts within the window end the supervisor
 RESTART_DELAY_SECONDS = 1.0  # added to the delay with every restart
-POLL_SECONDS = 0.1
+WAIT_SECONDS = 0.1  # between checks whether TorchServe still runs
 
 
 class RunOptions(NamedTuple):
@@ -106,7 +106,7 @@ class Supervisor:
             if problem != last_problem:
                 log_line(f"  {problem}")
                 last_problem = problem
-            if run.request.stop.wait(POLL_SECONDS):
+            if run.request.stop.wait(WAIT_SECONDS):
                 return Phase.DRAINING
         self.store.confirm_state()
         self._poll_versions()
@@ -115,7 +115,7 @@ class Supervisor:
 
     def _watch_server(self, run: RunOptions) -> Phase:
         """Run the periodic tasks until TorchServe dies or shutdown is requested."""
-        while not run.request.stop.wait(POLL_SECONDS):
+        while not run.request.stop.wait(WAIT_SECONDS):
             if has_ended(self.server):
                 return Phase.RECOVERING
             self._run_periodic_tasks(run)
@@ -135,7 +135,7 @@ class Supervisor:
         if not state.versions:
             raise ServingError(f"no archive to serve is left in {self.config.model_store}; `make serve` writes one")
         self._launch_torchserve(run, state)
-        while not run.request.stop.wait(POLL_SECONDS):
+        while not run.request.stop.wait(WAIT_SECONDS):
             if has_ended(self.server):
                 return Phase.RECOVERING
             if self.readiness.find_problem() is None:
@@ -156,7 +156,7 @@ class Supervisor:
             with self.tokens.open_client() as client:
                 fetch = client.list_versions
                 if wait_idle(
-                    lambda: fetch().values(), lambda: measure_cpu_time(fetch().values()), DRAIN_SECONDS, is_skipped
+                    lambda: fetch().values(), lambda: measure_activity(fetch().values()), DRAIN_SECONDS, is_skipped
                 ):
                     self.server.kill()
                 else:

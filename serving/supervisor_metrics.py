@@ -1,4 +1,4 @@
-"""The supervisor's metrics: one registry for the workers' metrics, TorchServe's versions and the supervisor."""
+"""The registry behind /metrics: metrics of the supervisor, the versions and the workers."""
 
 import platform
 import threading
@@ -13,11 +13,11 @@ from serving.collector import Collector
 from serving.config import Config
 from serving.worker_metrics import WorkerMetrics
 
-POLL_SECONDS = 2.0
+UPDATE_SECONDS = 2.0  # between updates of the versions' metrics
 
 
 class SupervisorMetrics:
-    """The registry behind the supervisor's /metrics; `is_ready` returns whether the default version is ready."""
+    """Holds that registry and updates it; `is_ready` returns whether the default version is ready."""
 
     def __init__(self, config: Config, is_ready: Callable[[], bool]) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # unused; a second line per counter
@@ -41,7 +41,7 @@ class SupervisorMetrics:
         ended = threading.Event()
 
         def run() -> None:
-            while not ended.wait(POLL_SECONDS):
+            while not ended.wait(UPDATE_SECONDS):
                 try:
                     poll()
                 except Exception as error:  # caused by a foreign handler or file, or a missing certificate
@@ -53,4 +53,4 @@ class SupervisorMetrics:
             yield
         finally:
             ended.set()
-            thread.join(5 * POLL_SECONDS)
+            thread.join(5 * UPDATE_SECONDS)

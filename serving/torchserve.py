@@ -26,7 +26,7 @@ from serving.state import State
 STOP_SECONDS = 20.0  # TorchServe stops its workers one after the other
 EXIT_SECONDS = 2.0  # for the processes left after Java; workers exit when their connection closes
 POLL_SECONDS = 0.05
-MAX_LINES = 5  # of TorchServe's output that are kept
+MAX_LINES = 5  # lines of TorchServe's output that are kept
 _IGNORED_OUTPUT = ("sun.reflect.Reflection", "-smi not available")
 _PR_SET_PDEATHSIG = 1
 

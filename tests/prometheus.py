@@ -11,7 +11,7 @@ from typing import Any
 import requests
 import yaml
 
-from monitoring.process import TEMPLATE, fill_template, scrape_targets
+from monitoring.run_prometheus import TEMPLATE, fill_template, scrape_targets
 from serving.config import Config
 from tests.dashboard import read_panels
 from tests.servers import find_port, wait_for

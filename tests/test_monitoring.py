@@ -19,7 +19,7 @@ from playwright.sync_api import Page
 
 from digits_client.client import DigitsClient
 from monitoring.__main__ import ADDRESS
-from monitoring.process import TEMPLATE, fill_template
+from monitoring.run_prometheus import TEMPLATE, fill_template
 from serving.config import ROOT, Config
 from tests.browser import launch_chromium, needs_chromium
 from tests.dashboard import DASHBOARD, read_panels

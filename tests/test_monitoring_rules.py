@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from monitoring.process import JOBS
+from monitoring.run_prometheus import JOBS
 from serving.config import ROOT, read_config
 from tests.dashboard import read_panels
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.evaluate_served import predict_served, predict_trained
+from benchmarks.evaluate_served import predict_offline, predict_served
 from digits_client.client import DigitsClient
 from digits_client.exceptions import ApiError
 from digits_client.types import Prediction
@@ -34,7 +34,7 @@ def test_served_probabilities_equal_those_of_training(server: Config) -> None:
     """Compare 500 images by the functions that `make evaluate-served` uses for all of MNIST."""
     images = [encode(Image.fromarray(gray)) for gray in digits()[0][::10]]
     assert len(images) == 500
-    assert np.abs(predict_served(server, images) - predict_trained(images)).max() <= 1e-4
+    assert np.abs(predict_served(server, images) - predict_offline(images)).max() <= 1e-4
 
 
 @pytest.mark.parametrize("name", bad_images())

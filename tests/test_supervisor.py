@@ -100,7 +100,7 @@ def test_restart_delays_grow_and_the_sixth_exit_is_an_error(promoted: Config) ->
     stop = ScriptedStop(*steps)
     with pytest.raises(ServingError, match=r"with code -9, for the 6th time in 0 s; see logs/torchserve\.log"):
         supervised.supervisor.run(ShutdownRequest(stop=stop))
-    assert [wait for wait in stop.waits if wait != supervising.POLL_SECONDS] == [0, 1, 2, 3, 4]
+    assert [wait for wait in stop.waits if wait != supervising.WAIT_SECONDS] == [0, 1, 2, 3, 4]
     assert len(supervised.servers) == 6
 
 

@@ -1,4 +1,4 @@
-"""Framing, model call and prediction of this project, shared by all peers, so that only the server differs."""
+"""Preprocessing, model call and response of this project, shared by all peers, so that only the server differs."""
 
 import json
 from base64 import b64decode

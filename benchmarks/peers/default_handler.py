@@ -1,4 +1,4 @@
-"""A handler as TorchServe's documentation shows, for its default settings: no batching.
+"""Peer: TorchServe with a handler as in its documentation, and its default settings: no batching.
 
 https://pytorch.org/serve/custom_service.html
 """

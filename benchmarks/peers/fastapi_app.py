@@ -1,7 +1,7 @@
-"""uvicorn --workers 2 benchmarks.peers.fastapi_app:app
+"""Peer: FastAPI under uvicorn[standard] (uvloop, httptools), as its documentation recommends for production.
 
-FastAPI as its documentation recommends for production: uvicorn[standard] (uvloop, httptools) with one worker process
-per core (https://fastapi.tiangolo.com/deployment/server-workers/).
+uvicorn --workers 2 benchmarks.peers.fastapi_app:app
+There is one worker process per core (https://fastapi.tiangolo.com/deployment/server-workers/).
 """
 
 from typing import Any

@@ -1,8 +1,8 @@
-"""python -m benchmarks.peers.litserve_app PORT WORKERS
+"""Peer: LitServe, as its documentation recommends for throughput (https://lightning.ai/docs/litserve).
 
-LitServe as its documentation recommends for throughput: batching, several workers per device, several API servers and
-its fast queue (https://lightning.ai/docs/litserve). It accepts JSON or a form, not a raw image; forms, no batching or
-another queue are slower.
+python -m benchmarks.peers.litserve_app PORT WORKERS
+It has batching, several workers per device, several API servers and its fast queue. It accepts JSON or a form, not a
+raw image; forms, no batching or another queue are slower.
 """
 
 import sys

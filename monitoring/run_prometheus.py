@@ -1,4 +1,4 @@
-"""The configuration of a Prometheus that scrapes one server, and the command that runs it."""
+"""Configure and run Prometheus for one server."""
 
 import argparse
 import os
@@ -44,7 +44,7 @@ def scrape_targets(config: Config) -> dict[str, str]:
 
 
 def fill_template(template: dict[str, Any], config: Config) -> dict[str, Any]:
-    """Set this server's addresses in the targets labelled `local`, and make the paths of rules absolute."""
+    """Set this server's addresses in the targets labeled `local`, and make the paths of rules absolute."""
     addresses = scrape_targets(config)
     jobs = [
         _set_target(job, addresses[job["job_name"]]) if job["job_name"] in addresses else job
