@@ -8,7 +8,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def defer_ctrl_c() -> Iterator[threading.Event]:
-    """Set an event on the first Ctrl-C, as an exception may leave a thread pool's lock held; a second one raises."""
+    """Set an event on the first Ctrl-C; a second one raises KeyboardInterrupt.
+
+    The second Ctrl-C may interrupt a thread pool while it holds a lock; its threads then hang.
+    """
     stopped, before = threading.Event(), signal.getsignal(signal.SIGINT)
 
     def note(*_: object) -> None:

@@ -60,7 +60,7 @@ def find_server(url: str | None = None, api: str = "inference") -> Server:
     except ValueError:  # a port over 65535, half of an IPv6 address
         host = None
     if not host:
-        raise DigitsError(f"{url}: not a server address; expected such as {getattr(Server, api)}")
+        raise DigitsError(f"{url}: not a server address; expected an address such as {getattr(Server, api)}")
     host = f"[{host}]" if ":" in host else host
     scheme = {"inference": parts.scheme, "management": parts.scheme}
     names = ("inference", "management", "metrics", "supervisor")

@@ -17,7 +17,7 @@ from handler.protocol import MAX_INSTANCES
 from tests.images import SMOKE
 
 
-def test_no_more_images_are_taken_than_are_under_way(client: DigitsClient) -> None:
+def test_no_more_images_are_taken_than_are_in_progress(client: DigitsClient) -> None:
     taken, size = 0, 5
 
     def endless() -> Iterator[ImageLike]:

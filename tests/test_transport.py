@@ -97,7 +97,9 @@ def test_the_url_of_the_server_here_finds_its_tokens(home: Path) -> None:
     "url", ["127.0.0.1:8080", "ftp://x", "http://", "http://x:99999", "http://[::1", "", "http://x:y"]
 )
 def test_what_is_no_url_is_named(url: str) -> None:
-    with pytest.raises(DigitsError, match=re.escape(f"{url}: not a server address; expected such as http://127")):
+    with pytest.raises(
+        DigitsError, match=re.escape(f"{url}: not a server address; expected an address such as http://127")
+    ):
         DigitsClient(url)
 
 
