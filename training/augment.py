@@ -19,9 +19,7 @@ MAX_SHEAR = 0.2  # largest horizontal shift in pixels per row
 MAX_SHIFT = 2  # pixels, in all directions
 MARGIN = 1.2  # factor by which images shrink, so that rotation clips nothing; framing undoes it
 ELASTIC = 1.8  # pixels, standard deviation of the displacement
-KNOTS = (
-    7  # knots a side of the displacement, which is smooth over about 10 pixels (Simard, Steinkraus, Platt, ICDAR 2003)
-)
+KNOTS = 7  # knots a side; the displacement is smooth over about 10 pixels (Simard, Steinkraus, Platt, ICDAR 2003)
 STROKE_RATIO = 0.6  # share of images whose strokes are thickened or thinned
 MAX_THICKENING, MAX_THINNING = 1.5, 1.0  # pixels on both sides of the stroke
 SHARPEN_RATIO = 0.2  # share of images whose edges are hardened, like a pen's in a large image; MNIST's are soft
@@ -29,7 +27,11 @@ EDGE_LEVELS, EDGE_WIDTHS = (0.35, 0.6), (0.1, 0.5)  # position and width of an e
 BLUR_RATIO, MAX_BLUR = 0.1, 2.8  # share of images, largest standard deviation in pixels
 MIN_BLUR_WEIGHT = 1e-30  # smaller weights become 0: multiplying denormal float32 is 30 times slower
 LOW_RESOLUTION_RATIO, LOW_RESOLUTION_SIDES = 0.1, (10, 28)  # share of images, pixels a side
-NOISE_RATIO, MAX_NOISE, NOISE_SIDE = 0.07, 0.25, 28  # share of images, largest standard deviation, grains a side
+NOISE_RATIO, MAX_NOISE, NOISE_SIDE = (
+    0.07,
+    0.25,
+    28,
+)  # share of images, largest standard deviation, pixels a side of the noise
 
 
 def augment_images(gray: Tensor, generator: Generator) -> Tensor:
