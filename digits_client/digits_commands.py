@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 DIFFERENCES = 20  # rows in the table of a comparison; its JSON has all
-FEW_IMAGES = 100  # with fewer, two versions may agree by chance
+FEW_IMAGES = 100  # number of images below which two versions may agree by chance
 
 
 def add_commands(commands: "Subparsers", options: argparse.ArgumentParser) -> None:

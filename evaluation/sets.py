@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from common.command_line import show_progress
-from evaluation import outlier_sets
+from evaluation import outlier_images
 from evaluation.corruptions import CORRUPTIONS, Images
 from evaluation.synthetic_photos import make_photo
 
@@ -55,19 +55,19 @@ def load_scikit_learn_digits() -> ImageSet:
 
 def load_fashion_mnist_set() -> ImageSet:
     """Load Fashion-MNIST's 10,000 test images; raise MissingDatasetError if it is not installed."""
-    return ImageSet("Fashion-MNIST", _encode_pngs("Fashion-MNIST", outlier_sets.load_fashion_mnist()), None)
+    return ImageSet("Fashion-MNIST", _encode_pngs("Fashion-MNIST", outlier_images.load_fashion_mnist()), None)
 
 
 def make_outlier_sets(seed: int, count: int) -> Iterator[ImageSet]:
     """Yield the generated outliers: all letters, then `count` blank images, as many of noise and of textures."""
     yield ImageSet(
-        "letters", _encode_pngs("letters", outlier_sets.draw_letters(_make_generator(seed, "letters"))), None
+        "letters", _encode_pngs("letters", outlier_images.draw_letters(_make_generator(seed, "letters"))), None
     )
     makers: dict[str, Callable[[np.random.Generator, int], list[Images]]]
     makers = {
-        "blank": outlier_sets.make_blank_images,
-        "noise": outlier_sets.make_noise_images,
-        "texture": outlier_sets.make_textures,
+        "blank": outlier_images.make_blank_images,
+        "noise": outlier_images.make_noise_images,
+        "texture": outlier_images.make_textures,
     }
     for name, make_images in makers.items():
         yield ImageSet(name, _encode_pngs(name, make_images(_make_generator(seed, name), count)), None)

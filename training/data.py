@@ -19,8 +19,8 @@ from training.model import CLASSES
 from training.torchvision_import import torchvision
 
 DOWNLOADS = Path("data")  # torchvision's root, in the working directory
-VALIDATION_RATIO = 1 / 12  # of the training images: 5,001 of MNIST's 60,000
-CSV_NAMES = ("train.csv", "test.csv", "mnist_train.csv", "mnist_test.csv")  # on Kaggle
+VALIDATION_RATIO = 1 / 12  # share of the training images: 5,001 of MNIST's 60,000
+CSV_NAMES = ("train.csv", "test.csv", "mnist_train.csv", "mnist_test.csv")  # names of MNIST's tables on Kaggle
 SPLIT_SEED = 20_180  # fixed, so that the split does not depend on the seed of a run
 
 
