@@ -73,11 +73,7 @@ def predict(args: Namespace, server: Server) -> int:
     images: Iterator[ImageLike] = (sys.stdin.buffer.read() if path == "-" else path for path in paths)
     writer = csv.DictWriter(sys.stdout, COLUMNS, extrasaction="ignore", lineterminator="\n")
     done, failed = 0, 0
-    with (
-        defer_ctrl_c() as stopped,
-        DigitsClient(server=server) as client,
-        _show_progress(paths, "") as bar,
-    ):
+    with defer_ctrl_c() as stopped, DigitsClient(server=server) as client, _show_progress(paths, "") as bar:
         results = client.predict_batch(images, version=args.version)
         for row in make_rows([str(path) for path in paths], results):
             if done == 0 and not args.json:  # only now: without a server, the output stays empty
@@ -202,10 +198,7 @@ def metrics(args: Namespace, server: Server) -> int:
 
 
 def list_versions(client: ManagementClient) -> list[dict[str, Any]]:
-    """Return a row per registered version, as `models` prints it; run and accuracy are empty if unknown.
-
-    The accuracy is that on test images, else on validation images (serving/collector.py).
-    """
+    """Return a row per registered version; accuracy on test, else validation images; it and the run may be empty."""
     versions = client.list_versions()
     default = client.get_default().version if versions else None
     runs: dict[str, dict[str, str]] = {}

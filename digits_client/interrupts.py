@@ -8,10 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def defer_ctrl_c() -> Iterator[threading.Event]:
-    """Set an event on the first Ctrl-C; a second one raises KeyboardInterrupt.
-
-    The second Ctrl-C may interrupt a thread pool while it holds a lock; its threads then hang.
-    """
+    """Set an event on the first Ctrl-C; a second one may interrupt a thread pool that holds a lock and so hang it."""
     stopped, before = threading.Event(), signal.getsignal(signal.SIGINT)
 
     def note(*_: object) -> None:

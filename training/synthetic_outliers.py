@@ -34,10 +34,7 @@ STROKE_FONTS = (
 
 
 def make_outliers(frames: NDArray[np.uint8], count: int, random: Random) -> NDArray[np.uint8]:
-    """Return outlier frames uint8 [count,64,64]; pairs and sideways digits are made from digit `frames` [N,64,64].
-
-    evaluation/outlier_images.py has others, so that the model is evaluated on outliers that it was not trained on.
-    """
+    """Return outliers uint8 [count,64,64], some made from digit `frames`; evaluation draws others, new to the model."""
     kinds = list(KINDS)
     outliers = np.empty((count, FRAME_SIZE, FRAME_SIZE), np.uint8)
     for row, kind in enumerate(random.choice(len(kinds), count, p=list(KINDS.values()))):
