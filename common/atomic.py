@@ -1,4 +1,4 @@
-"""Atomic file writes."""
+"""Write files atomically; optionally reserve the disk space first."""
 
 import os
 from pathlib import Path

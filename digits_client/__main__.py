@@ -1,5 +1,6 @@
-"""digits predict | explain | models | register | promote | rollback | scale | unregister | compare | metrics
+"""Command line of the client.
 
+digits predict | explain | models | register | promote | rollback | scale | unregister | compare | metrics
 digits predict 7.png --url http://127.0.0.1:8080      CSV: path, digit, confidence, accepted, warnings, …
 """
 
@@ -14,7 +15,7 @@ from digits_client.digits_commands import add_commands
 from digits_client.exceptions import DigitsError
 from digits_client.transport import Server, find_server
 
-_TOKENS = "tokens: DIGITS_INFERENCE_TOKEN and DIGITS_MANAGEMENT_TOKEN, else those of a server on this machine"
+_TOKENS = "tokens: from DIGITS_INFERENCE_TOKEN and DIGITS_MANAGEMENT_TOKEN; otherwise from a server on this machine"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -36,12 +37,12 @@ def main() -> int:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # file names may not be UTF-8
     try:
-        given = make_parser().parse_args()
-        server = find_server(given.url)
-        urls = {api: getattr(given, f"{api}_url") for api in ("management", "metrics", "supervisor")}
+        args = make_parser().parse_args()
+        server = find_server(args.url)
+        urls = {api: getattr(args, f"{api}_url") for api in ("management", "metrics", "supervisor")}
         changes = {api: url.rstrip("/") for api, url in urls.items() if url}
-        server = replace(server, **changes | ({"certificate": given.cacert} if given.cacert else {}))
-        code = int(given.command(given, server))
+        server = replace(server, **changes | ({"certificate": args.cacert} if args.cacert else {}))
+        code = int(args.command(args, server))
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # such as `… | head`

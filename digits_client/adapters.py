@@ -26,10 +26,10 @@ class CorrelatedAdapter(HTTPAdapter):
     that of the next request on the connection. One without the header is TorchServe's own, or an older archive's.
     """
 
-    def send(self, request: requests.PreparedRequest, *given: Any, **options: Any) -> requests.Response:
+    def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
         own = request.headers.setdefault(CORRELATION_HEADER, uuid4().hex)
         for _ in range(1 + (self.max_retries.total or 0)):
-            response = super().send(request, *given, **options)
+            response = super().send(request, *args, **options)
             if response.headers.get(CORRELATION_HEADER, own) == own:
                 return response
             response.close()
@@ -43,8 +43,8 @@ class PinnedCertificateAdapter(CorrelatedAdapter):
         self.fingerprint = _read_fingerprint(certificate)
         super().__init__(**options)
 
-    def init_poolmanager(self, *given: Any, **options: Any) -> None:
-        super().init_poolmanager(*given, **options, assert_fingerprint=self.fingerprint)
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options, assert_fingerprint=self.fingerprint)
 
 
 def _read_fingerprint(certificate: Path) -> str:

@@ -35,7 +35,7 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def _is_hidden(path: Path, folder: Path) -> bool:
-    """Return whether it is hidden, such as `._0.png` or below `.ipynb_checkpoints`, or not a file."""
+    """Return whether a path is hidden, such as `._0.png` or below `.ipynb_checkpoints`, or not a file."""
     parts = path.relative_to(folder).parts
     return any(part.startswith(".") for part in parts) or not (path.is_file() or path.is_symlink())
 
@@ -53,17 +53,17 @@ def predict_batches(
     if connections < 1:
         raise DigitsError(f"{connections} connections; expected 1 or more")
     encoded = map(encode_image_or_error, images)
-    under_way: deque[Future[list[Result]]] = deque()
+    in_progress: deque[Future[list[Result]]] = deque()
     with ThreadPoolExecutor(connections) as pool:
         try:
             for batch in split_into_batches(encoded, batch_size, MAX_BODY_BYTES):
-                if len(under_way) == 2 * connections:
-                    yield from under_way.popleft().result()
-                under_way.append(pool.submit(_predict_encoded, client, batch, version))
-            while under_way:
-                yield from under_way.popleft().result()
+                if len(in_progress) == 2 * connections:
+                    yield from in_progress.popleft().result()
+                in_progress.append(pool.submit(_predict_encoded, client, batch, version))
+            while in_progress:
+                yield from in_progress.popleft().result()
         finally:
-            for left in under_way:
+            for left in in_progress:
                 left.cancel()
 
 
@@ -74,7 +74,7 @@ def _predict_encoded(client: "DigitsClient", batch: list[Encoded], version: str)
 
 
 def _predict_batch(client: "DigitsClient", images: list[bytes], version: str) -> list[Result]:
-    """Send one request; send images one by one that get no result because of the other images or a deadline."""
+    """Send one request; send again, one by one, images that got no result because of the others or a deadline."""
     if len(images) <= 1:
         return [_predict_or_error(client, image, version) for image in images]
     try:
@@ -119,7 +119,7 @@ def _parse_result(result: dict[str, Any]) -> Prediction | ApiError:
 
 
 def make_rows(names: list[str], results: Iterable[Result]) -> Iterator[dict[str, Any]]:
-    """Yield a row per image, with COLUMNS and `probabilities`; raise errors that do not concern one image only."""
+    """Yield a row per image, with COLUMNS and `probabilities`; raise errors that other images would get too."""
     for name, result in zip(names, results, strict=True):
         if isinstance(result, Prediction):
             yield {"path": name, **vars(result), "error": ""}
@@ -130,5 +130,5 @@ def make_rows(names: list[str], results: Iterable[Result]) -> Iterator[dict[str,
 
 
 def is_about_image(error: DigitsError) -> bool:
-    """Return whether the error concerns this image only."""
+    """Return whether a request for another image may succeed."""
     return isinstance(error, ImageFileError) or (isinstance(error, ApiError) and error.is_about_image)

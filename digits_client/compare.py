@@ -20,7 +20,7 @@ class Side:
     version: str
     answered: int
     accepted: int
-    right: int | None  # of the labelled images; None if there are none
+    right: int | None  # number of labeled images whose digit is predicted; None if none is labeled
     p50_ms: float
     p95_ms: float
 

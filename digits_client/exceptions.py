@@ -24,7 +24,7 @@ class ApiError(DigitsError):
 
     @property
     def is_about_image(self) -> bool:
-        """Whether the error concerns this image only."""
+        """Whether a request for another image may succeed."""
         return self.type in ("InvalidImage", "DeadlineExceeded") or self.status in (413, 429) or self.status >= 500
 
 

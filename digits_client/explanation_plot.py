@@ -29,9 +29,9 @@ def draw_explanation(image: bytes, explanation: Explanation) -> bytes:
     smooth = gaussian_filter(attribution, SMOOTHING)
     strength = np.abs(smooth)
     full = max(float(strength.max()), 1e-9)
-    colours = overlay.imshow(smooth, cmap="coolwarm", vmin=-full, vmax=full, alpha=strength / full)
+    colors = overlay.imshow(smooth, cmap="coolwarm", vmin=-full, vmax=full, alpha=strength / full)
     overlay.set_title(f"for a {explanation.target} (red), against it (blue)")
-    figure.colorbar(colours, ax=overlay, label="nats per pixel", shrink=0.8)
+    figure.colorbar(colors, ax=overlay, label="nats per pixel", shrink=0.8)
     for axes in (sent, framed, overlay):
         axes.set_xticks([])
         axes.set_yticks([])

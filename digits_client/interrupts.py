@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def defer_ctrl_c() -> Iterator[threading.Event]:
-    """Set an event on the first Ctrl-C, as an exception may leave a thread pool's lock held; a second one raises."""
+    """Set an event on the first Ctrl-C; a second one may interrupt a thread pool that holds a lock and so hang it."""
     stopped, before = threading.Event(), signal.getsignal(signal.SIGINT)
 
     def note(*_: object) -> None:

@@ -24,10 +24,10 @@ from digits_client.transport import (
 )
 from digits_client.types import Version, make_sort_key, parse_versions
 
-LOAD_SECONDS = 120.0  # limit for loading the workers of a version
-DRAIN_SECONDS = 30.0  # limit for waiting until a version has no requests
-IDLE_SECONDS = 0.3  # without CPU time used, longer than the batch delay: no request is in progress
-POLL_SECONDS = 0.1
+LOAD_SECONDS = 120.0  # time limit for loading a version's workers
+DRAIN_SECONDS = 30.0  # time limit for waiting until a version has no requests
+IDLE_SECONDS = 0.3  # time without CPU use, beyond the batch delay, after which no request is in progress
+POLL_SECONDS = 0.1  # interval between two looks at the workers
 _MODEL = "/models/digits"
 _ARCHIVE = re.compile(r"digits-([0-9A-Za-z][0-9A-Za-z._-]*)\.mar")
 
@@ -84,7 +84,10 @@ class ManagementClient(ClosingClient):
         return versions[version]
 
     def register(self, archive: str) -> Version:
-        """Register an archive with as many workers as the default, run its smoke test, and remove it if that fails."""
+        """Register an archive with as many workers as the default, and run its smoke test.
+
+        If registration or the smoke test fails, the version is unregistered; if only saving fails, it stays.
+        """
         if not (named := _ARCHIVE.fullmatch(archive)):
             raise DigitsError(f"{archive}: not an archive name; expected digits-<version>.mar, in the server's store")
         version, default = named[1], self.get_default()
@@ -93,11 +96,10 @@ class ManagementClient(ClosingClient):
         try:
             self.api.call("POST", "/models", params=query, timeout=LOAD_SECONDS)
             _set_workers(self, version, default.min_workers, default.max_workers)
-            loaded = _prove(self, version)
+            loaded = _check_version(self, version)
         except BaseException as error:  # Ctrl-C as well
-            if (
-                is_new and getattr(error, "type", None) != "ConflictStatusException"
-            ):  # keep what another client registered
+            # After a conflict, the version is another client's.
+            if is_new and getattr(error, "type", None) != "ConflictStatusException":
                 with suppress(DigitsError):
                     self.api.request("DELETE", f"{_MODEL}/{version}")
             raise
@@ -106,7 +108,7 @@ class ManagementClient(ClosingClient):
 
     def promote(self, version: str) -> Version:
         """Make a registered version the default, after its workers have passed the smoke test once more."""
-        return _set_default(self, _prove(self, version))
+        return _set_default(self, _check_version(self, version))
 
     def rollback(self) -> Version:
         """Make the previous default version the default again.
@@ -127,7 +129,7 @@ class ManagementClient(ClosingClient):
     def scale(self, min_workers: int, max_workers: int | None = None, version: str = "") -> Version:
         """Set the minimum and maximum number of workers of a version, or of the default; wait until they are READY.
 
-        This client sends again what workers that are taken away had in hand; for other callers it is lost.
+        Removed workers lose their requests; this client retries its own, other callers get errors.
         """
         most = min_workers if max_workers is None else max_workers
         if not 1 <= min_workers <= most:
@@ -166,16 +168,16 @@ def wait_idle(
     read_versions: Callable[[], Iterable[Version]],
     read_work: Callable[[], object],
     seconds: float,
-    hurry: Callable[[], bool] = bool,
+    is_cancelled: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Wait until no request to these versions is in progress; return False after `seconds` or if `hurry` returns True.
+    """Wait until no request to these versions is in progress; return False after `seconds` or if `is_cancelled()`.
 
-    TorchServe does not say so itself. A request is in the queue, waits up to the batch delay for company, or is in a
-    worker's hands, which then does work.
+    TorchServe does not report this. A request is in the queue, waits up to the batch delay for a batch to fill, or is
+    in a worker, which then uses CPU time.
     """
     deadline = time.monotonic() + seconds
     idle_since, before = time.monotonic(), object()
-    while time.monotonic() < deadline and not hurry():
+    while time.monotonic() < deadline and not is_cancelled():
         versions, work = list(read_versions()), read_work()
         if work != before or any(version.pending for version in versions):
             idle_since, before = time.monotonic(), work
@@ -213,7 +215,7 @@ def _wait_loaded(client: ManagementClient, version: str, workers: int | None = N
         time.sleep(POLL_SECONDS)
 
 
-def _prove(client: ManagementClient, version: str) -> Version:
+def _check_version(client: ManagementClient, version: str) -> Version:
     """Wait until all workers of the version are READY, run its smoke test, and return it."""
     loaded = _wait_loaded(client, version)
     _run_smoke_test(client, loaded, client.read_smoke(loaded))
@@ -234,5 +236,5 @@ def _confirm_kept(status: StatusClient, done: str, is_kept: Callable[[dict[str, 
     if state["problem"] or not is_kept(state):
         problem = state["problem"] or "the supervisor does not know of it"
         raise NotKeptError(
-            f"{done}, but a restart would lose that: {problem}; once that is mended, the supervisor keeps it by itself"
+            f"{done}, but a restart would lose that: {problem}; fix that, and the supervisor saves the change by itself"
         )

@@ -27,8 +27,8 @@ class StatusClient(ClosingClient):
         """Return /state: what a restart would serve, after the supervisor has saved the latest changes.
 
         `default`, `previous` (what rollback returns to; both may be None), `versions` with their `min_workers` and
-        `max_workers`, `problem` (why changes are not kept, None if they are) and `work`, numbers by version that stand
-        still while it has nothing to do.
+        `max_workers`, `problem` (why changes are not kept, None if they are) and `work` (by version, a number that
+        changes while its workers are busy).
         """
         state = self.supervisor.call_json("GET", "/state")
         if not isinstance(state, dict) or not state.keys() >= {"default", "previous", "versions", "problem", "work"}:
@@ -45,4 +45,4 @@ class StatusClient(ClosingClient):
             families = list(text_string_to_metric_families("\n".join(lines)))
         except ValueError as error:
             raise UnexpectedResponseError("the response has no metrics; is this the digit service?") from error
-        return [Sample(each.name, each.labels, each.value) for family in families for each in family.samples]
+        return [Sample(sample.name, sample.labels, sample.value) for family in families for sample in family.samples]

@@ -20,12 +20,12 @@ PROBE_HEADER = "X-Digits-Probe"  # as in handler/protocol.py; probes are counted
 MAX_BODY_BYTES = 16 * 2**20
 SERVER_FILE = "server.json"
 TIMEOUT = 10.0  # seconds per request
-RETRIES = 3  # after waits of 0, 0.4 and 0.8 s
+RETRIES = 3  # repetitions of a failed request, after waits of 0, 0.4 and 0.8 s
 _BACKOFF = 0.2
 # No worker, a full queue, or the image's worker died: TorchServe 0.12.0's codes. 429: nginx's, for too many requests.
 _BUSY = (429, 500, 503, 507)
 _ROTATION_SECONDS = 2.0  # seconds; a token rejected for longer is wrong, not just replaced
-_CONNECTIONS = 64  # at most, in the pool
+_CONNECTIONS = 64  # largest number of pooled connections
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def find_server(url: str | None = None, api: str = "inference") -> Server:
     except ValueError:  # a port over 65535, half of an IPv6 address
         host = None
     if not host:
-        raise DigitsError(f"{url}: not a server address; expected such as {getattr(Server, api)}")
+        raise DigitsError(f"{url}: not a server address; expected an address such as {getattr(Server, api)}")
     host = f"[{host}]" if ":" in host else host
     scheme = {"inference": parts.scheme, "management": parts.scheme}
     names = ("inference", "management", "metrics", "supervisor")

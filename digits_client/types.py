@@ -11,7 +11,7 @@ from digits_client.exceptions import UnexpectedResponseError
 class Prediction:
     """Prediction of an image: ten `probabilities`, index = digit; calibrated `confidence`, 0..1.
 
-    `accepted` is False where the confidence is too low to rely on the digit.
+    `accepted` is False if the score is below the acceptance threshold: the image may be ambiguous, or not a digit.
     """
 
     digit: int

@@ -1,4 +1,4 @@
-"""python -m evaluation report
+"""Command line of the evaluation.
 
 python -m evaluation report --data mnist    docs/report.md; MNIST test 99.4%, about four minutes
 """

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from training.model import CLASSES
 from training.torchvision_import import torchmetrics
 
-BINS = 15  # of confidence, for the expected calibration error
+BINS = 15  # confidence intervals of equal width for the expected calibration error
 Z_95 = 1.96  # standard deviations of a 95% interval
 
 Floats = NDArray[np.float64]
@@ -31,9 +31,9 @@ def compute_auroc(digits: Floats, outliers: Floats) -> float:
 def compute_wilson_interval(successes: Counts, trials: Counts) -> tuple[Floats, Floats]:
     """Return lower and upper bound of the 95% interval of a proportion; Wilson, JASA 22, 1927."""
     ratio, spread = successes / trials, Z_95**2 / trials
-    centre = (ratio + spread / 2) / (1 + spread)
+    center = (ratio + spread / 2) / (1 + spread)
     half = np.sqrt(spread * (ratio * (1 - ratio) + spread / 4)) / (1 + spread)
-    return np.asarray(centre - half), np.asarray(centre + half)
+    return np.asarray(center - half), np.asarray(center + half)
 
 
 def compute_risk_coverage(scores: Floats, correct: NDArray[np.bool_]) -> tuple[Floats, Floats]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from evaluation import figures, sets
 from evaluation.handler_runner import start_handler
 from evaluation.ood_scores import BINS, compute_auroc
-from evaluation.outlier_sets import MissingDatasetError
+from evaluation.outlier_images import MissingDatasetError
 from evaluation.results import Result, evaluate_set
 from handler.calibration import SCORE_TEMPERATURE_SCALE, read_calibration
 from serving.config import ROOT
@@ -22,8 +22,8 @@ from training.model_metrics import Evaluation
 from training.plots import plot_confusion_matrix
 from training.runs import read_record
 
-SEED = 3  # of all generated sets
-FIGURES = Path("report")  # beside report.md
+SEED = 3  # seed of all generated sets
+FIGURES = Path("report")  # folder beside report.md
 
 PAGE = """# Evaluation report
 

@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from common.command_line import show_progress
-from evaluation import outlier_sets
+from evaluation import outlier_images
 from evaluation.corruptions import CORRUPTIONS, Images
 from evaluation.synthetic_photos import make_photo
 
@@ -58,15 +58,15 @@ def load_scikit_learn_digits() -> ImageSet:
 
 def load_fashion_mnist_set() -> ImageSet:
     """Load Fashion-MNIST's 10,000 test images; raise MissingDatasetError if it is not installed."""
-    return _encode_set("Fashion-MNIST", outlier_sets.load_fashion_mnist())
+    return _encode_set("Fashion-MNIST", outlier_images.load_fashion_mnist())
 
 
 def make_outlier_sets(seed: int, count: int) -> Iterator[ImageSet]:
     """Yield the generated outliers: all letters, then `count` blank images, as many of noise and of textures."""
-    yield _encode_set("letters", outlier_sets.draw_letters(_make_generator(seed, "letters")))
-    yield _encode_set("blank", outlier_sets.make_blank_images(_make_generator(seed, "blank"), count))
-    yield _encode_set("noise", outlier_sets.make_noise_images(_make_generator(seed, "noise"), count))
-    yield _encode_set("texture", outlier_sets.make_textures(_make_generator(seed, "texture"), count))
+    yield _encode_set("letters", outlier_images.draw_letters(_make_generator(seed, "letters")))
+    yield _encode_set("blank", outlier_images.make_blank_images(_make_generator(seed, "blank"), count))
+    yield _encode_set("noise", outlier_images.make_noise_images(_make_generator(seed, "noise"), count))
+    yield _encode_set("texture", outlier_images.make_textures(_make_generator(seed, "texture"), count))
 
 
 def _encode_set(name: str, images: Iterable[Images], labels: Labels | None = None) -> ImageSet:

@@ -14,36 +14,36 @@ Random = np.random.Generator
 
 SHORTER_SIDES: Final = (400, 1600)  # pixels
 ASPECT_RATIOS: Final = (1.0, 4 / 3)
-DIGIT_SIZES: Final = (0.15, 0.70)  # of the photo's shorter side; the digit's longer side
-BORDER: Final = 0.02  # of the shorter side, between the digit and the photo's edge
-CORNER_SHIFT: Final = 0.08  # of width and height; largest shift of a corner by perspective
+DIGIT_SIZES: Final = (0.15, 0.70)  # longer side of the digit, as a share of the photo's shorter side
+BORDER: Final = 0.02  # least distance from the digit to the photo's edge, as a share of the shorter side
+CORNER_SHIFT: Final = 0.08  # largest shift of a corner by perspective, as a share of width and height
 UNIT_SQUARE: Final = np.array([(0, 0), (1, 0), (1, 1), (0, 1)])  # its corners (x, y)
 
 MARGIN: Final = 1  # pixels of the 28x28 image around the digit, which keep the stroke's edge whole
 UPSAMPLING: Final = 8  # factor on the 28x28 image's resolution while it is smoothed
 SMOOTHING: Final = 0.5  # pixels of the 28x28 image, sigma; hides the pixel grid
-STROKE_LEVELS: Final = (0.38, 0.50)  # of the digit's maximum, at the stroke's edge; higher breaks thin strokes
+STROKE_LEVELS: Final = (0.38, 0.50)  # level at the stroke's edge, as a share of the maximum; higher breaks thin strokes
 EDGE_WIDTHS: Final = (1.5, 4.0)  # pixels of the photo, from stroke to page
 MNIST_EDGE: Final = 2.2  # pixels of the 28x28 image, from stroke to background once smoothed
 
 # Reflectances (red, green, blue): the page's of the light, the pen's of the page.
 PAGES: Final = ((0.96, 0.96, 0.95), (0.95, 0.92, 0.83), (0.88, 0.88, 0.87), (0.92, 0.95, 0.97), (0.80, 0.79, 0.76))
 PENS: Final = ((0.08, 0.08, 0.09), (0.10, 0.15, 0.45), (0.42, 0.07, 0.10), (0.36, 0.36, 0.37))
-PEN_FACTORS: Final = (0.65, 1.0)  # on a pen's reflectance
+PEN_FACTORS: Final = (0.65, 1.0)  # factor on a pen's reflectance
 STROKE_GAPS: Final = 0.12  # largest ratio of the page that shows through an uneven stroke
 
-DARKEST_LIGHT: Final = (0.45, 0.85)  # of the brightest light
+DARKEST_LIGHT: Final = (0.45, 0.85)  # darkest light on the page, as a share of the brightest
 SHADOW_PROBABILITY: Final = 0.75
-SHADOW_LIGHT: Final = (0.50, 0.85)  # of the light outside the shadow
-SHADOW_EDGES: Final = (0.006, 0.06)  # of the shorter side
-EXPOSURES: Final = (0.85, 1.10)  # of full scale; a white page in the brightest light
+SHADOW_LIGHT: Final = (0.50, 0.85)  # light in the shadow, as a share of that outside
+SHADOW_EDGES: Final = (0.006, 0.06)  # width of the shadow's edge, as a share of the shorter side
+EXPOSURES: Final = (0.85, 1.10)  # a white page in the brightest light, as a share of full scale
 LAMP_COLORS: Final = ((1.0, 0.93, 0.80), (0.90, 0.96, 1.0))  # warmest and coolest; red, green, blue
 TEXTURE_PERIODS: Final = (4, 16, 64)  # pixels
-TEXTURE_SIGMAS: Final = (0.003, 0.015)  # of the page's reflectance, per period
-GRAIN_SIGMAS: Final = (0.004, 0.020)  # of the page's reflectance, of its fibres
+TEXTURE_SIGMAS: Final = (0.003, 0.015)  # sigma per period, as a share of the page's reflectance
+GRAIN_SIGMAS: Final = (0.004, 0.020)  # sigma of the fibers, as a share of the page's reflectance
 
 DEFOCUS_PROBABILITY: Final = 0.35
-DEFOCUS_SIGMAS: Final = (0.0005, 0.002)  # of the shorter side
+DEFOCUS_SIGMAS: Final = (0.0005, 0.002)  # sigma of the blur, as a share of the shorter side
 SENSOR_NOISE_SIGMAS: Final = (0.5, 3.5)  # gray levels
 JPEG_QUALITIES: Final = (50, 90)  # both included
 
@@ -161,7 +161,7 @@ def _sample_tint(random: Random) -> NDArray[np.float64]:
 
 
 def _project_pixels(size: _Size, angle: float) -> Field:
-    """Return the pixels' coordinate [H,W] along a direction, in pixels from the centre."""
+    """Return the pixels' coordinate [H,W] along a direction, in pixels from the center."""
     rows = (np.arange(size.height) - size.height / 2) * np.sin(angle)
     columns = (np.arange(size.width) - size.width / 2) * np.cos(angle)
     return np.asarray(np.add.outer(rows, columns), np.float32)

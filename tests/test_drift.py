@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from evaluation.corruptions import CORRUPTIONS
 from evaluation.handler_runner import HandlerRunner, start_handler
-from evaluation.outlier_sets import make_textures
+from evaluation.outlier_images import make_textures
 from evaluation.sets import encode_png
 from evaluation.synthetic_photos import make_photo
 from handler.drift import FEATURES, MIN_SHARE, MIN_WINDOW_IMAGES, Counts, DriftWindow, compute_psi, count_features

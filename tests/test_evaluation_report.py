@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
 from common.command_line import run_command
-from evaluation import outlier_sets
+from evaluation import outlier_images
 from evaluation.__main__ import make_parser
 from evaluation.handler_runner import HandlerRunner, start_handler
 from evaluation.ood_scores import (
@@ -92,10 +92,10 @@ def test_risk_is_the_error_rate_of_what_a_threshold_accepts() -> None:
 def small_fashion_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Replace Fashion-MNIST's 10,000 images by the first 200, where it is installed."""
     path = tmp_path / "fashion.gz"
-    if outlier_sets.FASHION_MNIST.exists():
-        content = gzip.decompress(outlier_sets.FASHION_MNIST.read_bytes())
-        path.write_bytes(gzip.compress(content[: outlier_sets.IDX_HEADER_BYTES + 200 * 28 * 28]))
-    monkeypatch.setattr(outlier_sets, "FASHION_MNIST", path)
+    if outlier_images.FASHION_MNIST.exists():
+        content = gzip.decompress(outlier_images.FASHION_MNIST.read_bytes())
+        path.write_bytes(gzip.compress(content[: outlier_images.IDX_HEADER_BYTES + 200 * 28 * 28]))
+    monkeypatch.setattr(outlier_images, "FASHION_MNIST", path)
     return path
 
 

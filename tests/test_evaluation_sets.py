@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from evaluation import corruptions, outlier_sets, sets
+from evaluation import corruptions, outlier_images, sets
 from evaluation.corruptions import CORRUPTIONS, Images
-from evaluation.outlier_sets import MissingDatasetError
+from evaluation.outlier_images import MissingDatasetError
 from evaluation.synthetic_photos import ASPECT_RATIOS, DIGIT_SIZES, SHORTER_SIDES, make_photo
 from tests.images import digits
 from training.synthetic_outliers import LETTERS
@@ -85,23 +85,23 @@ def test_photo_has_the_promised_size_and_shows_the_digit_darker_than_the_page() 
 def test_letters_exclude_lookalikes_and_are_light_on_dark() -> None:
     assert not set("BbDgIilOoqSsZz") & set(LETTERS)
     assert len(set(LETTERS)) == 38
-    images = outlier_sets.draw_letters(make_generator())
-    assert len(images) == len(LETTERS) * len(outlier_sets.FONTS) * len(outlier_sets.FONT_SIZES) == 1026
+    images = outlier_images.draw_letters(make_generator())
+    assert len(images) == len(LETTERS) * len(outlier_images.FONTS) * len(outlier_images.FONT_SIZES) == 1026
     assert all(image.max() > 200 and image.mean() < 100 for image in images)
 
 
 def test_blank_images_have_one_level_noise_is_uncorrelated_and_textures_have_contrast() -> None:
-    blank = outlier_sets.make_blank_images(make_generator(), 100)
+    blank = outlier_images.make_blank_images(make_generator(), 100)
     assert max(image.std() for image in blank) < 2.2
     assert min(image.mean() for image in blank) < 30
     assert max(image.mean() for image in blank) > 225
-    for image in outlier_sets.make_noise_images(make_generator(), 60):
+    for image in outlier_images.make_noise_images(make_generator(), 60):
         assert abs(np.corrcoef(image[:, 1:].ravel(), image[:, :-1].ravel())[0, 1]) < 0.2
-    assert min(np.ptp(image) for image in outlier_sets.make_textures(make_generator(), 60)) >= 59
+    assert min(np.ptp(image) for image in outlier_images.make_textures(make_generator(), 60)) >= 59
 
 
 def test_missing_fashion_mnist_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(outlier_sets, "FASHION_MNIST", tmp_path / "none.gz")
+    monkeypatch.setattr(outlier_images, "FASHION_MNIST", tmp_path / "none.gz")
     with pytest.raises(MissingDatasetError, match=r"none\.gz: Fashion-MNIST is not installed; .*dataset-fashion-mnist"):
         sets.load_fashion_mnist_set()
 

@@ -17,7 +17,7 @@ import requests
 
 from digits_client.status import StatusClient
 from digits_client.transport import read_token
-from evaluation.outlier_sets import make_textures
+from evaluation.outlier_images import make_textures
 from evaluation.sets import encode_png
 from serving.archive import compute_sha256, get_archive_path
 from serving.config import ROOT, Config

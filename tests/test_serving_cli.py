@@ -38,7 +38,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three labelled images, one with the wrong label, one image without a label, and one invalid file."""
+    """Three labeled images, one with the wrong label, one image without a label, and one invalid file."""
     for label, digit in ((7, 7), (3, 3), (5, 4)):
         (tmp_path / "images" / str(label)).mkdir(parents=True)
         shutil.copy(SMOKE / f"{digit}.png", tmp_path / "images" / str(label))
@@ -228,11 +228,13 @@ def test_compare_counts_and_lists_the_differences(running: Config, folder: Path,
         client.api.call("POST", "/models", params={"url": "digits-6.6.mar", "synchronous": "true"})
     run = run_in_process(running, "compare", "1.0", "6.6", str(folder))
     table = run.stdout
-    assert "note: 5 images, 3 labelled; to judge by accuracy, compare on 100 or more" in run.stderr
+    assert "note: 5 images, 3 labeled; to judge by accuracy, compare on 100 or more" in run.stderr
     assert "the versions agree on 3 of 5 images (60.00%); 1 errors of both" in table
     assert "2 of 3 (66.67%)" in table
     assert [line.split()[1:] for line in table.splitlines() if "3.png" in line] == [["3", "3", "5"]]
-    compared = json.loads(run_in_process(running, "compare", "1.0", "6.6", str(folder), "--json").stdout)
+    run = run_in_process(running, "compare", "1.0", "6.6", str(folder), "--json")
+    assert "note: 5 images, 3 labeled; " in run.stderr
+    compared = json.loads(run.stdout)
     assert (compared["images"], compared["labelled"], compared["agreed"], compared["errors"]) == (5, 3, 3, 1)
     assert [(side["answered"], side["right"]) for side in compared["sides"]] == [(4, 2), (4, 1)]
     assert all(0 < side["p50_ms"] <= side["p95_ms"] for side in compared["sides"])

@@ -93,7 +93,9 @@ def test_url_of_the_local_server_finds_its_tokens(home: Path) -> None:
     "url", ["127.0.0.1:8080", "ftp://x", "http://", "http://x:99999", "http://[::1", "", "http://x:y"]
 )
 def test_invalid_url_is_an_error_that_names_it(url: str) -> None:
-    with pytest.raises(DigitsError, match=re.escape(f"{url}: not a server address; expected such as http://127")):
+    with pytest.raises(
+        DigitsError, match=re.escape(f"{url}: not a server address; expected an address such as http://127")
+    ):
         DigitsClient(url)
 
 

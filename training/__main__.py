@@ -1,5 +1,6 @@
-"""python -m training train | release | tune | evaluate | drift-baseline | predict
+"""Command line of training.
 
+python -m training train | release | tune | evaluate | drift-baseline | predict
 python -m training train --data mnist5k      no download needed
 python -m training evaluate --data mnist     accuracy of the current model on MNIST's test images: 99.48%
 python -m training predict handler/smoke/7.png
@@ -53,7 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
     text = "Train DigitCNN; write state dict, whole model, scripted model, model.json and learning curves."
     command = add_command(commands, "train", "training.training_commands:run_train", text, [data, recipe])
     command.add_argument("--resume", action="store_true", help="resume after the last finished epoch")
-    text = "fine-tune these weights: released, a run id or a model file; mnist5k is mixed into a folder's images"
+    text = "initial weights to fine-tune: released, a run id or a model file; a folder's images are mixed with mnist5k"
     command.add_argument("--from", dest="start", metavar="RUN", help=text)
     command.add_argument("--out", type=Path, default=Path(), help=_OUT)
     command.set_defaults(
@@ -92,8 +93,8 @@ def make_parser() -> argparse.ArgumentParser:
 def _make_recipe_parser() -> argparse.ArgumentParser:
     """Return the options of a recipe, one per field of Config; those of OLD_NAMES are hidden."""
     recipe = argparse.ArgumentParser(add_help=False)
-    text = "default, original or a recipe file from tune: the defaults of the options below; fine-tuning with --from"
-    recipe.add_argument("--recipe", help=text)
+    text = "default, original or a file written by tune (default: default, or fine-tuning with --from)"
+    recipe.add_argument("--recipe", help=f"recipe that sets the defaults of the options below: {text}")
     types = get_type_hints(Config)
     old_names = {new: old for old, new in OLD_NAMES.items()}
     for field in dataclasses.fields(Config)[1:]:

@@ -9,21 +9,25 @@ from torch import Generator, Tensor
 
 from handler.geometry import FRAME_SIZE
 
-MAX_ROTATION = math.radians(15)
-MAX_ASPECT = 0.2  # natural logarithm of width / height
-MAX_SHEAR = 0.2
-MAX_SHIFT = 2  # pixels
+MAX_ROTATION = math.radians(15)  # radians, in both directions
+MAX_ASPECT = 0.2  # largest natural logarithm of width / height
+MAX_SHEAR = 0.2  # largest horizontal shift in pixels per row
+MAX_SHIFT = 2  # pixels, in all directions
 MARGIN = 1.2  # factor by which images shrink, so that rotation clips nothing; framing undoes it
 ELASTIC = 1.8  # pixels, standard deviation of the displacement
-KNOTS = 7  # a side; displacement is smooth over about 10 pixels (Simard, Steinkraus, Platt, ICDAR 2003)
-STROKE_RATIO = 0.6  # of the images get dilated or thinner strokes
+KNOTS = 7  # knots a side; the displacement is smooth over about 10 pixels (Simard, Steinkraus, Platt, ICDAR 2003)
+STROKE_RATIO = 0.6  # share of images whose strokes are thickened or thinned
 MAX_THICKENING, MAX_THINNING = 1.5, 1.0  # pixels on both sides of the stroke
-SHARPEN_RATIO = 0.2  # of the images get hard edges, as of a pen in a large image; MNIST's are soft
-EDGE_LEVELS, EDGE_WIDTHS = (0.35, 0.6), (0.1, 0.5)  # of full intensity: position and width of the edge
-BLUR_RATIO, MAX_BLUR = 0.1, 2.8  # of the images, standard deviation in pixels
-MIN_BLUR_WEIGHT = 1e-30  # smaller ones are 0: denormal float32 are 30 times slower to multiply
-LOW_RESOLUTION_RATIO, LOW_RESOLUTION_SIDES = 0.1, (10, 28)  # of the images, pixels a side
-NOISE_RATIO, MAX_NOISE, NOISE_SIDE = 0.07, 0.25, 28  # of the images, standard deviation, pixels a side
+SHARPEN_RATIO = 0.2  # share of images whose edges are hardened, like a pen's in a large image; MNIST's are soft
+EDGE_LEVELS, EDGE_WIDTHS = (0.35, 0.6), (0.1, 0.5)  # position and width of an edge, as shares of full intensity
+BLUR_RATIO, MAX_BLUR = 0.1, 2.8  # share of images, largest standard deviation in pixels
+MIN_BLUR_WEIGHT = 1e-30  # smaller weights become 0: multiplying denormal float32 is 30 times slower
+LOW_RESOLUTION_RATIO, LOW_RESOLUTION_SIDES = 0.1, (10, 28)  # share of images, pixels a side
+NOISE_RATIO, MAX_NOISE, NOISE_SIDE = (
+    0.07,
+    0.25,
+    28,
+)  # share of images, largest standard deviation, pixels a side of the noise
 
 Transform = Callable[[Tensor, Generator], Tensor]
 

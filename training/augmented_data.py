@@ -1,4 +1,7 @@
-"""Augmentation passes: augmented copies of the training set, framed as in serving; epochs cycle through them."""
+"""Augmented training data: frames, outliers and teacher logits per epoch, computed in parallel and cached.
+
+A pass is one augmented copy of the training set, framed as in serving; epochs cycle through the passes.
+"""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,8 +22,8 @@ from training.synthetic_outliers import make_outliers
 
 INFERENCE_BATCH = 250  # frames in one model call
 TASK_FRAMES = 75  # frames in one task of a process; they fit its CPU caches
-IDLE_SECONDS = 60  # seconds after which a process without a task ends, also when its parent was killed
-DIGITS, OUTLIERS, ROWS = 0, 1, 2  # first number of a seed: its purpose
+IDLE_SECONDS = 60  # seconds after which a process without a task ends; this also cleans up after a killed parent
+DIGITS, OUTLIERS, ROWS = 0, 1, 2  # purpose of a random generator: first number of its seed
 
 Frames = NDArray[np.uint8]  # [n,64,64]
 

@@ -1,4 +1,4 @@
-"""Fits temperature and acceptance threshold to validation images."""
+"""Fit temperature and acceptance threshold to validation images."""
 
 import numpy as np
 import torch
@@ -9,8 +9,8 @@ from torch import Tensor
 from handler.calibration import Calibration
 from training.model_metrics import Evaluation
 
-REJECTED_RATIO = 0.013  # of the validation images are rejected by the threshold
-TEMPERATURES = (0.05, 20.0)
+REJECTED_RATIO = 0.013  # share of the validation images that the threshold rejects
+TEMPERATURES = (0.05, 20.0)  # bounds of the search
 
 
 def fit_calibration(evaluation: Evaluation) -> Calibration:

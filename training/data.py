@@ -16,8 +16,8 @@ from training.model import CLASSES
 from training.torchvision_import import torchvision
 
 DOWNLOADS = Path("data")  # torchvision's root, in the working directory
-VALIDATION_RATIO = 1 / 12  # of the training images: 5,001 of MNIST's 60,000
-CSV_NAMES = ("train.csv", "test.csv", "mnist_train.csv", "mnist_test.csv")  # on Kaggle
+VALIDATION_RATIO = 1 / 12  # share of the training images: 5,001 of MNIST's 60,000
+CSV_NAMES = ("train.csv", "test.csv", "mnist_train.csv", "mnist_test.csv")  # names of MNIST's tables on Kaggle
 SPLIT_SEED = 20_180  # fixed, so that the split does not depend on the seed of a run
 
 
@@ -82,7 +82,7 @@ def load_data(source: str, skip_unreadable: bool = False) -> DataSet:
     root = Path(source)
     if not root.is_dir():
         raise DataError(f"{source}: no such folder; --data takes mnist, mnist5k or a folder")
-    if _list_mnist_files(root) or _find_misnamed(root):
+    if _list_mnist_files(root) or _find_layout_advice(root):
         return _load_mnist(root, download=False)
     return _load_folder(root, skip_unreadable)
 
@@ -117,8 +117,8 @@ def _list_mnist_files(root: Path) -> list[Path]:
     return sorted(path for path in root.glob("MNIST/raw/*-ubyte") if path.is_file())
 
 
-def _find_misnamed(root: Path) -> str:
-    """Return what to do with the first MNIST file that is compressed, misnamed, misplaced or a CSV table, else ""."""
+def _find_layout_advice(root: Path) -> str | None:
+    """Return what to do with the first MNIST file that is compressed, misnamed, misplaced or a CSV table, or None."""
     raw = root / "MNIST" / "raw"
     for path in sorted(root.rglob("*[-.]idx?-ubyte*")):
         name = path.name.removesuffix(".gz").replace(".", "-")
@@ -128,7 +128,7 @@ def _find_misnamed(root: Path) -> str:
     if not any((root / name).is_dir() for name in ("0", "train")):  # else a table of own images
         for path in (root / name for name in CSV_NAMES if (root / name).is_file()):
             return f"{path}: MNIST as CSV is not supported; expected {raw}/*-ubyte, which --data mnist downloads"
-    return ""
+    return None
 
 
 def _load_mnist(root: Path, download: bool) -> DataSet:
@@ -145,7 +145,7 @@ def _read_mnist(root: Path, download: bool) -> list[tuple[NDArray[np.uint8], NDA
     try:
         train, test = (torchvision.datasets.MNIST(str(root), train=part, download=download) for part in (True, False))
     except Exception as error:  # torchvision raises many types
-        if advice := _find_misnamed(root):
+        if advice := _find_layout_advice(root):
             raise DataError(advice) from error
         tried = "downloaded" if download and not _list_mnist_files(root) else "read"
         reason = " ".join(str(error).split())

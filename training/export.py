@@ -1,4 +1,4 @@
-"""Writes the files of a training run atomically: models and model.json."""
+"""Build model.json and write the files of a training run atomically."""
 
 import json
 import platform
@@ -47,7 +47,8 @@ def read_smoke_images() -> dict[str, NDArray[np.uint8]]:
     try:
         return {str(digit): frame((SMOKE_FOLDER / f"{digit}.png").read_bytes()) for digit in range(CLASSES)}
     except (ImageError, OSError) as error:
-        raise ExportError(f"{SMOKE_FOLDER}: {error}; `git checkout handler/smoke` restores the ten images") from error
+        reason = error.message if isinstance(error, ImageError) else error
+        raise ExportError(f"{SMOKE_FOLDER}: {reason}; `git checkout handler/smoke` restores the ten images") from error
 
 
 def read_versions() -> dict[str, str]:
@@ -99,7 +100,7 @@ def make_record(
     start: "InitialModel | None" = None,
 ) -> dict[str, Any]:
     """Return model.json: everything that determines the run, and its metrics; no date, so a repeated run is equal."""
-    return {
+    return {  # `reference` is the drift baseline, and pictures are images: the format of model.json keeps these keys
         "version": __version__,
         "run_id": trainer.run_id,
         "architecture": ARCHITECTURE,

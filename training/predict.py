@@ -1,4 +1,4 @@
-"""Predicts the digit in an image with the current model and the preprocessing that serving uses."""
+"""Predict the digit in an image with the current model and the preprocessing that serving uses."""
 
 import sys
 from argparse import Namespace
@@ -26,6 +26,7 @@ class MakePrediction:
 
     `frame` uint8 [64,64] is the model's input, `warnings` are those of a response. Raises OSError if the file is not
     readable, ImageError if it is not an image or is blank, ModelError if the model cannot be loaded.
+    Class, `show_prediction` and `plot_img` keep the names of the notebook project that this one descends from.
     """
 
     def __init__(self, path: str | Path, model: str | Path = CURRENT_MODEL) -> None:

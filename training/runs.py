@@ -1,4 +1,4 @@
-"""Kept runs: every training run has a folder in runs/; `make archive` bundles the current run."""
+"""Training runs in runs/: find one, and make one the current model, which `make archive` bundles."""
 
 import hashlib
 import json

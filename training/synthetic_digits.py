@@ -17,7 +17,7 @@ from training.synthetic_outliers import CANVAS, reduce_to_mnist
 Random = np.random.Generator
 Stroke = list[tuple[float, float]]  # points of a polyline
 
-STYLED_RATIO = 0.1  # of the images of a digit with such a style
+STYLED_RATIO = 0.1  # share of a digit's images that are replaced, if the digit has such a style
 HEIGHT = 80  # pixels; height of a digit on the canvas
 THICKNESS = (5, 14)  # pixels
 TREMOR = 0.015  # standard deviation of a point, in heights

@@ -15,7 +15,7 @@ from handler.preprocessing import ImageError, frame_page
 Random = np.random.Generator
 
 CANVAS = 2 * FRAME_SIZE  # pixels a side, before framing
-MNIST_RESOLUTION_RATIO = 0.6  # of the outliers; else soft edges alone would identify a digit
+MNIST_RESOLUTION_RATIO = 0.6  # share of outliers at MNIST's resolution; else soft edges alone would identify a digit
 MNIST_SIDE = 28  # pixels
 LOOKALIKES = "BbDgIilOoqSsZz"  # letters that can be read as digits
 LETTERS = sorted(set(string.ascii_letters) - set(LOOKALIKES))
@@ -24,7 +24,7 @@ SCRIPTS = (cv2.FONT_HERSHEY_SCRIPT_SIMPLEX, cv2.FONT_HERSHEY_SCRIPT_COMPLEX)
 
 
 def make_outliers(frames: NDArray[np.uint8], count: int, random: Random) -> NDArray[np.uint8]:
-    """Return outlier frames uint8 [count,64,64]; pairs and sideways digits are made from digit `frames` [N,64,64]."""
+    """Return outliers uint8 [count,64,64], some made from digit `frames`; evaluation draws others, new to the model."""
     kinds = list(KINDS)
     outliers = np.empty((count, FRAME_SIZE, FRAME_SIZE), np.uint8)
     for row, kind in enumerate(random.choice(len(kinds), count, p=list(KINDS.values()))):

@@ -1,4 +1,4 @@
-"""Outliers: grayscale images uint8 [H,W] of many sizes that show no digit."""
+"""Outlier images for evaluation, independent of those that training generates: uint8 [H,W] of many sizes."""
 
 import gzip
 from pathlib import Path
@@ -30,15 +30,15 @@ FONTS: Final = (
 )
 FONT_FOLDER: Final = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 FONT_SIZES: Final = ((40, 66), (67, 93), (94, 120))  # pixels, both included; one size is drawn from every range
-CANVAS_SCALES: Final = (1.15, 1.6)  # of the letter's longer side; the canvas's side
+CANVAS_SCALES: Final = (1.15, 1.6)  # side of the canvas, in longer sides of the letter
 
 IMAGE_SIDES: Final = (28, 200)  # pixels, both included
 BLANK_SIDES: Final = (28, 400)  # pixels, both included
 MAX_BLANK_NOISE: Final = 2.0  # gray levels; largest sigma of a blank image
-NOISE_MEANS: Final = (64, 192)  # gray levels, of Gaussian noise
-NOISE_SIGMAS: Final = (20, 80)  # gray levels, of Gaussian noise
-SALT_RATIOS: Final = (0.05, 0.95)  # of the pixels; white ones of salt-and-pepper noise
-MIN_PERIOD: Final = 4  # pixels, of a texture
+NOISE_MEANS: Final = (64, 192)  # gray levels; mean of Gaussian noise
+NOISE_SIGMAS: Final = (20, 80)  # gray levels; sigma of Gaussian noise
+SALT_RATIOS: Final = (0.05, 0.95)  # share of white pixels in salt-and-pepper noise
+MIN_PERIOD: Final = 4  # pixels; shortest period of a texture
 MIN_REPEATS: Final = 3  # periods of a texture along the shorter side; fewer could resemble a digit's strokes
 WOOD_KNOT_DISTANCE: Final = 40  # pixels between the knots of the noise that bends the grain
 MIN_CONTRAST: Final = 60  # gray levels between a texture's darkest and brightest pixel
