@@ -68,7 +68,10 @@ def make_augmented_data(config: Config, images: LabeledImages) -> AugmentedData:
 
 
 class Trainer:
-    """Trains the digit model, or `network` if given, epoch by epoch; saves and loads checkpoints between epochs."""
+    """Trains the digit model, or `network` if given, epoch by epoch; saves and loads checkpoints between epochs.
+
+    Large because model, average, optimizer, scheduler and order are the state of one training.
+    """
 
     def __init__(
         self,
