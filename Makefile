@@ -146,20 +146,20 @@ bench: $(INSTALLED_BENCH) ## compare with FastAPI, LitServe and TorchServe's def
 bench-quick: $(INSTALLED_BENCH) ## the same in two minutes, less exact
 	@$(PY) -m benchmarks compare-servers --quick
 
-# Most tests run in two processes, with line coverage of all Python processes; those marked `serial` run alone afterwards.
+# Most tests run in two processes; those marked `serial` run alone afterwards.
 # With ARGS, one run of the tests named there.
 define run_parallel_tests
-rm -rf .coverage && mkdir .coverage && \
-  COVERAGE_PROCESS_START=$(call quote,CURDIR)/pyproject.toml COVERAGE_FILE=$(call quote,CURDIR)/.coverage/data \
-  $(PY) -m pytest -m "not serial and not slow and not soak" -n 2 --dist loadfile --no-loadscope-reorder && touch $(COVERAGE)
+$(PY) -m pytest -m "not serial and not slow and not soak" -n 2 --dist loadfile --no-loadscope-reorder
 endef
 
-test: $(INSTALLED_DEV) ## run the tests, including those with a real TorchServe, and measure coverage; ARGS=options of pytest
+test: $(INSTALLED_DEV) ## run the tests, including those with a real TorchServe; ARGS=options of pytest
 	@$(if $(ARGS),$(PY) -m pytest $(ARGS),$(run_parallel_tests) && $(PY) -m pytest -m "serial and not slow and not soak")
 
-# `make test` has just written it in CI; it is written again when a file has changed.
+# Line coverage of all Python processes, workers included; it slows the tests down, so `make test` goes without.
 $(COVERAGE): $(INSTALLED_DEV) $(wildcard $(MEASURED:=/*.py) tests/*.py)
-	@$(run_parallel_tests)
+	@rm -rf .coverage && mkdir .coverage
+	@COVERAGE_PROCESS_START=$(call quote,CURDIR)/pyproject.toml COVERAGE_FILE=$(call quote,CURDIR)/.coverage/data $(run_parallel_tests)
+	@touch $@
 
 define check_coverage
 export COVERAGE_FILE=.coverage/data && $(PY) -m coverage combine --quiet --keep && for package in $(MEASURED); do \

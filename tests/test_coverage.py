@@ -1,4 +1,4 @@
-"""Line coverage of `make test` includes TorchServe's workers, which run an extracted copy of the handler."""
+"""Line coverage in `make test-slow` includes TorchServe's workers, which run an extracted copy of the handler."""
 
 import json
 import os
