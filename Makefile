@@ -32,8 +32,6 @@ INSTALLED := .venv/installed
 INSTALLED_DEV := .venv/installed-dev
 INSTALLED_BENCH := .venv/installed-bench
 INSTALLED_DOCS := .venv/installed-docs
-MEASURED := handler digits_client training serving
-COVERAGE := .coverage/measured
 BUNDLED := scripted_model.pt model/model.json handler/model-config.yaml $(wildcard handler/*.py handler/smoke/*.png)
 
 # DIGITS_HOME, from the environment or the command line, is the folder of state, logs and archives. `make clean` removes
@@ -146,30 +144,28 @@ bench: $(INSTALLED_BENCH) ## compare with FastAPI, LitServe and TorchServe's def
 bench-quick: $(INSTALLED_BENCH) ## the same in two minutes, less exact
 	@$(PY) -m benchmarks compare-servers --quick
 
-# Most tests run in two processes; those marked `serial` run alone afterwards.
-# With ARGS, one run of the tests named there.
-define run_parallel_tests
-$(PY) -m pytest -m "not serial and not slow and not soak" -n 2 --dist loadfile --no-loadscope-reorder
-endef
+# Most tests run in two processes; those marked `serial` run alone afterwards. Waiting threads of OpenMP sleep: if they
+# spin, training in one process takes the other's CPU. With ARGS, one run of the tests named there.
+test test-slow: export OMP_WAIT_POLICY := PASSIVE
 
-test: $(INSTALLED_DEV) ## run the tests, including those with a real TorchServe; ARGS=options of pytest
-	@$(if $(ARGS),$(PY) -m pytest $(ARGS),$(run_parallel_tests) && $(PY) -m pytest -m "serial and not slow and not soak")
+run_parallel_tests = $(PY) -m pytest -m "not serial and $(1)" -n 2 --dist loadfile --no-loadscope-reorder
+run_serial_tests = $(PY) -m pytest -m "serial and $(1)" $$(grep -l mark.serial tests/test_*.py)
+
+test: $(INSTALLED_DEV) ## run the tests but the slow ones, with a real TorchServe; ARGS=options of pytest
+	@$(if $(ARGS),$(PY) -m pytest $(ARGS),$(call run_parallel_tests,not slow and not soak) && $(call run_serial_tests,not slow and not soak))
 
 # Line coverage of all Python processes, workers included; it slows the tests down, so `make test` goes without.
-$(COVERAGE): $(INSTALLED_DEV) $(wildcard $(MEASURED:=/*.py) tests/*.py)
-	@rm -rf .coverage && mkdir .coverage
-	@COVERAGE_PROCESS_START=$(call quote,CURDIR)/pyproject.toml COVERAGE_FILE=$(call quote,CURDIR)/.coverage/data $(run_parallel_tests)
-	@touch $@
-
-define check_coverage
-export COVERAGE_FILE=.coverage/data && $(PY) -m coverage combine --quiet --keep && for package in $(MEASURED); do \
+define measure_coverage
+rm -rf .coverage && mkdir .coverage && COVERAGE_PROCESS_START=$(call quote,CURDIR)/pyproject.toml \
+  COVERAGE_FILE=$(call quote,CURDIR)/.coverage/data $(1) && export COVERAGE_FILE=.coverage/data && \
+  $(PY) -m coverage combine --quiet && for package in handler digits_client training serving; do \
   $(PY) -m coverage report --include="$$package/*" --fail-under 90 || exit; done
 endef
 
-test-slow: $(INSTALLED_DEV) $(if $(ARGS),,$(COVERAGE)) ## run the slow tests: alerts, exact counts, recovery, notebooks, browser timings, shell blocks of the docs; check coverage
-	@$(if $(ARGS),$(PY) -m pytest -m "slow and not soak" $(ARGS),$(PY) -m pytest -m "slow and not serial and not soak" -n 2 --dist loadfile --no-loadscope-reorder && $(PY) -m pytest -m "slow and serial and not soak" && $(check_coverage))
+test-slow: $(INSTALLED_DEV) ## run all tests but the soak tests, and check line coverage, about 20 minutes; ARGS=options of pytest
+	@$(if $(ARGS),$(PY) -m pytest -m "not soak" $(ARGS),$(call measure_coverage,$(call run_parallel_tests,not soak)) && $(call run_serial_tests,not soak))
 
-soak: $(INSTALLED_DEV) ## run the soak tests, about 40 minutes: load during promotions and crashes, memory, fuzzing; ARGS=options of pytest
+soak: $(INSTALLED_DEV) ## run the soak tests, about 45 minutes: load during promotions and crashes, alerts, memory, fuzzing; ARGS=options of pytest
 	@$(PY) -m pytest -m soak $(ARGS)
 
 lint: $(INSTALLED_DEV) ## run ruff, mypy, import-linter and the check of names, sentences and length of the docs

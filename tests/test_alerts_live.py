@@ -50,8 +50,7 @@ FLOOD_RATE = 100  # requests a second, so that it leaves others their CPU
 Rule = tuple[str, str]  # an alert, and the label that distinguishes its rules
 
 pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.serial,
+    pytest.mark.soak,
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed (Debian: prometheus)"),
 ]
 

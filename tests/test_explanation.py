@@ -97,6 +97,7 @@ def test_failed_explanation_stays_in_its_row(
     assert error["message"] == "the image could not be processed: MemoryError"
 
 
+@pytest.mark.slow
 def test_captum_is_imported_by_the_first_explanation(model_dir: Path) -> None:
     code = f"""
 import sys

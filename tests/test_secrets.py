@@ -42,6 +42,7 @@ def find_listening(process: psutil.Process) -> list[str]:
     return [item.laddr.ip for item in process.net_connections("inet") if item.status == psutil.CONN_LISTEN]
 
 
+@pytest.mark.slow
 def test_tokens_and_ports_stay_private_after_errors(own: Config) -> None:
     """No token is in a log, an output, a command line or the state; nobody else reads a key file or connects."""
     provide_archive("2.0", own.model_store).write_bytes(b"no archive")

@@ -106,6 +106,7 @@ def test_the_environment_overrides_nothing_and_has_a_kill_program(
     process.communicate()
 
 
+@pytest.mark.slow
 def test_a_server_starts_under_adverse_conditions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A read-only, non-ASCII folder under LC_ALL=C, a BOM, colons, IPv6, a long TMPDIR, a bad environment."""
     folder, home = tmp_path / "größe", tmp_path / ("zuhause ö" * 3)
