@@ -1,4 +1,4 @@
-"""The measurements of one run, with their medians and ratios."""
+"""Results of a benchmark run: start times, memory and measurements, with medians and ratios."""
 
 import statistics
 from dataclasses import dataclass, field

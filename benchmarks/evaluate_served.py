@@ -1,4 +1,4 @@
-"""Measure accuracy through the served API, and its agreement with training's code for the same PNGs."""
+"""Measure accuracy through the served API, and its agreement with the training code on the same PNGs."""
 
 import argparse
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Run a workload against a server by wrk: closed loops and, with the due times of load_test.lua, open loops."""
+"""Run a workload against a server by wrk: closed loops and, with the send times of load_test.lua, open loops."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Workloads: the images, their number per request, the connections and the duration."""
+"""Workloads: images, images per request, number of connections, duration."""
 
 import json
 from base64 import b64encode

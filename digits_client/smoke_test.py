@@ -1,4 +1,4 @@
-"""Smoke test of a version: its probabilities for ten images, one per digit, must equal those in its archive."""
+"""Smoke test of a version: its probabilities for ten images, one per digit, must match those in its archive."""
 
 from base64 import b64decode
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Client of the supervisor: readiness, saved versions and metrics."""
+"""StatusClient reads the supervisor's readiness, saved versions and metrics."""
 
 from collections.abc import Iterable
 from typing import Any

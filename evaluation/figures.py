@@ -1,4 +1,4 @@
-"""Figures of the report, as PNG; a caption below says how they were made."""
+"""Figures of the report, as PNG, each with a caption that says how it was made."""
 
 from collections.abc import Sequence
 from io import BytesIO

@@ -1,4 +1,4 @@
-"""Metrics of calibration, rejection and out-of-distribution detection, from torchmetrics where it has them."""
+"""Metrics of scores: expected calibration error, AUROC of OOD detection, Wilson interval, risk-coverage curve."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""The TorchServe handler, its preprocessing and its smoke images: what an archive contains."""
+"""The TorchServe handler, its preprocessing and its images for the smoke test: what an archive contains."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Find the page in a photograph, its gray level and the foreground, be that dark on light or light on dark."""
+"""Find the page in a photograph, its gray level and the foreground, whether dark on light or light on dark."""
 
 import math
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Apply a calibration: probabilities from logits, and the score that accepts or rejects a prediction."""
+"""Apply a calibration: probabilities from logits, and the score by which a prediction is accepted or rejected."""
 
 import json
 import math

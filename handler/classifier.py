@@ -1,4 +1,4 @@
-"""Classify frames with the scripted model and its calibration."""
+"""Classify frames (handler/preprocessing.py) with the scripted model and its calibration."""
 
 from collections.abc import Iterable, Sequence
 from itertools import cycle, islice

@@ -1,4 +1,4 @@
-"""What client, supervisor and workers agree on: headers, environment variables, warnings, limits.
+"""Constants that client, supervisor and workers share, such as headers and limits, and the parsing of headers.
 
 Imports the standard library alone. digits_client copies these constants, as its wheel does not contain the handler.
 """

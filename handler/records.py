@@ -1,4 +1,4 @@
-"""A request, its images and their errors, which the handler fills in, counts and logs."""
+"""Data classes of a request, its images and their errors, which the handler fills in, counts and logs."""
 
 import logging
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Metrics of versions, workers, queue and drift; the supervisor updates them every UPDATE_SECONDS."""
+"""Prometheus collector: metrics of versions, workers, queue and drift, from the supervisor's last update."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Reads config.properties, where all addresses are, for the supervisor and the client."""
+"""Read config.properties, where all addresses are, for the supervisor and the client."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The draw page at /draw of the supervisor's address: its files and its requests, to which the token is added here.
+"""Serve the draw page at /draw of the supervisor's address, and add the token to its requests.
 
 The page needs no token. So it is served on loopback addresses only, under a loopback host name (against DNS
 rebinding), and its POST requests must carry the page's own Origin. It can only predict, explain and list versions.

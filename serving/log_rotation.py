@@ -1,4 +1,4 @@
-"""Rotates the request log; workers continue in a new file (handler/request_log.py)."""
+"""Rotate the request log; workers continue in a new file (handler/request_log.py)."""
 
 from collections.abc import Callable
 from logging.handlers import RotatingFileHandler

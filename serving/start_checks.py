@@ -1,4 +1,4 @@
-"""Checks options, folders, addresses and space; without these checks the server would just never become ready."""
+"""Check options, folders, addresses and space, since the server would never become ready and not say why."""
 
 import errno
 import os

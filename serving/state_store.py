@@ -1,4 +1,4 @@
-"""Tracks the state while the server runs, saves every change, and retries a save that failed."""
+"""Track the state while the server runs, save every change, and retry a save that failed."""
 
 import threading
 from collections.abc import Callable

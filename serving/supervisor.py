@@ -1,4 +1,4 @@
-"""Supervises TorchServe: starts it with the saved state, restarts it after a crash, drains and stops it."""
+"""Supervise TorchServe: start it with the saved state, restart it after a crash, drain and stop it."""
 
 import os
 import sys

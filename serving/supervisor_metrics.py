@@ -1,4 +1,4 @@
-"""The registry behind /metrics: metrics of the supervisor, the versions and the workers."""
+"""The Prometheus registry behind /metrics, and the thread that updates it."""
 
 import platform
 import threading
@@ -37,7 +37,7 @@ class SupervisorMetrics:
 
     @contextmanager
     def poll_in_thread(self, poll: Callable[[], None], log: Callable[[str], None]) -> Iterator[None]:
-        """Call `poll` every POLL_SECONDS in a thread while the block runs."""
+        """Call `poll` every UPDATE_SECONDS in a thread while the block runs."""
         ended = threading.Event()
 
         def run() -> None:

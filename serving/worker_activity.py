@@ -1,4 +1,4 @@
-"""Activity counters of TorchServe's workers: they change while a worker handles a request (digits_client.wait_idle)."""
+"""Detect whether TorchServe's workers are busy, from their CPU time and process status (digits_client.wait_idle)."""
 
 import time
 from collections.abc import Iterable

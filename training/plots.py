@@ -1,4 +1,4 @@
-"""Plots of training and evaluation, as PNG."""
+"""Plot learning curves and confusion matrices, and write any figure as PNG."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Imports torchvision and torchmetrics, also with a CPU-only torch; import both from here.
+"""Import torchvision and torchmetrics, also with a CPU-only torch; import both from here.
 
 PyPI's Linux wheel of torchvision is built for CUDA. Without CUDA its compiled operators do not load, and importing it,
 or torchmetrics, fails because two operators are undefined. Declaring them is enough: nothing here calls them.
