@@ -1,6 +1,7 @@
 """Command line of the evaluation.
 
 python -m evaluation report --data mnist    docs/report.md; MNIST test 99.4%, about four minutes
+python -m evaluation report --data FOLDER   own images in subfolders of kinds and digits: a table, and the mistakes
 """
 
 import argparse
@@ -8,9 +9,8 @@ import sys
 from pathlib import Path
 
 from common.command_line import add_command, run_command
-from serving.config import ROOT
 
-_DATA = "mnist, mnist5k (the shipped model was trained on most of it) or a torchvision root (default: %(default)s)"
+_DATA = "mnist, mnist5k (the shipped model was trained on most of it), a torchvision root or a folder of own images"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -20,11 +20,11 @@ def make_parser() -> argparse.ArgumentParser:
     text = "evaluate the current model on digits, corrupted digits and outliers; write docs/report.md"
     report = add_command(commands, "report", "evaluation.report:run_report", text)
     report.set_defaults(hint_if_stopped="stopped")
-    report.add_argument("--data", default="mnist", help=_DATA)
+    report.add_argument("--data", default="mnist", help=f"{_DATA}: DIGIT/ or KIND/DIGIT/ (default: %(default)s)")
     report.add_argument("--part", choices=("test", "validation"), default="test", help="(default: %(default)s)")
     report.add_argument("--photos", type=int, default=2000, help="number of synthetic photos (default: %(default)s)")
     report.add_argument("--outliers", type=int, default=1000, help="images per generated set (default: %(default)s)")
-    report.add_argument("--out", type=Path, default=ROOT / "docs", help="output folder of report.md (default: docs)")
+    report.add_argument("--out", type=Path, help="output folder (default: docs, or mistakes for own images)")
     return parser
 
 

@@ -11,12 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.stats import binomtest
 
-from evaluation.ood_scores import BINS, compute_risk_coverage, compute_wilson_interval
+from evaluation.ood_scores import BINS, compute_risk_coverage
 from evaluation.results import Result
-from handler.background import crop_page, estimate_background, extract_foreground, reduce_image
+from handler.background import crop_bars, crop_page, estimate_background, extract_foreground, reduce_image
 from handler.decoding import decode_image
 from handler.geometry import crop_components, deslant, place_in_frame
+from handler.lines import remove_lines
 from handler.preprocessing import frame
 from handler.segmentation import FOREGROUND_THRESHOLD, find_components
 from training.plots import write_figure
@@ -39,7 +41,8 @@ def plot_reliability(results: Sequence[Result], caption: str, path: Path) -> Non
         correct = np.bincount(bins, result.correct, BINS)[filled]
         mean_confidence = np.bincount(bins, confidence, BINS)[filled] / counts[filled]
         accuracy = correct / counts[filled]
-        low, high = compute_wilson_interval(correct, counts[filled])
+        pairs = zip(correct.astype(int).tolist(), counts[filled].tolist(), strict=True)
+        low, high = zip(*(binomtest(*pair).proportion_ci(method="wilson") for pair in pairs), strict=True)
         upper.plot((0, 1), (0, 1), color="gray", linestyle="--", label="perfect calibration")
         error_bars = np.clip((accuracy - low, high - accuracy), 0, None)
         label = f"bin, 95% Wilson interval; ECE {result.calibration_error:.2%}"
@@ -122,9 +125,10 @@ def plot_framing_steps(images: Sequence[tuple[str, bytes]], caption: str, path: 
 def _plot_steps(row: Sequence[Axes], name: str, content: bytes) -> None:
     with Image.open(BytesIO(content)) as image:
         row[0].imshow(image.convert("RGB"))
-    gray = crop_page(reduce_image(decode_image(content)))
+    gray = crop_page(crop_bars(reduce_image(decode_image(content))))
     background = estimate_background(gray)
     foreground = extract_foreground(gray, background)
+    foreground = remove_lines(foreground) or foreground
     components = find_components(foreground)
     weakest = FOREGROUND_THRESHOLD * components.contrast
     mask = foreground.intensity >= weakest if components.mask is None else components.mask > 0

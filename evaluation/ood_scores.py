@@ -1,4 +1,4 @@
-"""Metrics of scores: expected calibration error, AUROC of OOD detection, Wilson interval, risk-coverage curve."""
+"""Metrics of scores: expected calibration error, AUROC of OOD detection, risk-coverage curve."""
 
 import numpy as np
 import torch
@@ -8,11 +8,9 @@ from training.model import CLASSES
 from training.torchvision_import import torchmetrics
 
 BINS = 15  # confidence intervals of equal width for the expected calibration error
-Z_95 = 1.96  # standard deviations of a 95% interval
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
-Counts = NDArray[np.int64] | Floats
 
 
 def compute_calibration_error(probabilities: Floats, labels: Labels) -> float:
@@ -26,14 +24,6 @@ def compute_auroc(digits: Floats, outliers: Floats) -> float:
     scores = torch.from_numpy(np.concatenate((digits, outliers)))
     target = torch.cat((torch.ones(len(digits)), torch.zeros(len(outliers)))).long()
     return float(torchmetrics.functional.classification.binary_auroc(scores, target))
-
-
-def compute_wilson_interval(successes: Counts, trials: Counts) -> tuple[Floats, Floats]:
-    """Return lower and upper bound of the 95% interval of a proportion; Wilson, JASA 22, 1927."""
-    ratio, spread = successes / trials, Z_95**2 / trials
-    center = (ratio + spread / 2) / (1 + spread)
-    half = np.sqrt(spread * (ratio * (1 - ratio) + spread / 4)) / (1 + spread)
-    return np.asarray(center - half), np.asarray(center + half)
 
 
 def compute_risk_coverage(scores: Floats, correct: NDArray[np.bool_]) -> tuple[Floats, Floats]:

@@ -13,6 +13,7 @@ from evaluation import figures, sets
 from evaluation.handler_runner import start_handler
 from evaluation.ood_scores import BINS, compute_auroc
 from evaluation.outlier_images import MissingDatasetError
+from evaluation.own_images import find_kinds, report_own_images
 from evaluation.results import Result, evaluate_set
 from handler.calibration import SCORE_TEMPERATURE_SCALE, read_calibration
 from serving.config import ROOT
@@ -76,18 +77,20 @@ The wrong predictions with the highest confidence, beside the frame that the mod
 
 def run_report(args: argparse.Namespace) -> int:
     """Write report.md and its figures, print its path; raise DataError if MNIST's part is missing."""
-    source, part, photos, outliers = args.data, args.part, args.photos, args.outliers
+    if kinds := find_kinds(Path(args.data)):
+        return report_own_images(kinds, args.out or Path("mistakes"))
+    source, part, photos, outliers, out = args.data, args.part, args.photos, args.outliers, args.out or ROOT / "docs"
     images, labels = load_raw_images(source, part)
     with start_handler() as handler:
         digit_sets = chain(sets.make_digit_sets(images, labels, SEED, photos), [sets.load_scikit_learn_digits()])
         digits = [evaluate_set(handler, image_set) for image_set in digit_sets]
         others = [evaluate_set(handler, image_set) for image_set in _make_outlier_sets(outliers)]
     command = f"python -m evaluation report --data {source} --part {part} --photos {photos} --outliers {outliers}"
-    (args.out / FIGURES).mkdir(parents=True, exist_ok=True)
-    _plot_figures(args.out / FIGURES, digits, images, f"run {read_record(ROOT)['run_id']}; {command}")
+    (out / FIGURES).mkdir(parents=True, exist_ok=True)
+    _plot_figures(out / FIGURES, digits, images, f"run {read_record(ROOT)['run_id']}; {command}")
     trained_on = "mnist5k, most of which the shipped model was trained on"
     data = trained_on if source == "mnist5k" else f"MNIST's {part} images"
-    path = args.out / "report.md"
+    path = out / "report.md"
     path.write_text(_render_page(data, command, digits, others))
     print(path)
     return 0
@@ -110,7 +113,7 @@ def _plot_figures(folder: Path, digits: list[Result], images: NDArray[np.uint8],
         figures.plot_mistakes(result, caption, folder / f"mistakes_{result.name}.png")
     examples = [(name, by_name[name].image_set.images[0]) for name in (sets.CLEAN, "off-centre", "noisy")]
     examples += [(sets.PHOTO_LIKE, image) for image in photos.image_set.images[:3]]
-    examples += [("page on a table", _render_page_on_table(images[0]))]
+    examples += [("box on a page on a table", _render_page_on_table(images[0]))]
     figures.plot_framing_steps(examples, caption, folder / "framing.png")
     evaluation = Evaluation.from_probabilities(clean.predictions.probabilities, clean.labels)
     title = f"{sets.CLEAN}, {clean.count:,} images: accuracy {clean.correct.mean():.2%}"
@@ -118,10 +121,11 @@ def _plot_figures(folder: Path, digits: list[Result], images: NDArray[np.uint8],
 
 
 def _render_page_on_table(gray: NDArray[np.uint8]) -> bytes:
-    """Return a PNG of the digit uint8 [28,28] on a page that lies, slightly rotated, on a dark table."""
+    """Return a PNG of the digit uint8 [28,28] in a box on a page that lies, slightly rotated, on a dark table."""
     digit = cv2.resize(gray, (180, 180), interpolation=cv2.INTER_CUBIC) / 255
     page = np.full((300, 340), 225.0)
     page[60:240, 80:260] *= 1 - 0.75 * digit
+    cv2.rectangle(page, (110, 75), (230, 215), 90, 3)
     rotation = cv2.getRotationMatrix2D((170, 150), 4, 1)
     rotation[:, 2] += (80, 50)
     table = cv2.warpAffine(page, rotation, (500, 400), borderValue=60)

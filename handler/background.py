@@ -17,6 +17,7 @@ MIN_DARK_PAGE_FOREGROUND = 0.005  # share of bright pixels on a dark page; with 
 MIN_PAGE_SIZE = 0.4  # shorter side of a page, as a share of the image's shorter side
 MIN_RECTANGULARITY = 0.9  # area of a page, as a share of the rectangle around it
 MIN_PAGE_BACKGROUND = 0.5  # share of a page's area that is background; with less, it is a 0 or a box
+MAX_BAR_NOISE = 12  # gray levels by which a plain bar may deviate; a page differs from it by twice as much
 PAGE_EDGE = 4  # pixels cut off along the page's edge
 EVEN_DEVIATION = 5  # gray levels beyond the noise by which an evenly lit background may deviate from its median
 MIN_EVEN_BORDER = 0.9  # share of border pixels within that deviation; with fewer, the light is uneven
@@ -67,6 +68,26 @@ def crop_page(gray: GrayImage) -> GrayImage:
     left, top, width, height = cv2.boundingRect(inside)
     filled = np.where(inside, gray, np.uint8(np.median(gray[inside > 0][::16])))
     return filled[top : top + height, left : left + width]
+
+
+def crop_bars(gray: GrayImage) -> GrayImage:
+    """Crop to the page between or beside plain bars, as of a letterboxed image; leave other images as they are."""
+    darkest, lightest = cv2.minMaxLoc(_get_border(gray))[:2]
+    if lightest - darkest < 2 * MAX_BAR_NOISE:
+        return gray
+    bar = int(gray[0, 0])
+    differs = cv2.threshold(cv2.absdiff(gray, bar), MAX_BAR_NOISE, 255, cv2.THRESH_BINARY)[1]
+    left, top, width, height = cv2.boundingRect(differs)
+    if (height, width) == gray.shape or min(width, height) < MIN_PAGE_SIZE * min(gray.shape):
+        return gray
+    blended = 1 if min(width, height) > SMALL_SIZE else 0  # pixels at the edge, where an image was reduced
+    page = gray[top + blended : top + height - blended, left + blended : left + width - blended]
+    border = _get_border(page)
+    level = int(np.median(border))
+    is_edge = _compute_share_near(border, bar, MAX_BAR_NOISE) <= 1 - MIN_EVEN_BORDER
+    background = _compute_share_near(page, level, 2 * MAX_BAR_NOISE)
+    is_page = MIN_PAGE_BACKGROUND <= background <= 1 - MIN_DARK_PAGE_FOREGROUND
+    return page if is_edge and is_page and abs(level - bar) >= 2 * MAX_BAR_NOISE else gray
 
 
 def _find_page(gray: GrayImage) -> GrayImage | None:

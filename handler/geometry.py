@@ -20,6 +20,9 @@ DIGIT_SIZE = round(FRAME_SIZE * 20 / 28)  # pixels; longer side of the foregroun
 CENTER = FRAME_SIZE * 14.5 / 28 - 0.5  # pixel index, across and down, of the center of mass in the frame
 MAX_SLANT = 1.0  # pixels a row; the digit is sheared by no more
 MIN_DESLANT_SCALE = 0.75  # a digit that would have to shrink more when sheared is not slanted
+MAX_GRAY_RATIO = 0.1  # pixels between black and white, relative to white ones, of a digit whose edges are steps
+STEP_BLUR, MAX_STEP_BLUR = 0.035, 0.8  # sigma of the blur that smooths steps: a share of the longer side, and pixels
+STEP_GAIN, STEP_OFFSET = 1.4, -36  # contrast and gray levels that make blurred strokes as wide as before
 MIN_STROKE_WIDTH = 2.5  # pixels in the frame; thinner strokes are thickened to about this
 
 
@@ -32,14 +35,25 @@ def crop_components(foreground: Foreground, components: Components) -> GrayImage
         digit = cv2.bitwise_and(digit, near)
     if foreground.noise > SMOOTHING_NOISE:
         digit = cv2.subtract(digit, np.full_like(digit, int(NOISE_FLOOR * foreground.noise)))
-    if max(foreground.intensity.shape) < NARROW_SIZE:  # lets the outermost of few pixels fade to background as well
+    has_steps = max(digit.shape) < DIGIT_SIZE and _has_steps(digit, components.contrast)
+    if has_steps or max(foreground.intensity.shape) < NARROW_SIZE:  # lets the outermost pixels fade to background too
         digit = cv2.copyMakeBorder(digit, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
+    if has_steps:
+        sigma = min(MAX_STEP_BLUR, STEP_BLUR * max(digit.shape))
+        digit = cv2.GaussianBlur(digit, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
     scale = DIGIT_SIZE / max(digit.shape)
     if scale < 1 / 2:
         digit = _thicken_strokes(digit, MIN_STROKE_WIDTH / scale)
     width, height = (max(1, round(side * scale)) for side in digit.shape[::-1])
     method = cv2.INTER_CUBIC if scale >= 1 else cv2.INTER_AREA
-    return _stretch_contrast(cv2.resize(digit, (width, height), interpolation=method))
+    stretched = _stretch_contrast(cv2.resize(digit, (width, height), interpolation=method))
+    return cv2.addWeighted(stretched, STEP_GAIN, stretched, 0, STEP_OFFSET) if has_steps else stretched
+
+
+def _has_steps(digit: GrayImage, contrast: float) -> bool:
+    """Return whether the digit is black and white, so that the edges of its strokes are steps of whole pixels."""
+    white, not_black = (np.count_nonzero(digit > ratio * contrast) for ratio in (0.8, 0.2))
+    return bool(not_black - white < MAX_GRAY_RATIO * white)
 
 
 def _stretch_contrast(digit: GrayImage) -> GrayImage:

@@ -1,9 +1,9 @@
 """Preprocess an image's bytes into a frame and the model's input; training and serving share this definition.
 
 A frame is the image that the model classifies: uint8 [64,64], the digit bright on 0, scaled and centered as in MNIST.
-bytes -> `decode_plain_png`, or `decode_image` and `reduce_image` -> grayscale (`load_gray`) -> `crop_page`
--> `estimate_background` -> `extract_foreground` -> `find_components` -> `crop_components` -> `deslant`
--> `place_in_frame` -> frame (`frame`) -> float32 [N,3,64,64] (`to_input`)
+bytes -> `decode_plain_png`, or `decode_image` and `reduce_image` -> grayscale (`load_gray`) -> `crop_bars`
+-> `crop_page` -> `estimate_background` -> `extract_foreground` -> `remove_lines` -> `find_components`
+-> `crop_components` -> `deslant` -> `place_in_frame` -> frame (`frame`) -> float32 [N,3,64,64] (`to_input`)
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from handler.background import crop_page, estimate_background, extract_foreground, reduce_image
+from handler.background import Foreground, crop_bars, crop_page, estimate_background, extract_foreground, reduce_image
 from handler.decoding import GrayImage, ImageInfo, decode_with_info
 from handler.decoding import ImageError as ImageError  # what `frame` raises
 from handler.fast_png import decode_plain_png
 from handler.geometry import crop_components, deslant, place_in_frame
+from handler.lines import remove_lines
 from handler.protocol import WARNINGS
 from handler.segmentation import Components, find_components
 
@@ -67,15 +68,17 @@ def frame_gray(gray: GrayImage) -> GrayImage:
 
 def frame_gray_with_warnings(gray: GrayImage) -> FramedImage:
     """Frame a grayscale image [height,width] and collect its warnings; raise ImageError 422 if it is blank."""
-    return frame_page(crop_page(reduce_image(gray)))
+    return frame_page(crop_page(crop_bars(reduce_image(gray))))
 
 
 def frame_page(gray: GrayImage) -> FramedImage:
     """Frame a grayscale image of at most WORKING_SIZE pixels a side that shows a page and nothing around it."""
     foreground = extract_foreground(gray, estimate_background(gray))
+    cleared = remove_lines(foreground)
+    foreground = cleared or foreground
     components = find_components(foreground)
     framed = place_in_frame(deslant(crop_components(foreground, components)))
-    return FramedImage(framed, _collect_warnings(components, foreground.inverted, gray.shape))
+    return FramedImage(framed, _collect_warnings(components, foreground, cleared is not None))
 
 
 def to_input(frames: Sequence[GrayImage] | GrayImage | torch.Tensor) -> torch.Tensor:
@@ -84,14 +87,16 @@ def to_input(frames: Sequence[GrayImage] | GrayImage | torch.Tensor) -> torch.Te
     return gray.unsqueeze(1).float().div(255).expand(-1, CHANNELS, -1, -1)
 
 
-def _collect_warnings(components: Components, inverted: bool, shape: tuple[int, ...]) -> tuple[str, ...]:
+def _collect_warnings(components: Components, foreground: Foreground, lines_removed: bool) -> tuple[str, ...]:
     left, top, right, bottom = components.box
+    height, width = foreground.intensity.shape
     heights = np.sort(components.boxes[:, 3])
     applies = (
-        inverted,
+        foreground.inverted,
         len(heights) > 1 and heights[-2] * 2 >= heights[-1],  # the second is too large for a digit's bar or dot
         components.contrast < FAINT_CONTRAST,
-        left == 0 or top == 0 or right == shape[1] or bottom == shape[0],
+        left == 0 or top == 0 or right == width or bottom == height,
         max(right - left, bottom - top) < LOW_RESOLUTION,
+        lines_removed,
     )
     return tuple(compress(WARNINGS, applies))

@@ -11,7 +11,8 @@ CORRELATION_HEADER = "X-Correlation-ID"  # echoed, so that a client can match re
 PROBE_HEADER = "X-Digits-Probe"  # a request with it, whatever its value, only checks the service; counted separately
 REQUEST_LOG_PATH, REQUEST_LOG_LEVEL = "DIGITS_REQUEST_LOG", "DIGITS_REQUEST_LOG_LEVEL"  # environment of workers
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # environment of workers, defined by prometheus_client
-WARNINGS = ("inverted", "several_marks", "faint", "touches_border", "low_resolution")  # in predictions
+SEVERAL_MARKS = "several_marks"  # an image with this warning is rejected, whatever its score
+WARNINGS = ("inverted", SEVERAL_MARKS, "faint", "touches_border", "low_resolution", "lines_removed")  # in predictions
 MAX_INSTANCES = 256  # images in a batch request
 
 _CORRELATION_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")

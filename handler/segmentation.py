@@ -19,7 +19,7 @@ MIN_CONTRAST_TO_NOISE_UNEVEN = 14  # minimum contrast under uneven light, which 
 FOREGROUND_THRESHOLD = 0.2  # share of the contrast; weaker pixels belong to no component
 FOREGROUND_THRESHOLD_UNEVEN = 0.3  # threshold under uneven light, which leaves weak remains beside the strokes
 MIN_COMPONENT_MASS = 0.04  # share of the largest component's mass; a component with less is a speck
-MIN_INNER_MASS = 0.1  # share of the largest component's mass from which a component inside the image is the digit
+MIN_INNER_MASS = 0.05  # share of the largest component's mass from which a component inside the image is the digit
 MIN_COMPONENT_STRENGTH = 0.5  # share of the digit's strength; a weaker component under uneven light is background
 
 
@@ -39,8 +39,8 @@ class Components:
         return min(lefts), min(tops), right, bottom
 
 
-def find_components(foreground: Foreground) -> Components:
-    """Find the digit's components, without specks and remains of shadows; raise ImageError 422 if there are none."""
+def binarize(foreground: Foreground) -> tuple[GrayImage, GrayImage, float]:
+    """Return the smoothed intensity, the foreground's mask, 255 or 0, and its contrast; raise ImageError 422."""
     smooth, noise, is_even = foreground.intensity, foreground.noise, foreground.is_evenly_lit
     if noise > SMOOTHING_NOISE:
         smooth, noise = cv2.GaussianBlur(smooth, (3, 3), 0), noise / 2
@@ -49,10 +49,16 @@ def find_components(foreground: Foreground) -> Components:
         raise ImageError(422, "nothing is drawn on the image; expected one digit that stands out from its background")
     relative = FOREGROUND_THRESHOLD if is_even else FOREGROUND_THRESHOLD_UNEVEN
     binary = cv2.threshold(smooth, max(relative * contrast, (NOISE_FLOOR + 1) * noise), 255, cv2.THRESH_BINARY)[1]
+    return smooth, binary, contrast
+
+
+def find_components(foreground: Foreground) -> Components:
+    """Find the digit's components, without specks and remains of shadows; raise ImageError 422 if there are none."""
+    smooth, binary, contrast = binarize(foreground)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(binary)
-    if count == 2 and is_even:
+    if count == 2 and foreground.is_evenly_lit:
         return Components(stats[1:, :4], None, contrast)
-    selected = _select_components(smooth, labels, stats, is_even)
+    selected = _select_components(smooth, labels, stats, foreground.is_evenly_lit)
     return Components(stats[selected, :4], selected.astype(np.uint8)[labels] * np.uint8(255), contrast)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from handler.background import crop_page, estimate_background, extract_foreground, reduce_image
+from handler.background import crop_bars, crop_page, estimate_background, extract_foreground, reduce_image
 from handler.decoding import WORKING_SIZE, GrayImage
 
 STROKE = np.zeros((200, 200), bool)
@@ -56,6 +56,26 @@ def test_dark_page_on_a_lighter_surface_is_cropped(border: int, noise: float) ->
     assert min(cropped.shape) < 200
     assert np.median(cropped) == pytest.approx(25, abs=1)
     assert cropped[0].max() < 50
+
+
+@pytest.mark.parametrize("sides", [((40, 40), (0, 0)), ((0, 0), (30, 70)), ((60, 0), (0, 50))])
+@pytest.mark.parametrize("level", [0, 80, 128, 255])
+@pytest.mark.parametrize("inverted", [True, False])
+def test_bars_at_two_sides_and_around_a_corner_are_cropped(
+    sides: tuple[tuple[int, int], tuple[int, int]], level: int, inverted: bool
+) -> None:
+    page = make_lit_page(220.0) if inverted else 255 - make_lit_page(220.0)
+    cropped = crop_bars(np.pad(page, sides, constant_values=level))
+    assert cropped.shape == (198, 198)
+    assert abs(np.median(cropped[0]) - np.median(page)) <= 1
+
+
+@pytest.mark.parametrize("background", [0, 255])
+@pytest.mark.parametrize("top", [0, 20])
+def test_stroke_along_the_border_is_no_page(background: int, top: int) -> None:
+    stroke = np.full((200, 150), background, np.uint8)
+    stroke[top:180, :110] = 255 - background
+    assert crop_bars(stroke) is stroke
 
 
 @pytest.mark.parametrize("background", [0, 255])

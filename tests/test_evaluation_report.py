@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
 from common.command_line import run_command
@@ -17,7 +16,6 @@ from evaluation.ood_scores import (
     compute_auroc,
     compute_calibration_error,
     compute_risk_coverage,
-    compute_wilson_interval,
 )
 from evaluation.sets import encode_png
 from handler.calibration import read_calibration
@@ -70,14 +68,6 @@ def test_calibration_error_is_zero_if_confident_and_correct_and_one_if_confident
     assert compute_calibration_error(np.eye(10), (labels + 1) % 10) == pytest.approx(1)
 
 
-def test_wilson_interval_is_scipys() -> None:
-    successes, trials = np.array([0.0, 1, 7, 99, 100]), np.array([3.0, 1, 20, 100, 100])
-    intervals = [
-        binomtest(int(k), int(n)).proportion_ci(0.95, "wilson") for k, n in zip(successes, trials, strict=True)
-    ]
-    np.testing.assert_allclose(compute_wilson_interval(successes, trials), np.transpose(intervals), atol=1e-4)
-
-
 def test_risk_is_the_error_rate_of_what_a_threshold_accepts() -> None:
     random = np.random.default_rng(0)
     scores, correct = random.normal(size=50), random.random(50) < 0.8
@@ -115,3 +105,24 @@ def test_report_has_every_set_and_its_figures(
     assert all((tmp_path / path).read_bytes().startswith(b"\x89PNG") for path in figures)
     assert len(figures) == 6
     assert ("skipped: " in capsys.readouterr().out) != small_fashion_mnist.exists()
+
+
+def test_own_images_are_evaluated_by_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind, row in (("paint", 0), ("photo", 1)):
+        for digit, offset in ((0, 0), (3, 1500)):
+            folder = tmp_path / "own" / kind / str(digit)
+            folder.mkdir(parents=True)
+            (folder / "a.png").write_bytes(encode_png(digits()[0][offset + row]))
+    (tmp_path / "own" / "paint" / "3" / "blank.png").write_bytes(BLANK)
+    words = ["report", "--data", str(tmp_path / "own"), "--out", str(tmp_path / "mistakes")]
+    assert run_command(make_parser(), words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2:] == [
+        "| paint | 3 | 66.67% | 66.67% | 100.00% | 0 |",
+        "| photo | 2 | 100.00% | 100.00% | 100.00% | 0 |",
+        "| all | 5 | 80.00% | 80.00% | 100.00% | 0 |",
+    ]
+    assert {path.name for path in (tmp_path / "mistakes").iterdir()} == {"paint.png", "photo.png"}
+    (tmp_path / "own" / "photo" / "0" / "b.png").write_bytes(b"no image")
+    assert run_command(make_parser(), words) == 1
+    assert "photo/0/b.png: " in capsys.readouterr().err

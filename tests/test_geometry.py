@@ -14,7 +14,8 @@ def test_longer_side_is_scaled_and_the_aspect_ratio_kept(height: int, width: int
     foreground = make_foreground(draw_boxes((5, 5 + height, 5, 5 + width)))
     digit = crop_components(foreground, find_components(foreground))
     assert max(digit.shape) == DIGIT_SIZE
-    assert digit.shape[0] / digit.shape[1] == pytest.approx(height / width, rel=0.6 if min(height, width) < 5 else 0.05)
+    rows, columns = (np.count_nonzero(digit.max(axis) > 127) for axis in (1, 0))  # without edges that fade
+    assert rows / columns == pytest.approx(height / width, rel=0.6 if min(height, width) < 5 else 0.05)
     assert digit.max() == 255
 
 
@@ -24,6 +25,19 @@ def test_thin_stroke_in_a_large_image_does_not_fade(width: int) -> None:
     digit = crop_components(foreground, find_components(foreground))
     assert 1 <= (digit[30] > 128).sum() <= 4
     assert digit[30].max() >= 200
+
+
+@pytest.mark.parametrize("sides", [(12, 20), (20, 28)])
+def test_steps_of_a_black_and_white_digit_are_smoothed_and_its_strokes_keep_their_width(sides: tuple[int, int]) -> None:
+    height = sides[0]
+    stairs = np.zeros((sides[1],) * 2, np.uint8)
+    for row in range(height):
+        stairs[row + 4, 4 + row // 2 : 8 + row // 2] = 255
+    binary, gray = (make_foreground(image) for image in (stairs, np.where(stairs, stairs, 60).astype(np.uint8)))
+    smooth, stepped = (crop_components(image, find_components(image)) for image in (binary, gray))
+    edges = [np.abs(np.diff(digit.astype(float), axis=1)).max() for digit in (smooth, stepped)]
+    assert edges[0] < 255 * 0.6
+    assert np.mean(smooth > 128) == pytest.approx(4 / (4 + height / 2 - 0.5), abs=0.12)
 
 
 def draw_slanted_bar(slant: float, height: int = 46, width: int = 9) -> GrayImage:

@@ -120,6 +120,13 @@ def test_digit_that_fills_a_tiny_image_is_framed_like_any_other(side: int, corre
     assert np.median(correlations) >= correlation
 
 
+def draw_box(gray: GrayImage) -> GrayImage:
+    """Draw a box around the digit, four times as large."""
+    large = np.kron(gray, np.ones((4, 4), np.uint8))
+    large[[4, 5, 6, -7, -6, -5], 4:-4] = large[4:-4, [4, 5, 6, -7, -6, -5]] = 255
+    return large
+
+
 WARNED: dict[str, tuple[GrayImage, set[str]]] = {
     "as MNIST": (SEVEN_GRAY, set()),
     "dark on light": (255 - SEVEN_GRAY, {"inverted"}),
@@ -127,6 +134,7 @@ WARNED: dict[str, tuple[GrayImage, set[str]]] = {
     "faint": ((SEVEN_GRAY * 0.15).astype(np.uint8), {"faint"}),
     "cut off": (SEVEN_GRAY[:15], {"touches_border"}),
     "tiny": (np.pad(np.asarray(SEVEN.resize((10, 10), Image.Resampling.BOX)), 3), {"low_resolution"}),
+    "box": (draw_box(SEVEN_GRAY), {"lines_removed"}),
     "dark, faint and two": (
         255 - (np.hstack((SEVEN_GRAY, SEVEN_GRAY)) * 0.15).astype(np.uint8),
         {"inverted", "several_marks", "faint"},

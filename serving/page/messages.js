@@ -6,6 +6,7 @@ const WARNINGS = {
   faint: "Faint: little contrast with the background.",
   touches_border: "Touches the border and may be cut off.",
   low_resolution: "Few pixels: the prediction is uncertain.",
+  lines_removed: "A box or lines were removed.",
 };
 
 export function formatWarning(name) {
