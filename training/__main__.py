@@ -1,6 +1,6 @@
 """Command line of training.
 
-python -m training train | release | tune | evaluate | drift-baseline | predict
+python -m training train | release | tune | evaluate | calibrate | drift-baseline | predict
 python -m training train --data mnist5k      no download needed
 python -m training evaluate --data mnist     accuracy of the current model on MNIST's test images: 99.48%
 python -m training predict handler/smoke/7.png
@@ -77,12 +77,17 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--part", choices=_PARTS, help="(default: test, or all where there is no test part)")
     command.add_argument("--plot", type=Path, default=Path("confusion_matrix.png"), help=_DEFAULT)
 
-    text = "Write the drift baseline, the distribution of the model's predictions on images, to its model.json."
     function = "training.training_commands:run_drift_baseline"
-    command = add_command(commands, "drift-baseline", function, text, [data])
-    command.add_argument("--part", choices=_PARTS, default="validation", help=_DEFAULT)
-    command.add_argument("--out", type=Path, default=Path(), help="folder that contains model/model.json")
-    commands.choices["reference"] = command  # its name before version 1.0; not listed
+    texts = {
+        "calibrate": "Fit temperature, acceptance threshold and drift baseline to validation images; write model.json.",
+        "drift-baseline": "Write the drift baseline, the distribution of the model's predictions, to its model.json.",
+    }
+    for name, text in texts.items():
+        command = add_command(commands, name, function, text, [data])
+        command.set_defaults(is_calibrated=name == "calibrate")
+        command.add_argument("--part", choices=_PARTS, default="validation", help=_DEFAULT)
+        command.add_argument("--out", type=Path, default=Path(), help="folder that contains model/model.json")
+    commands.choices["reference"] = command  # name of drift-baseline before version 1.0; not listed
 
     text = "Print path, digit, confidence, accepted or rejected, and warnings of images, separated by tabs."
     command = add_command(commands, "predict", "training.predict:run_predict", text, [model])

@@ -9,7 +9,7 @@ from torch import Tensor
 from handler.calibration import Calibration
 from training.model_metrics import Evaluation
 
-REJECTED_RATIO = 0.013  # share of the validation images that the threshold rejects
+REJECTED_RATIO = 0.012  # share of the validation images that the threshold rejects
 TEMPERATURES = (0.05, 20.0)  # bounds of the search
 
 

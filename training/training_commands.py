@@ -3,7 +3,7 @@
 import json
 import sys
 from argparse import Namespace
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -107,12 +107,17 @@ def run_evaluate(args: Namespace) -> int:
 
 
 def run_drift_baseline(args: Namespace) -> int:
-    """Run the command `drift-baseline`."""
+    """Run the command `drift-baseline`, or `calibrate`, which fits the calibration before."""
     record_path = args.out / export.RECORD
     record = json.loads(record_path.read_text())
-    model, calibration = load_model(args.out / export.PARAMETERS), read_calibration(record_path)
+    model = load_model(args.out / export.PARAMETERS)
     part, images = _choose_part(load_images(args), args.part)
-    record["reference"] = compute_drift_baseline(images, model_metrics.evaluate_model(model, images), calibration)
+    evaluation = model_metrics.evaluate_model(model, images)
+    calibration = fit_calibration(evaluation) if args.is_calibrated else read_calibration(record_path)
+    if args.is_calibrated:
+        record["calibration"] = asdict(calibration)
+        record["smoke"] = export.compute_smoke_probabilities(model, calibration)
+    record["reference"] = compute_drift_baseline(images, evaluation, calibration)
     export.write_record(record, args.out)
     print(f"{record_path}: {len(images)} images, {part}")
     return 0
