@@ -1,7 +1,6 @@
 """Command line of the evaluation.
 
 python -m evaluation report --data mnist    docs/report.md; MNIST test 99.4%, about four minutes
-python -m evaluation report --data FOLDER   own images in subfolders of kinds and digits: a table, and the mistakes
 """
 
 import argparse

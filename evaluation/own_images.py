@@ -26,10 +26,10 @@ def report_own_images(kinds: list[Path], out: Path) -> int:
     with start_handler() as handler:
         results = [evaluate_set(handler, image_set) for image_set in sets]
     for result in results:
-        print(format_row(result.name, result.correct, result.predictions.accepted))
+        print(_format_row(result.name, result.correct, result.predictions.accepted))
         plot_mistakes(result, f"python -m evaluation report --data {kinds[0].parent}", out / f"{result.name}.png")
     rows = [(result.correct, result.predictions.accepted) for result in results]
-    print(format_row("all", *map(np.concatenate, zip(*rows, strict=True))))
+    print(_format_row("all", *map(np.concatenate, zip(*rows, strict=True))))
     return 0
 
 
@@ -45,8 +45,7 @@ def load_kind(folder: Path) -> ImageSet:
     return ImageSet(folder.name, images, np.array(labels))
 
 
-def format_row(name: str, correct: NDArray[np.bool_], accepted: NDArray[np.bool_]) -> str:
-    """Format a row of the table."""
+def _format_row(name: str, correct: NDArray[np.bool_], accepted: NDArray[np.bool_]) -> str:
     wrong = int((accepted & ~correct).sum())
-    precision = 1 - wrong / max(1, accepted.sum())
-    return f"| {name} | {len(correct):,} | {correct.mean():.2%} | {accepted.mean():.2%} | {precision:.2%} | {wrong} |"
+    ratios = correct.mean(), accepted.mean(), 1 - wrong / max(1, accepted.sum())
+    return f"| {name} | {len(correct):,} | {' | '.join(map('{:.2%}'.format, ratios))} | {wrong} |"

@@ -113,7 +113,7 @@ def _plot_figures(folder: Path, digits: list[Result], images: NDArray[np.uint8],
         figures.plot_mistakes(result, caption, folder / f"mistakes_{result.name}.png")
     examples = [(name, by_name[name].image_set.images[0]) for name in (sets.CLEAN, "off-centre", "noisy")]
     examples += [(sets.PHOTO_LIKE, image) for image in photos.image_set.images[:3]]
-    examples += [("box on a page on a table", _render_page_on_table(images[0]))]
+    examples += [("box on a page", _render_page_on_table(images[0]))]
     figures.plot_framing_steps(examples, caption, folder / "framing.png")
     evaluation = Evaluation.from_probabilities(clean.predictions.probabilities, clean.labels)
     title = f"{sets.CLEAN}, {clean.count:,} images: accuracy {clean.correct.mean():.2%}"

@@ -52,8 +52,9 @@ def crop_components(foreground: Foreground, components: Components) -> GrayImage
 
 def _has_steps(digit: GrayImage, contrast: float) -> bool:
     """Return whether the digit is black and white, so that the edges of its strokes are steps of whole pixels."""
-    white, not_black = (np.count_nonzero(digit > ratio * contrast) for ratio in (0.8, 0.2))
-    return bool(not_black - white < MAX_GRAY_RATIO * white)
+    masks = [cv2.threshold(digit, ratio * contrast, 255, cv2.THRESH_BINARY)[1] for ratio in (0.8, 0.2)]
+    white, not_black = map(cv2.countNonZero, masks)
+    return not_black - white < MAX_GRAY_RATIO * white
 
 
 def _stretch_contrast(digit: GrayImage) -> GrayImage:

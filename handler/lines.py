@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from handler.background import Foreground
 from handler.decoding import GrayImage
 from handler.geometry import measure_foreground
-from handler.segmentation import binarize
+from handler.segmentation import MIN_CONTRAST, binarize
 
 Lines = NDArray[np.float64]  # [lines,2], pixels: rows at the left and right ends
 
@@ -32,9 +32,10 @@ MAX_GAPS = 0.03  # share of a path that is not foreground
 def remove_lines(foreground: Foreground) -> Foreground | None:
     """Return the foreground without the lines around, under and over the digit; None if there are none."""
     intensity, shape = foreground.intensity, foreground.intensity.shape
-    mask = binarize(foreground)[1]
-    if max(cv2.boundingRect(mask)[2:]) < MIN_SIDE:
+    drawn = cv2.threshold(intensity, MIN_CONTRAST, 255, cv2.THRESH_BINARY)[1]  # a quick test that MNIST's digits fail
+    if max(cv2.boundingRect(drawn)[2:]) < MIN_SIDE:
         return None
+    mask = binarize(foreground)[1]
     factor = round(ENLARGED_SIDE / max(shape))
     if factor > 1:
         intensity = cv2.resize(intensity, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
