@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Container, Iterable
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,10 +29,10 @@ class Calibration:
         """Logits [N,10] -> float64 [N], at most 0, higher for digits: negative entropy at a higher temperature."""
         return compute_negative_entropy(logits, SCORE_TEMPERATURE_SCALE * self.temperature)
 
-    def accept(self, logits: Tensor, warnings: Iterable[Container[str]]) -> list[bool]:
-        """Return for N images, logits [N,10], whether the score reaches the threshold and there is one digit only."""
-        reached = (self.compute_scores(logits) >= self.threshold).tolist()
-        return [score and SEVERAL_MARKS not in names for score, names in zip(reached, warnings, strict=True)]
+    def accept(self, logits: Tensor, warnings: Sequence[Container[str]] = ()) -> Tensor:
+        """Logits [N,10] -> bool [N]: whether the score reaches the threshold and no warning names several marks."""
+        reached = self.compute_scores(logits) >= self.threshold
+        return reached & torch.tensor([SEVERAL_MARKS not in names for names in warnings] or True)
 
 
 def compute_negative_entropy(logits: Tensor, temperature: float) -> Tensor:

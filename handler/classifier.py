@@ -27,8 +27,8 @@ class Classifier:
         with torch.inference_mode():
             logits = self.network(to_input([image.frame for image in images])[:, :1])  # [N,10]
             probabilities = self.calibration.compute_probabilities(logits)  # [N,10]
-            accepted = self.calibration.accept(logits, [image.warnings for image in images])
-        columns = (images, probabilities.tolist(), accepted)
+            accepted = self.calibration.accept(logits, [image.warnings for image in images])  # [N]
+        columns = (images, probabilities.tolist(), accepted.tolist())
         return [self._make_prediction(*row) for row in zip(*columns, strict=True)]
 
     def warm_up(self, images: Iterable[FramedImage], batch_size: int) -> None:

@@ -20,7 +20,7 @@ from serving.config import ROOT
 from tests.images import digits
 from tests.lined_images import LINED_IMAGES
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 TABLE = ROOT / "docs" / "accuracy_by_kind.md"
 OWN = os.environ.get("OWN_IMAGES")

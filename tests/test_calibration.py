@@ -29,8 +29,8 @@ def test_fitted_temperature_is_the_true_one(temperature: float) -> None:
 def test_threshold_rejects_the_intended_ratio() -> None:
     evaluation = draw_evaluation(2.0)
     calibration = fit_calibration(evaluation)
-    accepted = calibration.accept(evaluation.logits, [()] * len(evaluation.logits))
-    assert 1 - np.mean(accepted) == pytest.approx(REJECTED_RATIO, abs=1e-3)
+    accepted = calibration.accept(evaluation.logits)
+    assert 1 - float(accepted.double().mean()) == pytest.approx(REJECTED_RATIO, abs=1e-3)
 
 
 def test_score_is_scipys_entropy_at_the_scaled_temperature() -> None:
@@ -44,7 +44,8 @@ def test_model_json_without_calibration_changes_nothing_and_accepts_all(tmp_path
     neutral = read_calibration(tmp_path / "model.json")
     logits = draw_evaluation(1.0, 100).logits
     torch.testing.assert_close(neutral.compute_probabilities(logits), logits.double().softmax(1))
-    assert all(neutral.accept(logits, [("faint",)] * len(logits)))
-    assert not any(neutral.accept(logits, [("faint", "several_marks")] * len(logits)))
+    assert neutral.accept(logits).all()
+    warnings = [("faint",), ("faint", "several_marks")] * (len(logits) // 2)
+    assert neutral.accept(logits, warnings).tolist() == [True, False] * (len(logits) // 2)
     (tmp_path / "model.json").write_text(json.dumps({"calibration": {"temperature": 2.0, "threshold": 0.9}}))
     assert read_calibration(tmp_path / "model.json") == Calibration(2.0, 0.9)

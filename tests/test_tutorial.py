@@ -10,6 +10,7 @@ import pytest
 
 from serving.config import ROOT
 from serving.config import Config as ServingConfig
+from serving.supervisor_metrics import UPDATE_SECONDS
 from tests.test_docs import checkout as checkout
 from tests.test_docs import replace_ports
 
@@ -22,7 +23,9 @@ BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "tutorial.md").read_tex
 @pytest.mark.timeout(900)
 def test_tutorial_rolls_out_a_trained_model_and_restores_the_shipped_one(checkout: tuple[Path, ServingConfig]) -> None:
     folder, config = checkout
-    (folder / "blocks.sh").write_text(replace_ports("set -euo pipefail\n" + "\n".join(BLOCKS), config))
+    metrics = "curl -s http://127.0.0.1:8083/metrics"  # they follow a promotion within UPDATE_SECONDS
+    blocks = "\n".join(BLOCKS).replace(metrics, f"sleep {2 * UPDATE_SECONDS}; {metrics}")
+    (folder / "blocks.sh").write_text(replace_ports("set -euo pipefail\n" + blocks, config))
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "ARGS"))}
     run = subprocess.run(["bash", "blocks.sh"], cwd=folder, env=environment, capture_output=True, text=True)
     output = run.stdout + run.stderr + (folder / "serve.log").read_text()

@@ -36,7 +36,7 @@ class MakePrediction:
         with torch.inference_mode():
             logits = network(to_input([self.frame]))
         self.probabilities: Tensor = calibration.compute_probabilities(logits)[0]  # float64 [10], index = digit
-        [self.accepted] = calibration.accept(logits, [self.warnings])
+        self.accepted = bool(calibration.accept(logits, [self.warnings])[0])
 
     def show_prediction(self) -> Tensor:
         """Return the digit, int64 []."""
