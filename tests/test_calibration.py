@@ -1,6 +1,7 @@
 """training/calibrate.py and handler/calibration.py: confidence is calibrated."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,11 @@ import pytest
 import torch
 from scipy.stats import entropy
 
+from common.command_line import run_command
 from handler.calibration import SCORE_TEMPERATURE_SCALE, Calibration, read_calibration
+from serving.config import ROOT
+from tests.images import SMOKE
+from training.__main__ import make_parser
 from training.calibrate import REJECTED_RATIO, fit_calibration
 from training.model_metrics import Evaluation
 
@@ -49,3 +54,19 @@ def test_model_json_without_calibration_changes_nothing_and_accepts_all(tmp_path
     assert neutral.accept(logits, warnings).tolist() == [True, False] * (len(logits) // 2)
     (tmp_path / "model.json").write_text(json.dumps({"calibration": {"temperature": 2.0, "threshold": 0.9}}))
     assert read_calibration(tmp_path / "model.json") == Calibration(2.0, 0.9)
+
+
+def test_command_fits_the_calibration_and_drift_baseline_keeps_it(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "model", tmp_path / "model")
+    for digit, image in SMOKE.items():
+        (tmp_path / "own" / str(digit)).mkdir(parents=True)
+        for copy in range(2):
+            (tmp_path / "own" / str(digit) / f"{copy}.png").write_bytes(image)
+    words = ["--data", str(tmp_path / "own"), "--part", "all", "--out", str(tmp_path)]
+    records = [json.loads((tmp_path / "model" / "model.json").read_text())]
+    for command in ("calibrate", "drift-baseline"):
+        assert run_command(make_parser(), [command, *words]) == 0
+        records.append(json.loads((tmp_path / "model" / "model.json").read_text()))
+    shipped, fitted, kept = records
+    assert kept == fitted
+    assert {key for key in shipped if shipped[key] != fitted[key]} == {"calibration", "reference", "smoke"}

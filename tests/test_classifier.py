@@ -48,3 +48,9 @@ def test_warm_up_calls_the_model_with_every_batch_size(classifier: Classifier, m
     monkeypatch.setattr(classifier, "network", count_images)
     classifier.warm_up(frame_smoke_images(10), 16)
     assert {*range(1, 17), MODEL_BATCH_SIZE} == set(sizes)
+
+
+def test_image_with_several_marks_is_rejected_whatever_its_score(classifier: Classifier) -> None:
+    frame = frame_with_warnings(SMOKE[7]).frame
+    marked = [FramedImage(frame, warnings) for warnings in ((), ("faint",), ("inverted", "several_marks"))]
+    assert [prediction["accepted"] for prediction in classifier.predict(marked)] == [True, True, False]
