@@ -49,7 +49,11 @@ class Classifier:
 
 
 def load_gray_network(scripted: Path) -> torch.jit.ScriptModule:
-    """Load the scripted model for gray float32 [N,1,64,64], frozen: the weights of its three channels are summed."""
+    """Load a scripted model for gray float32 [N,1,64,64], frozen.
+
+    The default model's weights of three equal channels are summed; the large model uses one channel itself.
+    """
     model = torch.jit.load(str(scripted), map_location="cpu").eval()
-    model.conv1.weight.data = model.conv1.weight.data.sum(1, keepdim=True)
+    if hasattr(model, "conv1"):
+        model.conv1.weight.data = model.conv1.weight.data.sum(1, keepdim=True)
     return torch.jit.optimize_for_inference(torch.jit.freeze(model))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.models import MODEL_FOLDERS
 from handler.background import crop_page
 from handler.preprocessing import to_input
 from serving.config import ROOT
@@ -11,10 +12,9 @@ from tests.datasets import mnist5k
 from tests.images import digits
 from training.augment import augment_images
 from training.augmented_data import AugmentedData
-from training.model import load_model
-from training.synthetic_digits import STYLED_RATIO, STYLES, draw_digit, replace_some_digits
+from training.model import DigitCNN, load_model
+from training.synthetic_digits import STYLES, draw_digit, replace_some_digits
 from training.synthetic_outliers import KINDS, make_outliers
-from training.teacher import Teacher
 
 IMAGES = mnist5k().all_training
 FRAMES = IMAGES.frames
@@ -40,6 +40,21 @@ def test_augmentation_changes_every_image_and_keeps_the_range() -> None:
     assert 0 <= float(after.min()) <= float(after.max()) <= 1
     assert all((first - second).abs().max() > 0.1 for first, second in zip(before, after, strict=True))
     assert torch.equal(before, load_grays(50))
+
+
+RATIOS = ("STROKE", "SHARPEN", "BLUR", "LOW_RESOLUTION", "NOISE", "GAPS", "LINE", "STEPS")
+
+
+@pytest.mark.parametrize("name", RATIOS)
+def test_every_augmentation_changes_the_images(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but one are switched off; the distortion is the same with and without it."""
+    for other in RATIOS:
+        monkeypatch.setattr(f"training.augment.{other}_RATIO", 0)
+    before = augment_images(load_grays(50), make_generator())
+    monkeypatch.setattr(f"training.augment.{name}_RATIO", 1)
+    after = augment_images(load_grays(50), make_generator())
+    changed = (after - before).abs().amax((1, 2, 3)) > 0.1
+    assert changed.float().mean() > 0.7
 
 
 def test_augmentation_pass_depends_only_on_number_and_seed() -> None:
@@ -75,7 +90,7 @@ def test_augmented_images_are_framed_as_in_serving() -> None:
 
 def test_teacher_logits_belong_to_their_pass() -> None:
     torch.manual_seed(0)
-    teacher = Teacher().eval()
+    teacher = DigitCNN().eval()
     augmented = make_augmented()
     with torch.inference_mode():
         expected = teacher(to_input(augmented.get_digits(2)))
@@ -109,20 +124,19 @@ def test_shipped_model_classifies_augmented_images() -> None:
     assert float((logits.argmax(1) == labels).float().mean()) >= 0.97
 
 
-def test_some_digits_with_a_style_are_replaced() -> None:
+def test_some_digits_are_replaced() -> None:
     before = FRAMES.copy()
-    changed = replace_some_digits(FRAMES, IMAGES.labels, np.random.default_rng(0))
+    changed = replace_some_digits(FRAMES, IMAGES.labels, 0.2, np.random.default_rng(0))
     is_replaced = (changed != FRAMES).any((1, 2))
-    assert set(IMAGES.labels[is_replaced]) == set(STYLES) == {1, 7, 9}
-    assert is_replaced[np.isin(IMAGES.labels, list(STYLES))].mean() == pytest.approx(STYLED_RATIO, abs=0.03)
+    assert is_replaced.mean() == pytest.approx(0.2, abs=0.02)
     np.testing.assert_array_equal(FRAMES, before)
 
 
-@pytest.mark.parametrize("digit", STYLES)
-def test_synthetic_digits_differ_and_are_classified_correctly(digit: int) -> None:
+@pytest.mark.parametrize(("digit", "style"), [(digit, style) for digit, styles in STYLES.items() for style in styles])
+def test_synthetic_digits_differ_and_the_large_model_classifies_them(digit: int, style: str) -> None:
     random = np.random.default_rng(5)
-    frames = np.stack([draw_digit(digit, random) for _ in range(100)])
+    frames = np.stack([draw_digit(digit, random, style) for _ in range(100)])
     assert len(np.unique(frames, axis=0)) == 100
     with torch.inference_mode():
-        predicted = load_model(ROOT / "scripted_model.pt")(to_input(frames)).argmax(1)
-    assert float((predicted == digit).float().mean()) >= 0.97
+        predicted = load_model(ROOT / MODEL_FOLDERS["large"] / "scripted_model.pt")(to_input(frames)).argmax(1)
+    assert float((predicted == digit).float().mean()) >= 0.9

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from common.models import MODEL_FOLDERS
 from handler.classifier import MODEL_BATCH_SIZE, Classifier, load_gray_network
 from handler.preprocessing import FramedImage, frame_with_warnings, to_input
 from serving.config import ROOT
@@ -23,15 +24,17 @@ def frame_smoke_images(count: int) -> list[FramedImage]:
     return [frame_with_warnings(SMOKE[index % 10]) for index in range(count)]
 
 
+@pytest.mark.parametrize("model", MODEL_FOLDERS)
 @pytest.mark.parametrize("count", [1, 7, 64])
-def test_folded_channels_give_the_scripted_models_logits(count: int) -> None:
+def test_gray_network_gives_the_scripted_models_logits(count: int, model: str) -> None:
     """Test digits, and noise of every gray level."""
     noise = np.random.default_rng(0).integers(0, 256, (count, 64, 64), np.uint8)
     frames = [frame_with_warnings(encode(Image.fromarray(gray))).frame for gray in digits()[0][:count]]
     images = to_input([*noise, *frames])
+    scripted = ROOT / MODEL_FOLDERS[model] / "scripted_model.pt"
     with torch.inference_mode():
-        expected = load_model(SCRIPTED)(images)
-        logits = load_gray_network(SCRIPTED)(images[:, :1])
+        expected = load_model(scripted)(images)
+        logits = load_gray_network(scripted)(images[:, :1])
     assert logits.shape == (2 * count, 10)
     assert (logits - expected).abs().max() < 1e-4
 

@@ -19,8 +19,8 @@ from training.export import MODEL, PARAMETERS, RECORD, SCRIPTED
 from training.fine_tuning import load_initial_model, mix_in_mnist
 from training.model import DigitCNN, load_model
 from training.model_metrics import evaluate_model
-from training.recipe import FINE_TUNING
-from training.runs import SHIPPED_RUN, RunError
+from training.recipe import FINE_TUNING, ConfigError
+from training.runs import SHIPPED_RUNS, RunError
 from training.train import Trainer, fit, make_run_id
 
 QUICK = ("--epochs", "1", "--no-augment", "--outlier-ratio", "0", "--threads", "1")
@@ -64,7 +64,7 @@ def test_fine_tuned_model_has_a_complete_record_with_its_origin(
     record, shipped = (json.loads((root / RECORD).read_text()) for root in (tmp_path, ROOT))
     assert shipped.keys() - {"metrics"} <= record.keys()
     assert record["fine_tuned_from"] == {
-        "run_id": SHIPPED_RUN,
+        "run_id": SHIPPED_RUNS["default"],
         "sha256": load_initial_model(str(ROOT / SCRIPTED), tmp_path).sha256,
     }
     assert record["recipe"]["recipe"] == "fine-tuning"
@@ -94,6 +94,8 @@ def test_fine_tuning_starts_from_the_named_weights(tmp_path: Path) -> None:
     ids = {make_run_id(config, data, start) for start in chosen}
     assert len(ids) == 3
     assert Trainer(config, data, start=starts[1]).run_id in ids
+    with pytest.raises(ConfigError, match="not a large model"):
+        Trainer(replace(config, model="large"), data, start=starts[0])
     with pytest.raises(RunError, match="nothing: no such run in "):
         load_initial_model("nothing", tmp_path)
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from common.models import MODEL_FOLDERS
 from handler.preprocessing import frame, to_input
 from serving.config import ROOT
 from tests.images import SMOKE
 from training.export import MODEL, PARAMETERS, SCRIPTED
-from training.model import DigitCNN, ModelError, fold_batch_norms, load_model
+from training.model import DigitCNN, LargeDigitCNN, ModelError, fold_batch_norms, load_model
 
 
 def test_model_has_the_specified_20180_parameters() -> None:
@@ -24,6 +25,10 @@ def test_model_has_the_specified_20180_parameters() -> None:
         "linear.weight": (10, 1690),
         "linear.bias": (10,),
     }
+
+
+def test_large_model_has_at_most_500000_parameters() -> None:
+    assert sum(parameter.numel() for parameter in LargeDigitCNN().parameters()) == 338_002
 
 
 def test_forward_equals_the_specified_order_of_layers() -> None:
@@ -58,10 +63,11 @@ def test_folding_batch_norms_keeps_architecture_and_logits() -> None:
         torch.testing.assert_close(folded(images), model.eval()(images), atol=1e-5, rtol=1e-5)
 
 
-def test_all_three_shipped_files_load_and_agree() -> None:
+@pytest.mark.parametrize("model", MODEL_FOLDERS)
+def test_all_three_shipped_files_load_and_agree(model: str) -> None:
     inputs = to_input([frame(SMOKE[digit]) for digit in range(10)])
     with torch.inference_mode():
-        logits = [load_model(ROOT / name)(inputs) for name in (MODEL, PARAMETERS, SCRIPTED)]
+        logits = [load_model(ROOT / MODEL_FOLDERS[model] / name)(inputs) for name in (MODEL, PARAMETERS, SCRIPTED)]
     for others in logits[1:]:
         torch.testing.assert_close(logits[0], others)
     assert logits[0].argmax(1).tolist() == list(range(10))

@@ -85,12 +85,14 @@ def test_evaluate_takes_another_model_and_own_images(tmp_path: Path, capsys: pyt
     options = ("--data", write_folder(tmp_path / "own"), "--model", ROOT / SCRIPTED, "--plot", tmp_path / "matrix.png")
     assert run_training("evaluate", *options) == 0
     assert "own, all: 30 images" in capsys.readouterr().out
+    assert run_training("evaluate", *options[:2], "--model", "large", *options[4:]) == 0
+    assert f"{ROOT / 'large' / PARAMETERS} on own, all" in capsys.readouterr().out
 
 
 def test_training_on_own_images_writes_all_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = write_folder(tmp_path / "own")
     (own / "3" / "notes.txt").write_text("three")
-    epochs = ("--epochs", 1, "--teacher-epochs", 1, "--augmentation-passes", 1)
+    epochs = ("--epochs", 1, "--augmentation-passes", 1)
     options = ("--data", own, *epochs, "--threads", 1, "--out", tmp_path)
     assert run_training("train", *options) == 1
     assert "notes.txt" in capsys.readouterr().err

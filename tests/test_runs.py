@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import pytest
 
 from common.command_line import run_command
+from common.models import MODEL_FOLDERS
 from serving.config import ROOT
 from tests.datasets import write_folder
 from training import export
@@ -19,11 +20,12 @@ from training.__main__ import make_parser
 from training.data import load_data
 from training.model import DigitCNN
 from training.recipe import make_config
-from training.runs import FILES, RUNS, SHIPPED_RUN, RunError, find_run, release_run
+from training.runs import FILES, RUNS, SHIPPED_RUNS, RunError, find_run, release_run
 from training.train import Trainer, make_run_id
 
-QUICK = ("--epochs", "1", "--teacher-epochs", "0", "--no-augment", "--outlier-ratio", "0", "--threads", "1")
-CONFIG = make_config("default", epochs=1, teacher_epochs=0, augment=False, outlier_ratio=0.0, threads=1)
+SHIPPED_RUN = SHIPPED_RUNS["default"]
+QUICK = ("--epochs", "1", "--teacher", "none", "--no-augment", "--outlier-ratio", "0", "--threads", "1")
+CONFIG = make_config("default", epochs=1, teacher="none", augment=False, outlier_ratio=0.0, threads=1)
 
 
 def run_training(*argv: object) -> int:
@@ -46,9 +48,10 @@ def read_run(folder: Path) -> dict[Path, bytes]:
     return {path: (folder / path).read_bytes() for path in FILES}
 
 
-def test_shipped_run_is_the_one_in_git() -> None:
-    show = ["git", "show", "HEAD:model/model.json"]
-    assert json.loads(subprocess.check_output(show, cwd=ROOT))["run_id"] == SHIPPED_RUN
+@pytest.mark.parametrize("model", MODEL_FOLDERS)
+def test_shipped_run_is_the_one_in_git(model: str) -> None:
+    show = ["git", "show", f"HEAD:{MODEL_FOLDERS[model] / export.RECORD}"]
+    assert json.loads(subprocess.check_output(show, cwd=ROOT))["run_id"] == SHIPPED_RUNS[model]
 
 
 def test_training_keeps_the_replaced_run_and_release_restores_it(
@@ -112,6 +115,15 @@ def test_interrupted_release_changes_nothing(
         assert not list(tmp_path.rglob(".*.tmp"))
     assert read_run(tmp_path) == after
     assert last > len(FILES)
+
+
+def test_run_of_the_large_model_is_released_in_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, run_id="one")
+    two = write_run(tmp_path / RUNS / "two", run_id="two")
+    assert run_training("release", "two", "--model", "large", "--out", tmp_path) == 0
+    assert f'make release RUN=one MODEL=large ARGS="--out {tmp_path}"\n' in capsys.readouterr().out
+    assert read_run(tmp_path) == two
+    assert find_run("released", tmp_path, "large").is_relative_to(ROOT / MODEL_FOLDERS["large"])
 
 
 def test_unknown_run_lists_the_existing_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

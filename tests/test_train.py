@@ -21,16 +21,15 @@ from tests.datasets import mnist5k, write_mnist
 from training.__main__ import make_parser
 from training.data import DataSet, load_data
 from training.export import CHECKPOINT, PARAMETERS, RECORD
-from training.recipe import Config, make_config
+from training.recipe import NO_TEACHER, Config, make_config
 from training.runs import RUNS
-from training.teacher import Teacher
 from training.train import ResumeError, Trainer, fit, make_run_id
 
 LINE = (
     r"Epoch : \d+ \| Train_loss : \d\.\d{3} \| Train_acc : \d+% \| Val_loss : \d\.\d{3} \| Val_acc : \d+%"
     r" \| \d+:\d\d:\d\d left"
 )
-SMALL = make_config("default", epochs=3, augmentation_passes=2, teacher_epochs=0, threads=1)
+SMALL = make_config("default", epochs=3, augmentation_passes=2, teacher=NO_TEACHER, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -68,50 +67,38 @@ def test_two_epochs_of_half_of_mnist5k_reach_90_percent() -> None:
     config = replace(SMALL, epochs=2, augmentation_passes=1)
     trainer = fit(config, data, report=lines.append)
     assert trainer.history[-1].held_acc >= 0.9
-    assert lines[0] == "epochs: 2 in all, 2 of the digit model (--epochs), on 2290 images of mnist5k"
+    assert lines[0] == "epochs: 2 (--epochs), on 2290 images of mnist5k"
     assert len(lines) == 3
     assert all(re.fullmatch(LINE, line) for line in lines[1:])
 
 
-@pytest.mark.parametrize(
-    ("recipe", "teacher", "stops"),
-    [("default", 2, ["Teacher, Epoch : 1", "Epoch : 1"]), ("original", 0, ["Epoch : 1"])],
-)
-def test_resumed_training_is_bit_identical(
-    recipe: str, teacher: int, stops: list[str], small: DataSet, tmp_path: Path
-) -> None:
-    config = make_config(recipe, epochs=3, augmentation_passes=2, teacher_epochs=teacher, threads=1)
+@pytest.mark.parametrize("recipe", ["default", "large", "original"])
+def test_resumed_training_is_bit_identical(recipe: str, small: DataSet, tmp_path: Path) -> None:
+    config = make_config(recipe, epochs=3, augmentation_passes=2, threads=1)
     expected = fit(config, small, report=ignore_report)
-    for line in stops:
-        fit_until(line, config, small, tmp_path / "checkpoint.pt")
+    fit_until("Epoch : 1", config, small, tmp_path / "checkpoint.pt")
     lines: list[str] = []
     resumed = fit(config, small, tmp_path / "checkpoint.pt", resume=True, report=lines.append)
     assert have_equal_weights(expected, resumed)
     assert expected.history == resumed.history
     starts = [line.split(" |")[0] for line in lines[1:]]  # earlier epochs are not printed again
-    resumed_teacher = ["Teacher, resumed after 2 of 2 epochs"] if teacher else []
-    assert starts == [*resumed_teacher, "resumed after 1 of 3 epochs", "Epoch : 1", "Epoch : 2"]
+    assert starts == ["resumed after 1 of 3 epochs", "Epoch : 1", "Epoch : 2"]
 
 
-def test_header_counts_teacher_epochs_and_lines_show_time_left(small: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_show_the_time_left(small: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """An epoch takes a minute of the fake clock."""
     monkeypatch.setattr("training.train.monotonic", itertools.count(step=60).__next__)
     lines: list[str] = []
-    fit(replace(SMALL, epochs=4, teacher_epochs=2), small, report=lines.append)
-    assert lines[0].startswith(
-        "epochs: 6 in all, 2 of the teacher (--teacher-epochs), then 4 of the digit model (--epochs), on "
-    )
-    assert [line.split(" | ")[-1] for line in lines[1:]] == [
-        *("0:05:00 left", "0:04:00 left"),
-        *("0:03:00 left", "0:02:00 left", "0:01:00 left", "0:00:00 left"),
-    ]
+    fit(replace(SMALL, epochs=4), small, report=lines.append)
+    left = [line.split(" | ")[-1] for line in lines[1:]]
+    assert left == ["0:03:00 left", "0:02:00 left", "0:01:00 left", "0:00:00 left"]
 
 
 def test_teacher_changes_the_weights(small: DataSet) -> None:
-    one, other = (
-        fit(replace(SMALL, epochs=1, teacher_epochs=epochs), small, report=ignore_report) for epochs in (0, 1)
-    )
-    assert not have_equal_weights(one, other)
+    configs = [replace(SMALL, epochs=1, teacher=teacher) for teacher in (NO_TEACHER, "large")]
+    trainers = [fit(config, small, report=ignore_report) for config in configs]
+    assert not have_equal_weights(*trainers)
+    assert trainers[0].run_id != trainers[1].run_id
 
 
 def test_distillation_loss_has_the_gradient_of_the_kl_divergence(small: DataSet) -> None:
@@ -126,7 +113,7 @@ def test_distillation_loss_has_the_gradient_of_the_kl_divergence(small: DataSet)
 
 def test_average_is_exponential_over_weights_and_buffers_after_warm_up(small: DataSet) -> None:
     """The oracle updates one tensor at a time."""
-    trainer = Trainer(replace(SMALL, ema_decay=0.9), small, network=Teacher)
+    trainer = Trainer(replace(SMALL, model="large", ema_decay=0.9), small)
     expected = {name: value.double() for name, value in trainer.average.module.state_dict().items()}
     for step in range(40):
         for value in trainer.model.state_dict().values():
@@ -144,7 +131,7 @@ def test_resumed_training_writes_identical_files_and_reports_its_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_mnist(tmp_path / "data")
-    options = f"train --data {data} --epochs 3 --augmentation-passes 2 --teacher-epochs 2 --threads 1".split()
+    options = f"train --data {data} --epochs 3 --augmentation-passes 2 --threads 1".split()
     for out, more, hint in (
         ("whole", ["--resume"], "nothing to resume"),
         ("resumed", ["--resume"], ""),
@@ -152,7 +139,7 @@ def test_resumed_training_writes_identical_files_and_reports_its_checkpoint(
     ):
         folder = tmp_path / out
         if out != "whole":
-            config, loaded = replace(SMALL, teacher_epochs=2), load_data(str(data))
+            config, loaded = replace(SMALL, teacher="large"), load_data(str(data))
             fit_until("Epoch : 1", config, loaded, folder / RUNS / make_run_id(config, loaded) / CHECKPOINT)
         assert run_command(make_parser(), [*options, "--out", str(folder), *more]) == 0
         errors = capsys.readouterr().err
@@ -184,7 +171,7 @@ def test_stopped_training_says_how_to_resume_and_leaves_no_process(tmp_path: Pat
     data = write_mnist(tmp_path / "data")
     command = [sys.executable, "-m", "training", "train", "--data", str(data), "--out", str(tmp_path)]
     with subprocess.Popen(
-        [*command, "--teacher-epochs", "10000"],
+        [*command, "--epochs", "10000"],
         cwd=ROOT,
         text=True,
         stdout=subprocess.PIPE,
@@ -193,8 +180,8 @@ def test_stopped_training_says_how_to_resume_and_leaves_no_process(tmp_path: Pat
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores SIGINT
     ) as run:
         assert run.stdout is not None
-        assert run.stdout.readline().startswith("epochs: 10040 in all, 10000 of the teacher")
-        assert run.stdout.readline().startswith("Teacher, Epoch : 0 ")
+        assert run.stdout.readline().startswith("epochs: 10000 (--epochs)")
+        assert run.stdout.readline().startswith("Epoch : 0 ")
         children = psutil.Process(run.pid).children(recursive=True)
         assert children
         os.killpg(run.pid, signal.SIGINT)

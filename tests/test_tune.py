@@ -27,7 +27,7 @@ def ignore_report(_: str) -> None:
 
 def test_study_resumes_and_writes_a_valid_recipe(small: DataSet, tmp_path: Path) -> None:
     """The options are the first trial, no trial is repeated, and equal seeds propose equal trials."""
-    config = replace(SMALL, epochs=1, teacher_epochs=0, batch_size=40, lr=0.05, dropout=0.3, outlier_ratio=0.25)
+    config = replace(SMALL, epochs=1, batch_size=40, lr=0.05, dropout=0.3, outlier_ratio=0.25)
     assert len(run_study(config, small, 2, tmp_path, ignore_report).trials) == 2
     study = run_study(config, small, 3, tmp_path, ignore_report)
     assert [trial.number for trial in study.trials] == [0, 1, 2]

@@ -14,57 +14,68 @@ from pathlib import Path
 from typing import get_type_hints
 
 from common.command_line import add_command, positive_int, run_command
-from training.recipe import OLD_NAMES, RECIPES, Config
+from common.models import MODEL_FOLDERS
+from training.recipe import NO_TEACHER, RECIPES, Config
 
 _DATA = "mnist (found in data/ or downloaded there), mnist5k (no download needed), or a folder"
 _DEFAULT = "(default: %(default)s)"
-_OUT = "folder for model/ and scripted_model.pt; every run is kept in its runs/"
+_OUT = "folder for model/ and scripted_model.pt (default: this folder, or large/); every run is kept in its runs/"
 _PARTS = ("test", "validation", "all")
 _HELP = {
-    "epochs": "passes over the training images; the teacher's epochs come first and are not included",
+    "model": "model to train; it decides the default of --recipe",
+    "epochs": "passes over the training images",
     "batch_size": "images per optimizer step",
     "lr": "Adam's learning rate; the peak of a onecycle schedule",
-    "dropout": "dropout probability of whole channels after the second convolution",
+    "dropout": "dropout probability: of channels in the default model, of the large model's last features",
     "schedule": "learning-rate schedule",
     "ema_decay": "decay of the exponential moving average of the weights, 0 for none",
     "batch_norm": "batch normalization while training, folded into the weights afterwards",
-    "augment": "train on augmented images: affine and elastic distortion, stroke width, blur, noise, resolution",
+    "augment": "train on augmented images: distortion, stroke width, blur, noise, resolution, gaps, lines",
     "augmentation_passes": "augmented copies of the training set; epochs cycle through them",
+    "synthetic_ratio": "share of the augmented images that are replaced by synthetic digits in rare styles",
     "outlier_ratio": "outlier images per digit image in a training batch",
-    "teacher_epochs": "epochs of the larger teacher network, which is trained first; 0 for no teacher",
+    "teacher": "model whose probabilities are learned, too",
     "distillation_weight": "weight of the teacher's probabilities in the loss; the labels have the rest",
     "distillation_temperature": "temperature of teacher and student probabilities in the distillation loss",
     "held_out": "part that is evaluated after every epoch",
     "seed": "seed of initial weights, shuffling, dropout and augmentation",
     "threads": "CPU threads; another number gives slightly different weights",
 }
-_CHOICES = {"schedule": ("onecycle", "constant"), "held_out": ("validation", "test")}
+_MODELS = tuple(MODEL_FOLDERS)
+_CHOICES = {
+    "model": _MODELS,
+    "schedule": ("onecycle", "constant"),
+    "teacher": (*_MODELS, NO_TEACHER),
+    "held_out": ("validation", "test"),
+}
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of `python -m training`."""
-    data, model = argparse.ArgumentParser(add_help=False), argparse.ArgumentParser(add_help=False)
+    data, model, folder = (argparse.ArgumentParser(add_help=False) for _ in range(3))
     data.add_argument("--data", default="mnist", help=f"{_DATA} {_DEFAULT}")
     data.add_argument("--skip-unreadable", action="store_true", help="list unreadable images and skip them")
-    model.add_argument("--model", type=Path, help="whole model, state dict or scripted model (default: the current)")
+    text = f"{', '.join(_MODELS)}, or the path of a whole model, state dict or scripted model {_DEFAULT}"
+    model.add_argument("--model", default="default", help=text)
+    folder.add_argument("--model", choices=_MODELS, default="default", help=_DEFAULT)
+    folder.add_argument("--out", type=Path, help=_OUT)
     recipe = _make_recipe_parser()
 
     top = argparse.ArgumentParser("python -m training", description="Train, evaluate and try the digit model.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    text = "Train DigitCNN; write state dict, whole model, scripted model, model.json and learning curves."
+    text = "Train a model; write state dict, whole model, scripted model, model.json and learning curves."
     command = add_command(commands, "train", "training.training_commands:run_train", text, [data, recipe])
     command.add_argument("--resume", action="store_true", help="resume after the last finished epoch")
     text = "initial weights to fine-tune: released, a run id or a model file; a folder's images are mixed with mnist5k"
     command.add_argument("--from", dest="start", metavar="RUN", help=text)
-    command.add_argument("--out", type=Path, default=Path(), help=_OUT)
+    command.add_argument("--out", type=Path, help=_OUT)
     command.set_defaults(
         hint_if_stopped="stopped; the same options with --resume continue after the last finished epoch"
     )
 
     text = "Make a kept run the current one: copy it to model/ and scripted_model.pt."
-    command = add_command(commands, "release", "training.runs:run_release", text)
+    command = add_command(commands, "release", "training.runs:run_release", text, [folder])
     command.add_argument("run", metavar="RUN", help="run id, or released for the shipped model")
-    command.add_argument("--out", type=Path, default=Path(), help=_OUT)
 
     text = "Search for a better recipe on the validation split; write recipe.json, for train --recipe, and study.png."
     command = add_command(commands, "tune", "training.tune:run_tune", text, [data, recipe])
@@ -83,11 +94,9 @@ def make_parser() -> argparse.ArgumentParser:
         "drift-baseline": "Write the drift baseline, the distribution of the model's predictions, to its model.json.",
     }
     for name, text in texts.items():
-        command = add_command(commands, name, function, text, [data])
+        command = add_command(commands, name, function, text, [data, folder])
         command.set_defaults(is_calibrated=name == "calibrate")
         command.add_argument("--part", choices=_PARTS, default="validation", help=_DEFAULT)
-        command.add_argument("--out", type=Path, default=Path(), help="folder that contains model/model.json")
-    commands.choices["reference"] = command  # name of drift-baseline before version 1.0; not listed
 
     text = "Print path, digit, confidence, accepted or rejected, and warnings of images, separated by tabs."
     command = add_command(commands, "predict", "training.predict:run_predict", text, [model])
@@ -96,20 +105,17 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _make_recipe_parser() -> argparse.ArgumentParser:
-    """Return the options of a recipe, one per field of Config; those of OLD_NAMES are hidden."""
+    """Return the options of a recipe, one per field of Config."""
     recipe = argparse.ArgumentParser(add_help=False)
-    text = "default, original or a file written by tune (default: default, or fine-tuning with --from)"
+    text = "default, large, original or a file written by tune (default: the model's, or fine-tuning with --from)"
     recipe.add_argument("--recipe", help=f"recipe that sets the defaults of the options below: {text}")
     types = get_type_hints(Config)
-    old_names = {new: old for old, new in OLD_NAMES.items()}
     for field in dataclasses.fields(Config)[1:]:
         kind = types[field.name]
         keywords = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
         defaults = ", ".join(f"{name}: {getattr(config, field.name)}" for name, config in RECIPES.items())
         text, choices = f"{_HELP[field.name]} ({defaults})", _CHOICES.get(field.name)
         recipe.add_argument("--" + field.name.replace("_", "-"), **keywords, choices=choices, help=text)
-        if old := old_names.get(field.name):
-            recipe.add_argument(f"--{old}", **keywords, dest=field.name, help=argparse.SUPPRESS)
     return recipe
 
 

@@ -1,4 +1,4 @@
-"""Random augmentation: affine and elastic distortion, stroke width, edge sharpness, blur, resolution and noise."""
+"""Random augmentation: affine and elastic distortion, stroke width, edges, blur, resolution, noise, gaps and lines."""
 
 import math
 from collections.abc import Callable
@@ -17,17 +17,18 @@ MARGIN = 1.2  # factor by which images shrink, so that rotation clips nothing; f
 ELASTIC = 1.8  # pixels, standard deviation of the displacement
 KNOTS = 7  # knots a side; the displacement is smooth over about 10 pixels (Simard, Steinkraus, Platt, ICDAR 2003)
 STROKE_RATIO = 0.6  # share of images whose strokes are thickened or thinned
-MAX_THICKENING, MAX_THINNING = 1.5, 1.0  # pixels on both sides of the stroke
+MAX_THICKENING, MAX_THINNING = 2.0, 1.5  # pixels on both sides of the stroke
 SHARPEN_RATIO = 0.2  # share of images whose edges are hardened, like a pen's in a large image; MNIST's are soft
 EDGE_LEVELS, EDGE_WIDTHS = (0.35, 0.6), (0.1, 0.5)  # position and width of an edge, as shares of full intensity
 BLUR_RATIO, MAX_BLUR = 0.1, 2.8  # share of images, largest standard deviation in pixels
 MIN_BLUR_WEIGHT = 1e-30  # smaller weights become 0: multiplying denormal float32 is 30 times slower
 LOW_RESOLUTION_RATIO, LOW_RESOLUTION_SIDES = 0.1, (10, 28)  # share of images, pixels a side
-NOISE_RATIO, MAX_NOISE, NOISE_SIDE = (
-    0.07,
-    0.25,
-    28,
-)  # share of images, largest standard deviation, pixels a side of the noise
+# Share of images, largest standard deviation, pixels a side of the noise
+NOISE_RATIO, MAX_NOISE, NOISE_SIDE = 0.07, 0.25, 28
+GAPS_RATIO, GAPS_SIDE, GAPS_LEVELS = 0.03, 16, (0.6, 1.5)  # share of images, knots a side, level that stays visible
+LINE_RATIO, LINE_SHIFT, MAX_SLOPE = 0.04, 28, 0.07  # share of images, pixels from the middle, pixels per pixel
+LINE_WIDTHS, LINE_LEVELS = (1.0, 3.0), (0.4, 1.0)  # pixels, share of full intensity
+STEPS_RATIO, STEPS_SIDES, STEPS_LEVELS = 0.03, (16, 32), (0.25, 0.5)  # share of images, pixels a side, threshold
 
 Transform = Callable[[Tensor, Generator], Tensor]
 
@@ -41,6 +42,9 @@ def augment_images(gray: Tensor, generator: Generator) -> Tensor:
     _apply_to_some(augmented, BLUR_RATIO, _blur_images, generator)
     _apply_to_some(augmented, LOW_RESOLUTION_RATIO, _reduce_resolution, generator)
     _apply_to_some(augmented, NOISE_RATIO, _add_noise, generator)
+    _apply_to_some(augmented, GAPS_RATIO, _break_strokes, generator)
+    _apply_to_some(augmented, LINE_RATIO, _draw_line, generator)
+    _apply_to_some(augmented, STEPS_RATIO, _make_steps, generator)
     return augmented.clamp_(0, 1)
 
 
@@ -85,7 +89,7 @@ def _change_stroke_width(gray: Tensor, generator: Generator) -> Tensor:
     amount = _draw_uniform(gray, generator, -MAX_THINNING, MAX_THICKENING)[..., None]
     is_thinner = amount.flatten() < 0
     changed = torch.empty_like(gray)
-    changed[is_thinner] = gray[is_thinner].lerp(-_dilate_strokes(-gray[is_thinner]), -amount[is_thinner])
+    changed[is_thinner] = -_thicken_strokes(-gray[is_thinner], -amount[is_thinner])
     changed[~is_thinner] = _thicken_strokes(gray[~is_thinner], amount[~is_thinner])
     return changed
 
@@ -126,3 +130,26 @@ def _add_noise(gray: Tensor, generator: Generator) -> Tensor:
     grain = _draw_normal(generator, len(gray), 1, NOISE_SIDE, NOISE_SIDE)
     smooth = F.interpolate(grain, (FRAME_SIZE, FRAME_SIZE), mode="bilinear") * 1.5  # undoes its smoothing
     return gray + smooth * _draw_uniform(gray, generator, 0, MAX_NOISE)[..., None]
+
+
+def _break_strokes(gray: Tensor, generator: Generator) -> Tensor:
+    """Erase gaps: the image stays where smooth noise exceeds a level."""
+    noise = F.interpolate(_draw_normal(generator, len(gray), 1, GAPS_SIDE, GAPS_SIDE), gray.shape[2:], mode="bicubic")
+    return gray * ((noise + _draw_uniform(gray, generator, *GAPS_LEVELS)[..., None]) * 3).clamp(0, 1)
+
+
+def _draw_line(gray: Tensor, generator: Generator) -> Tensor:
+    """Draw a nearly horizontal or vertical line across the image; framing leaves remains of it."""
+    x = torch.arange(FRAME_SIZE, device=gray.device) - (FRAME_SIZE - 1) / 2
+    slope, shift = (_draw_uniform(gray, generator, -limit, limit) for limit in (MAX_SLOPE, LINE_SHIFT))
+    distance = (x[:, None] + slope * x - shift).abs()  # [n,64,64]
+    distance = torch.where(_draw_uniform(gray, generator) < 0.5, distance.mT, distance)
+    line = (_draw_uniform(gray, generator, *LINE_WIDTHS) / 2 - distance + 0.5).clamp(0, 1)
+    return torch.maximum(gray, (line * _draw_uniform(gray, generator, *LINE_LEVELS))[:, None])
+
+
+def _make_steps(gray: Tensor, generator: Generator) -> Tensor:
+    """Reduce all images to black and white of one random size of STEPS_SIDES and enlarge the pixels."""
+    side = int(torch.randint(*STEPS_SIDES, (), generator=generator, device=gray.device))
+    small = F.interpolate(gray, (side, side), mode="area") > _draw_uniform(gray, generator, *STEPS_LEVELS)[..., None]
+    return F.interpolate(small.float(), gray.shape[2:], mode="nearest")

@@ -5,6 +5,7 @@ A pass is one augmented copy of the training set, framed as in serving; epochs c
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,11 +30,22 @@ Frames = NDArray[np.uint8]  # [n,64,64]
 
 
 class AugmentedData:
-    """Creates passes of the images and of `outlier_count` outliers in parallel; number and seed determine a pass."""
+    """Creates passes of the images and of `outlier_count` outliers in parallel; number and seed determine a pass.
 
-    def __init__(self, images: LabeledImages, passes: int, outlier_count: int, seed: int, processes: int = 1) -> None:
+    In a pass, the share `synthetic_ratio` of the images is replaced by synthetic digits.
+    """
+
+    def __init__(
+        self,
+        images: LabeledImages,
+        passes: int,
+        outlier_count: int,
+        seed: int,
+        processes: int = 1,
+        synthetic_ratio: float = 0.0,
+    ) -> None:
         self.frames, self.labels = images.frames, images.labels
-        self.passes, self.outlier_count = passes, outlier_count
+        self.passes, self.outlier_count, self.synthetic_ratio = passes, outlier_count, synthetic_ratio
         self.seed, self.processes = seed, processes
         self._cache: dict[tuple[str, int], Tensor] = {}
 
@@ -58,7 +70,8 @@ class AugmentedData:
         return self._cache[kind, number]
 
     def _make_digits(self, number: int) -> Tensor:
-        return self._run_tasks(_augment_digits, (DIGITS, self.seed, number), self.frames, self.labels)
+        augment = partial(_augment_digits, self.synthetic_ratio)
+        return self._run_tasks(augment, (DIGITS, self.seed, number), self.frames, self.labels)
 
     def _make_outliers(self, number: int) -> Tensor:
         rows = np.random.default_rng((ROWS, self.seed, number)).integers(len(self.frames), size=self.outlier_count)
@@ -83,9 +96,9 @@ def compute_logits(model: nn.Module, frames: Tensor) -> Tensor:
     return logits.clone()  # not an inference tensor: autograd can use it
 
 
-def _augment_digits(frames: Frames, labels: NDArray[np.int64], seed: tuple[int, ...]) -> Frames:
+def _augment_digits(ratio: float, frames: Frames, labels: NDArray[np.int64], seed: tuple[int, ...]) -> Frames:
     random = np.random.default_rng(seed)
-    return _augment_frames(replace_some_digits(frames, labels, random), random)
+    return _augment_frames(replace_some_digits(frames, labels, ratio, random), random)
 
 
 def _augment_outliers(frames: Frames, seed: tuple[int, ...]) -> Frames:

@@ -19,7 +19,7 @@ from common.errors import UserError
 from handler import __version__
 from handler.calibration import Calibration
 from handler.preprocessing import ImageError, frame, to_input
-from training.model import ARCHITECTURE, CLASSES
+from training.model import ARCHITECTURES, CLASSES
 
 if TYPE_CHECKING:
     from training.data import DataSet
@@ -100,10 +100,11 @@ def make_record(
     start: "InitialModel | None" = None,
 ) -> dict[str, Any]:
     """Return model.json: everything that determines the run, and its metrics; no date, so a repeated run is equal."""
+    source, model = ("fine_tuned_from", start) if start else ("teacher", trainer.teacher)
     return {  # `reference` is the drift baseline, and pictures are images: the format of model.json keeps these keys
         "version": __version__,
         "run_id": trainer.run_id,
-        "architecture": ARCHITECTURE,
+        "architecture": ARCHITECTURES[trainer.config.model],
         "parameters": sum(parameter.numel() for parameter in trainer.trained_model.parameters()),
         "data": {
             "name": data.name,
@@ -112,7 +113,7 @@ def make_record(
             "skipped_pictures": len(data.skipped),
         },
         "recipe": asdict(trainer.config),
-        **({"fine_tuned_from": {"run_id": start.run_id, "sha256": start.sha256}} if start else {}),
+        **({source: {"run_id": model.run_id, "sha256": model.sha256}} if model else {}),
         "seed": trainer.config.seed,
         "epochs": len(trainer.history),
         "libraries": read_versions(),

@@ -1,19 +1,22 @@
-"""Fine-tuning: training from a model's weights, on own images mixed with MNIST's.
+"""Models from which training learns: the teacher, or in fine-tuning, on own images mixed with MNIST's, initial weights.
 
-Against forgetting, the initial model is the teacher on images that it classifies correctly; the others have only
-their label (Li, Hoiem: Learning without forgetting, 2016).
+Against forgetting, the initial model of fine-tuning is its teacher (Li, Hoiem: Learning without forgetting, 2016).
 """
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from torch import nn
 
+from common.models import MODEL_FOLDERS
 from training.data import DataSet, LabeledImages, load_data
 from training.export import PARAMETERS
 from training.model import load_model
+from training.predict import ROOT
+from training.recipe import NO_TEACHER
 from training.runs import find_run, read_record
 
 MIXED_IN = "mnist5k"  # no download needed
@@ -21,19 +24,30 @@ MIXED_IN = "mnist5k"  # no download needed
 
 @dataclass(frozen=True)
 class InitialModel:
-    """The initial model of fine-tuning, the SHA-256 of its weights and its run id, if known."""
+    """An initial model or teacher, the SHA-256 of its weights and its run id, if known."""
 
     model: nn.Module
     sha256: str
     run_id: str | None
 
 
-def load_initial_model(name: str, out: Path) -> InitialModel:
-    """Load the weights of a run (a name for `find_run`) or of a model file; raise RunError if `name` is neither."""
-    path, run_id = Path(name), None
-    if not path.is_file():
-        folder = find_run(name, out)
-        path, run_id = folder / PARAMETERS, read_record(folder).get("run_id")
+def load_initial_model(name: str, out: Path, model: str = "default") -> InitialModel:
+    """Load the weights of a run (as `find_run` finds it) or of a model file; raise RunError if `name` is neither."""
+    path = Path(name)
+    return _load_weights(path, None) if path.is_file() else _load_run(find_run(name, out, model))
+
+
+@cache
+def load_teacher(name: str) -> InitialModel | None:
+    """Load the current model of this name; None for NO_TEACHER."""
+    return None if name == NO_TEACHER else _load_run(ROOT / MODEL_FOLDERS[name])
+
+
+def _load_run(folder: Path) -> InitialModel:
+    return _load_weights(folder / PARAMETERS, read_record(folder).get("run_id"))
+
+
+def _load_weights(path: Path, run_id: str | None) -> InitialModel:
     model = load_model(path)
     digest = hashlib.sha256(b"".join(weights.numpy().tobytes() for weights in model.state_dict().values()))
     return InitialModel(model, digest.hexdigest(), run_id)

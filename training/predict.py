@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from common.models import MODEL_FOLDERS
 from handler.calibration import Calibration, read_calibration
 from handler.preprocessing import ImageError, frame_with_warnings, to_input
 from training.export import PARAMETERS, RECORD
@@ -65,7 +66,7 @@ def run_predict(args: Namespace) -> int:
     errors = 0
     for image in args.images:
         try:
-            prediction = MakePrediction(image, args.model or CURRENT_MODEL)
+            prediction = MakePrediction(image, find_model(args.model))
             digit, verdict = prediction.show_prediction().item(), "accepted" if prediction.accepted else "rejected"
             print(image, digit, f"{prediction.confidence:.4f}", verdict, " ".join(prediction.warnings), sep="\t")
         except (OSError, ImageError) as error:
@@ -73,6 +74,11 @@ def run_predict(args: Namespace) -> int:
             reason = error.message if isinstance(error, ImageError) else error.strerror
             print(f"error: {image}: {reason}", file=sys.stderr)
     return 1 if errors else 0
+
+
+def find_model(name: str) -> Path:
+    """Return the weights of the current model of this name, or the path that `name` is."""
+    return ROOT / MODEL_FOLDERS[name] / PARAMETERS if name in MODEL_FOLDERS else Path(name)
 
 
 _get_model = cache(load_model)

@@ -7,12 +7,7 @@ from typing import Any, Final, get_type_hints
 
 from common.errors import UserError
 
-# Names of options before version 1.0; options and recipe files with them are read for one more release.
-OLD_NAMES: Final = {
-    "batch": "batch_size", "average": "ema_decay", "normalise": "batch_norm", "rounds": "augmentation_passes",
-    "outliers": "outlier_ratio", "teacher": "teacher_epochs", "distillation": "distillation_weight",
-    "softness": "distillation_temperature",
-}  # fmt: skip
+NO_TEACHER: Final = "none"
 
 
 class ConfigError(UserError):
@@ -24,17 +19,19 @@ class Config:
     """Hyperparameters of a training run; the defaults are the best recipe found on the validation split."""
 
     recipe: str = "default"
+    model: str = "default"  # or large
     epochs: int = 40
     batch_size: int = 50
     lr: float = 0.01  # Adam's; the peak of a onecycle schedule
-    dropout: float = 0.0  # Dropout2d after the second convolution
+    dropout: float = 0.0  # Dropout2d after the default model's second convolution, Dropout before large's last layer
     schedule: str = "onecycle"  # or constant
     ema_decay: float = 0.999  # exponential moving average of the weights, 0 for none
-    batch_norm: bool = True  # folded into the weights after training
+    batch_norm: bool = True  # folded into the weights after training; the large model always has batch norms
     augment: bool = True
     augmentation_passes: int = 12  # augmented copies of the training set; epochs cycle through them
+    synthetic_ratio: float = 0.2  # share of the augmented digits that are synthetic
     outlier_ratio: float = 0.1  # outliers per digit in a batch
-    teacher_epochs: int = 12  # 0 for no teacher
+    teacher: str = "large"  # model whose probabilities are learned, too; or none
     distillation_weight: float = 0.9  # of the teacher's probabilities in the loss; the labels have the rest
     distillation_temperature: float = 4.0
     held_out: str = "validation"  # or test: evaluated after every epoch
@@ -44,8 +41,8 @@ class Config:
     def __post_init__(self) -> None:
         ranges = {
             "epochs": (1, 100_000), "batch_size": (1, 60_000), "lr": (1e-9, 10), "dropout": (0, 0.99),
-            "ema_decay": (0, 0.999999), "augmentation_passes": (1, 1000), "outlier_ratio": (0, 1),
-            "teacher_epochs": (0, 100_000), "distillation_weight": (0, 1), "distillation_temperature": (0.1, 100),
+            "ema_decay": (0, 0.999999), "augmentation_passes": (1, 1000), "synthetic_ratio": (0, 1),
+            "outlier_ratio": (0, 1), "distillation_weight": (0, 1), "distillation_temperature": (0.1, 100),
             "seed": (0, 2**32), "threads": (1, 1024),
         }  # fmt: skip
         for name, (low, high) in ranges.items():
@@ -57,20 +54,19 @@ RECIPES: Final = {
     "default": Config(),
     "original": Config(
         "original", epochs=30, lr=0.01, dropout=0.5, schedule="constant", ema_decay=0.0, batch_norm=False,
-        augment=False, augmentation_passes=1, outlier_ratio=0.0, teacher_epochs=0, distillation_weight=0.0,
-        held_out="test",
+        augment=False, augmentation_passes=1, synthetic_ratio=0.0, outlier_ratio=0.0, teacher=NO_TEACHER,
+        distillation_weight=0.0, held_out="test",
+    ),
+    "large": Config(
+        "large", "large", epochs=30, batch_size=100, lr=0.004, dropout=0.3, ema_decay=0.998, batch_norm=False,
+        teacher=NO_TEACHER,
     ),
 }  # fmt: skip
 
 FINE_TUNING: Final = Config(
-    "fine-tuning", epochs=20, lr=0.004, ema_decay=0.99, batch_norm=False, augmentation_passes=10, teacher_epochs=0,
-    distillation_weight=0.5,
+    "fine-tuning", epochs=20, lr=0.004, ema_decay=0.99, batch_norm=False, augmentation_passes=10,
+    teacher=NO_TEACHER, distillation_weight=0.5,
 )  # fmt: skip  # no batch norm: it is already folded into the initial weights
-
-# Hyperparameters of the teacher that differ from the digit model's.
-TEACHER: Final[dict[str, Any]] = {
-    "batch_size": 100, "lr": 0.004, "ema_decay": 0.998, "batch_norm": False, "outlier_ratio": 0.0
-}  # fmt: skip
 
 
 def make_config(recipe: str, **changes: Any) -> Config:
@@ -81,12 +77,12 @@ def make_config(recipe: str, **changes: Any) -> Config:
 
 def _read_recipe(path: Path) -> Config:
     try:
-        fields = {OLD_NAMES.get(name, name): value for name, value in json.loads(path.read_text()).items()}
+        fields = dict(json.loads(path.read_text()))
         types = get_type_hints(Config)
         wrong = [name for name, value in fields.items() if name not in types or type(value) is not types[name]]
     except FileNotFoundError as error:
         raise ConfigError(f"--recipe {path}: expected {', '.join(RECIPES)} or a recipe file from tune") from error
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"--recipe {path}: not a recipe file: {error}") from error
     if wrong:
         raise ConfigError(f"--recipe {path}: {', '.join(wrong)}: unknown option, or a value of the wrong type")

@@ -10,11 +10,15 @@ from typing import Any
 
 from common.atomic import ReservedFile, write_atomic
 from common.errors import UserError
+from common.models import MODEL_FOLDERS
 from training.export import CURVES, MODEL, PARAMETERS, RECORD, SCRIPTED
 from training.predict import ROOT
 
 RUNS = Path("runs")
-SHIPPED_RUN = "a9af06e3a145"  # run id of the shipped model, which commands call `released`
+SHIPPED_RUNS = {
+    "default": "a9af06e3a145",
+    "large": "a99b3f576cea",
+}  # run ids of the shipped models; commands say `released`
 FILES = (MODEL, PARAMETERS, CURVES, RECORD, SCRIPTED)  # in the order of writing: a run with the last one is complete
 
 
@@ -24,34 +28,35 @@ class RunError(UserError):
 
 def run_release(args: Namespace) -> int:
     """Run the command `release`."""
-    release_run(args.run, args.out)
+    release_run(args.run, args.out or MODEL_FOLDERS[args.model], args.model)
     return 0
 
 
-def find_run(name: str, out: Path) -> Path:
+def find_run(name: str, out: Path, model: str = "default") -> Path:
     """Return the folder of a run id or `released`: in runs/, or `out` for the current run; or raise RunError."""
-    run_id = SHIPPED_RUN if name == "released" else name
-    for root in (out, ROOT):
+    run_id = SHIPPED_RUNS[model] if name == "released" else name
+    for root in (out, ROOT / MODEL_FOLDERS[model]):
         if run_id in _list_runs(root):
             return root / RUNS / run_id
         if run_id == read_record(root).get("run_id"):
             return root
     if name == "released":
-        raise RunError(f"the shipped run {run_id} is missing; `git checkout model scripted_model.pt` restores it")
+        raise RunError(f"the shipped run {run_id} is missing; `git checkout model scripted_model.pt large` restores it")
     listed = ", ".join(["released", *(_describe_run(out / RUNS / run) for run in _list_runs(out))])
     raise RunError(f"{name}: no such run in {out / RUNS}; expected one of: {listed}")
 
 
-def release_run(name: str, out: Path) -> None:
+def release_run(name: str, out: Path, model: str = "default") -> None:
     """Make a run the current one of `out`; keep the previous one and print how to restore it."""
-    files, previous = (_read_files(folder) for folder in (find_run(name, out), out))
+    files, previous = (_read_files(folder) for folder in (find_run(name, out, model), out))
     if files != previous:
         kept = _keep_files(previous, out)
         _replace_files({out / path: content for path, content in files.items()})
         for path in previous.keys() - files.keys():
             (out / path).unlink()
         if kept:
-            options = "" if out == Path() else f' ARGS="--out {quote(str(out))}"'
+            options = "" if model == "default" else f" MODEL={model}"
+            options += "" if out == MODEL_FOLDERS[model] else f' ARGS="--out {quote(str(out))}"'
             print(f"replaced run {_describe_run(kept)}; to go back: make release RUN={kept.name}{options}")
     print(f"current run: {_describe_run(out)}")
 

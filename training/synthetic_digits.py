@@ -1,78 +1,89 @@
-"""Synthetic digits in handwriting styles that are rare in MNIST: 1 with an upstroke, crossed 7, curled 9.
+"""Synthetic digits in handwriting styles that are rare in MNIST, such as a 1 with a flag or a crossed 7."""
 
-The unit of length is the digit's height; x points right from its middle, y down from its top.
-"""
-
-from collections.abc import Callable
+import tomllib
+from pathlib import Path
 from typing import Final
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.interpolate import make_interp_spline
 
 from handler.decoding import GrayImage
 from handler.preprocessing import frame_gray
 from training.synthetic_outliers import CANVAS, reduce_to_mnist
 
 Random = np.random.Generator
-Stroke = list[tuple[float, float]]  # points of a polyline
+Points = NDArray[np.float64]  # [n,2], x to the right from the digit's middle, y down from its top, in heights
 
-STYLED_RATIO = 0.1  # share of a digit's images that are replaced, if the digit has such a style
-HEIGHT = 80  # pixels; height of a digit on the canvas
-THICKNESS = (5, 14)  # pixels
-TREMOR = 0.015  # standard deviation of a point, in heights
+MAX_WIDTH, MAX_HEIGHT = 100, 84  # pixels; size of a digit on the canvas
+STROKE_WIDTHS = (3.0, 17.0)  # pixels, drawn from a log-uniform distribution
+WIDTHS, WIDTH_DEVIATION = (-0.1, 1.1), 0.2  # position between a style's narrow and wide form, and a point's deviation
+POINT_SHIFT, STROKE_SHIFT = 0.03, 0.02  # standard deviations in heights
+ROTATION, SLANT, ASPECT = 0.1, 0.2, 0.1  # standard deviations: radians, width per height, logarithm of width / height
+BLUR_RATIO, BLURS = 0.15, (0.5, 3.0)  # share of digits, standard deviation in pixels
+MNIST_RESOLUTION_RATIO = 0.5  # share of digits
+POINTS_PER_KNOT = 10  # points of a drawn curve per point of the style
+SUBPIXEL_BITS = 4  # fractional bits of the coordinates that OpenCV draws
+
+_STYLES_FILE = Path(__file__).with_name("handwriting_styles.toml")
+STYLES: Final = {int(digit): styles for digit, styles in tomllib.loads(_STYLES_FILE.read_text()).items()}
 
 
-def replace_some_digits(frames: NDArray[np.uint8], labels: NDArray[np.int64], random: Random) -> NDArray[np.uint8]:
-    """Return frames uint8 [N,64,64] with STYLED_RATIO of the digits in STYLES replaced by synthetic ones."""
+def replace_some_digits(
+    frames: NDArray[np.uint8], labels: NDArray[np.int64], ratio: float, random: Random
+) -> NDArray[np.uint8]:
+    """Return frames uint8 [N,64,64] with this share of them replaced by synthetic digits of the same labels."""
     frames = frames.copy()
-    is_replaced = np.isin(labels, list(STYLES)) & (random.random(len(labels)) < STYLED_RATIO)
-    for row in np.flatnonzero(is_replaced):
+    for row in np.flatnonzero(random.random(len(labels)) < ratio):
         frames[row] = draw_digit(int(labels[row]), random)
     return frames
 
 
-def draw_digit(digit: int, random: Random) -> GrayImage:
-    """Draw a digit of STYLES; return its frame uint8 [64,64]."""
+def draw_digit(digit: int, random: Random, style: str | None = None) -> GrayImage:
+    """Draw a digit in one of its STYLES, or in a random one; return its frame uint8 [64,64]."""
+    forms = STYLES[digit][style or str(random.choice(list(STYLES[digit])))]
+    narrow, wide = _parse_strokes(forms["narrow"]), _parse_strokes(forms["wide"])
+    strokes = _distort_strokes(_vary_strokes(narrow, wide, random), random)
     canvas = np.zeros((CANVAS, CANVAS), np.uint8)
-    thickness = int(random.integers(*THICKNESS, endpoint=True))
-    for stroke in STYLES[digit](random):
-        points = np.array(stroke) + random.normal(0, TREMOR, (len(stroke), 2)) + (0.5, 0.1)
-        pixels = points * HEIGHT + (CANVAS - HEIGHT) / 2
-        cv2.polylines(canvas, [pixels.round().astype(np.int32)], False, 255, thickness, cv2.LINE_AA)
-    return frame_gray(reduce_to_mnist(frame_gray(canvas)))
+    stroke_width = round(float(np.exp(random.uniform(*np.log(STROKE_WIDTHS)))))
+    for stroke in strokes:
+        pixels = (stroke * 2**SUBPIXEL_BITS).round().astype(np.int32)
+        cv2.polylines(canvas, [pixels], False, 255, stroke_width, cv2.LINE_AA, SUBPIXEL_BITS)
+    if random.random() < BLUR_RATIO:
+        cv2.GaussianBlur(canvas, (0, 0), random.uniform(*BLURS), canvas)
+    frame = frame_gray(canvas)
+    return frame_gray(reduce_to_mnist(frame)) if random.random() < MNIST_RESOLUTION_RATIO else frame
 
 
-def draw_one(random: Random) -> list[Stroke]:
-    """Draw a 1 with an upstroke and sometimes a base."""
-    high, foot, sag = random.uniform(0.2, 0.65), random.uniform(-0.06, 0.06), random.uniform(0, 0.08)
-    wide = high * random.uniform(0.4, 1)  # flatter would be a 7
-    stem: Stroke = [(-wide, high), (-wide / 2, high / 2 + sag), (0, 0), (foot, 1)]
-    base = random.uniform(0.12, 0.35)
-    return [stem, [(foot - base, 1), (foot + base, 1)]] if random.random() < 0.4 else [stem]
+def _parse_strokes(text: str) -> list[Points]:
+    return [np.array([point.split(",") for point in stroke.split()], float) / 100 for stroke in text.split("|")]
 
 
-def draw_seven(random: Random) -> list[Stroke]:
-    """Draw a 7 with a bar across the stem and sometimes a hook at the start."""
-    wide, foot = random.uniform(0.2, 0.4), random.uniform(-0.2, 0.05)
-    top: Stroke = [(-wide, random.uniform(0, 0.08)), (wide, 0), (foot, 1)]
-    if random.random() < 0.4:
-        top.insert(0, (-wide, random.uniform(0.12, 0.25)))
-    height, bar = random.uniform(0.4, 0.65), random.uniform(0.12, 0.3)
-    middle = wide + (foot - wide) * height
-    return [top, [(middle - bar, height + random.uniform(-0.05, 0.08)), (middle + bar, height)]]
+def _vary_strokes(narrow: list[Points], wide: list[Points], random: Random) -> list[Points]:
+    """Return curves through points between the two forms, randomly shifted."""
+    width, shift = random.uniform(*WIDTHS), POINT_SHIFT * random.uniform(0.3, 1.5)
+    strokes = []
+    for low, high in zip(narrow, wide, strict=True):
+        position = width + random.normal(0, WIDTH_DEVIATION, (len(low), 1))
+        points = low + (high - low) * position.clip(-0.3, 1.4) + random.normal(0, shift, low.shape)
+        strokes.append(_interpolate_curve(points + random.normal(0, STROKE_SHIFT, 2)))
+    return strokes
 
 
-def draw_nine(random: Random) -> list[Stroke]:
-    """Draw a 9 with a foot that curls to the left."""
-    wide, high = random.uniform(0.16, 0.3), random.uniform(0.18, 0.3)
-    turns = np.linspace(-0.25 * np.pi, -random.uniform(1.7, 2.1) * np.pi, 24)
-    loop = [(wide * np.cos(turn), high + high * np.sin(turn)) for turn in turns]
-    curl, rise = random.uniform(0.1, 0.3), random.uniform(0.02, 0.25)
-    bend = np.linspace(0, random.uniform(0.5, 0.85) * np.pi, 12)
-    middle = wide - curl
-    foot = [(middle + curl * np.cos(turn), 1 - rise + rise * np.sin(turn)) for turn in bend]
-    return [loop, [(wide, high * random.uniform(0.4, 1)), *foot, (middle - curl * random.uniform(1, 1.6), foot[-1][1])]]
+def _interpolate_curve(points: Points) -> Points:
+    """Return points of the spline through the points, of at most third degree."""
+    lengths = np.linalg.norm(np.diff(points, axis=0), axis=1) + 1e-3  # the spline needs increasing positions
+    positions = np.concatenate(([0], lengths.cumsum()))
+    spline = make_interp_spline(positions, points, k=min(3, len(points) - 1))
+    return np.asarray(spline(np.linspace(0, positions[-1], POINTS_PER_KNOT * len(points))))
 
 
-STYLES: Final[dict[int, Callable[[Random], list[Stroke]]]] = {1: draw_one, 7: draw_seven, 9: draw_nine}
+def _distort_strokes(strokes: list[Points], random: Random) -> list[Points]:
+    """Rotate, slant and stretch the strokes; scale and center them in pixels of the canvas."""
+    angle, slant, stretch = random.normal(0, ROTATION), random.normal(0, SLANT), np.exp(random.normal(0, ASPECT))
+    rotation = np.array(((np.cos(angle), -np.sin(angle)), (np.sin(angle), np.cos(angle))))
+    distorted = [stroke @ (rotation @ ((stretch, slant), (0, 1))).T for stroke in strokes]
+    low, high = (limit(np.concatenate(distorted), 0) for limit in (np.min, np.max))
+    scale = min((MAX_WIDTH, MAX_HEIGHT) / (high - low))
+    return [(stroke - (low + high) / 2) * scale + CANVAS / 2 for stroke in distorted]

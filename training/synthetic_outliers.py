@@ -127,6 +127,33 @@ def draw_scribble(_frames: NDArray[np.uint8], random: Random) -> GrayImage:
     return canvas
 
 
+def draw_lines(_frames: NDArray[np.uint8], random: Random) -> GrayImage:
+    """Draw printed lines without a digit: an empty box, parallel lines or a grid."""
+    canvas = np.zeros((CANVAS, CANVAS), np.uint8)
+    (left, top), (right, bottom) = random.integers(8, 48, 2).tolist(), random.integers(80, 120, 2).tolist()
+    width, kind = int(random.integers(1, 6)), random.integers(3)
+    rows, columns = np.linspace(top, bottom, random.integers(3, 6)), np.linspace(left, right, random.integers(3, 6))
+    if kind == 0:
+        rows, columns = rows[[0, -1]], columns[[0, -1]]
+    if kind == 1:
+        columns = columns[:0]
+    for y in rows.astype(int).tolist():
+        cv2.line(canvas, (left, y), (right, y), 255, width)
+    for x in columns.astype(int).tolist():
+        cv2.line(canvas, (x, top), (x, bottom), 255, width)
+    return canvas
+
+
+def draw_cut_digit(frames: NDArray[np.uint8], random: Random) -> GrayImage:
+    """Cut a digit so that a third of its columns is left; skip narrow ones, whose part could be a whole 1."""
+    while True:
+        digit = frames[random.integers(len(frames))]
+        columns = np.flatnonzero(digit.max(0))
+        if len(columns) > FRAME_SIZE / 2:
+            part = np.array_split(columns, 3)[int(random.choice((0, 2)))]
+            return np.ascontiguousarray(digit[:, part])
+
+
 def draw_digit_pair(frames: NDArray[np.uint8], random: Random) -> GrayImage:
     """Combine two digits, side by side or one above the other."""
     first, second = frames[random.integers(len(frames), size=2)]
@@ -145,6 +172,6 @@ def draw_sideways_digit(frames: NDArray[np.uint8], random: Random) -> GrayImage:
 Draw = Callable[[NDArray[np.uint8], Random], GrayImage]
 
 KINDS: Final[dict[Draw, float]] = {
-    draw_letter: 0.35, draw_shapes: 0.25, draw_texture: 0.15, draw_scribble: 0.1, draw_digit_pair: 0.1,
-    draw_sideways_digit: 0.05,
+    draw_letter: 0.35, draw_shapes: 0.2, draw_texture: 0.15, draw_scribble: 0.1, draw_digit_pair: 0.05,
+    draw_sideways_digit: 0.05, draw_cut_digit: 0.05, draw_lines: 0.05,
 }  # fmt: skip

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from time import monotonic
@@ -22,13 +22,12 @@ from handler.preprocessing import to_input
 from training.augmented_data import AugmentedData
 from training.data import DataSet, LabeledImages
 from training.export import to_bytes
-from training.fine_tuning import InitialModel
-from training.model import DigitCNN, fold_batch_norms
+from training.fine_tuning import InitialModel, load_teacher
+from training.model import fold_batch_norms, make_network
 from training.model_metrics import Epoch, compute_accuracy, evaluate_model
-from training.recipe import TEACHER, Config
-from training.teacher import Teacher
+from training.recipe import Config, ConfigError
 
-TRAINING_VERSION = 5  # increase it when a change of code changes the weights
+TRAINING_VERSION = 6  # increase it when a change of code changes the weights
 OUTLIER_WEIGHT = 0.06  # weight of the outliers in the loss; 0.5, as in Hendrycks et al., costs accuracy
 EMA_WARM_UP = 9  # steps; after n steps the decay is at most n / (n + EMA_WARM_UP)
 
@@ -54,21 +53,21 @@ def choose_images(config: Config, data: DataSet) -> tuple[LabeledImages, Labeled
 
 
 def make_run_id(config: Config, data: DataSet, start: InitialModel | None = None) -> str:
-    """Hash everything that determines the weights: training version, config, data, torch version, initial weights."""
-    weights = [start.sha256] if start else []
+    """Hash everything that determines the weights: training version, config, data, torch version, other models."""
+    weights = [model.sha256 for model in (start, load_teacher(config.teacher)) if model]
     determinants = [TRAINING_VERSION, asdict(config), data.sha256, torch.__version__, *weights]
     return hashlib.sha256(json.dumps(determinants, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def make_augmented_data(config: Config, images: LabeledImages) -> AugmentedData:
-    """Create the augmented data of a recipe; teacher and digit model share it."""
+    """Create the augmented data of a recipe."""
     count = config.augmentation_passes if config.augment else 0
     outliers = max(1, round(len(images) * config.outlier_ratio)) if config.outlier_ratio else 0
-    return AugmentedData(images, count, outliers, config.seed, config.threads)
+    return AugmentedData(images, count, outliers, config.seed, config.threads, config.synthetic_ratio)
 
 
 class Trainer:
-    """Trains the digit model, or `network` if given, epoch by epoch; saves and loads checkpoints between epochs.
+    """Trains a model epoch by epoch; saves and loads checkpoints between epochs.
 
     Large because model, average, optimizer, scheduler and order are the state of one training.
     """
@@ -78,21 +77,23 @@ class Trainer:
         config: Config,
         data: DataSet,
         augmented: AugmentedData | None = None,
-        teacher: nn.Module | None = None,
-        network: Callable[[], nn.Module] | None = None,
         start: InitialModel | None = None,
     ) -> None:
+        self.config, self.start, self.run_id = config, start, make_run_id(config, data, start)
+        self.teacher = start or load_teacher(config.teacher)  # before the seed: creating its network draws numbers
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        self.config, self.start, self.run_id = config, start, make_run_id(config, data, start)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.train, self.held_out_images, self.held_out_part = choose_images(config, data)
         self.augmented = augmented or make_augmented_data(config, self.train)
-        self.teacher = teacher
         self.labels = torch.from_numpy(self.train.labels).to(self.device)
-        self.model = (network() if network else DigitCNN(config.dropout, config.batch_norm)).to(self.device)
+        self.model = make_network(config.model, config.dropout, config.batch_norm).to(self.device)
         if start:
-            self.model.load_state_dict(start.model.state_dict())
+            try:
+                self.model.load_state_dict(start.model.state_dict())
+            except RuntimeError as error:
+                message = f"--from: not a {config.model} model; --model names the one to fine-tune"
+                raise ConfigError(message) from error
         self.average = AveragedModel(self.model, multi_avg_fn=_make_ema_update(config.ema_decay), use_buffers=True)
         self.optimizer = torch.optim.Adam(self.model.parameters(), config.lr, fused=True)
         self.scheduler = _make_scheduler(config, self.optimizer, len(self.train))
@@ -103,7 +104,7 @@ class Trainer:
     def trained_model(self) -> nn.Module:
         """The averaged model, or the current one without averaging, with its batch norms folded."""
         model = self.average.module if self.config.ema_decay else self.model
-        return fold_batch_norms(model) if isinstance(model, DigitCNN) else model
+        return fold_batch_norms(model)
 
     def run_epoch(self) -> Epoch:
         """Train on all training images once, evaluate the held-out images and append to the history."""
@@ -112,7 +113,7 @@ class Trainer:
         data = EpochData(
             self.augmented.get_digits(number),
             self.augmented.get_outliers(number) if self.config.outlier_ratio else None,
-            self.augmented.get_teacher_logits(number, self.teacher) if self.teacher else None,
+            self.augmented.get_teacher_logits(number, self.teacher.model) if self.teacher else None,
         )
         batches = torch.randperm(len(self.train), generator=self.order).split(self.config.batch_size)
         outputs = [self.train_batch(rows, data) for rows in show_progress(batches, f"epoch {number}")]
@@ -134,9 +135,8 @@ class Trainer:
         loss = losses.mean()
         if data.teacher_logits is not None:
             teacher_logits = data.teacher_logits.index_select(0, rows).to(self.device)
-            if self.start:  # where the initial weights are wrong, learn from the label alone
-                is_right = teacher_logits.argmax(1, keepdim=True) == labels[:, None]
-                teacher_logits = torch.where(is_right, teacher_logits, logits.detach())
+            is_right = teacher_logits.argmax(1, keepdim=True) == labels[:, None]
+            teacher_logits = torch.where(is_right, teacher_logits, logits.detach())  # else learn from the label alone
             loss = loss.lerp(self.compute_distillation_loss(logits, teacher_logits), self.config.distillation_weight)
         if len(outlier_logits):  # cross-entropy with the uniform distribution
             loss = loss - OUTLIER_WEIGHT * F.log_softmax(outlier_logits, 1).mean()
@@ -216,31 +216,9 @@ def fit(
     report: Callable[[str], None] = print,
     start: InitialModel | None = None,
 ) -> Trainer:
-    """Train teacher and digit model, report a line and write `checkpoint` after every epoch; return the trainer."""
-    images = choose_images(config, data)[0]
-    first = f"{config.teacher_epochs} of the teacher (--teacher-epochs), then " if config.teacher_epochs else ""
-    listed = f"{first}{config.epochs} of the digit model (--epochs)"
-    report(f"epochs: {config.teacher_epochs + config.epochs} in all, {listed}, on {len(images)} images of {data.name}")
-    augmented = make_augmented_data(config, images)
-    teacher = start.model if start else None
-    if config.teacher_epochs:
-        teacher_config = replace(config, epochs=config.teacher_epochs, teacher_epochs=0, **TEACHER)
-        teacher_path = checkpoint and make_teacher_path(checkpoint)
-        trainer = Trainer(teacher_config, data, augmented, network=Teacher)
-        _run_epochs(trainer, teacher_path, resume, lambda line: report(f"Teacher, {line}"), config.epochs)
-        teacher = trainer.trained_model
-    return _run_epochs(Trainer(config, data, augmented, teacher, start=start), checkpoint, resume, report)
-
-
-def make_teacher_path(checkpoint: Path) -> Path:
-    """Return the path of the teacher's checkpoint, next to the digit model's."""
-    return checkpoint.with_suffix(f".teacher{checkpoint.suffix}")
-
-
-def _run_epochs(
-    trainer: Trainer, checkpoint: Path | None, resume: bool, report: Callable[[str], None], later_epochs: int = 0
-) -> Trainer:
-    """Train to the last epoch; the time left includes `later_epochs` of another trainer, which take about as long."""
+    """Train a model, report a line and write `checkpoint` after every epoch; return the trainer."""
+    trainer = Trainer(config, data, start=start)
+    report(f"epochs: {config.epochs} (--epochs), on {len(trainer.train)} images of {data.name}")
     if resume and checkpoint:
         trainer.load_checkpoint(checkpoint)
     begin, started = len(trainer.history), monotonic()
@@ -248,7 +226,7 @@ def _run_epochs(
         report(f"resumed after {begin} of {trainer.config.epochs} epochs")
     while (done := len(trainer.history)) < trainer.config.epochs:
         line = trainer.run_epoch().format_line(trainer.held_out_part)
-        left = (monotonic() - started) / (done + 1 - begin) * (trainer.config.epochs - done - 1 + later_epochs)
+        left = (monotonic() - started) / (done + 1 - begin) * (trainer.config.epochs - done - 1)
         report(f"{line} | {timedelta(seconds=round(left))} left")
         if checkpoint:
             trainer.save_checkpoint(checkpoint)

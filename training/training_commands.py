@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.models import MODEL_FOLDERS
 from handler.calibration import read_calibration
 from training import export, model_metrics, plots
 from training.calibrate import fit_calibration
@@ -15,11 +16,11 @@ from training.data import DataError, DataSet, LabeledImages, load_data
 from training.drift_baseline import compute_drift_baseline
 from training.fine_tuning import load_initial_model, mix_in_mnist
 from training.model import CLASSES, load_model
-from training.predict import CURRENT_MODEL
+from training.predict import find_model
 from training.recipe import FINE_TUNING, Config, ConfigError, make_config
 from training.runs import RUNS, read_record, release_run
 from training.torchvision_import import torchmetrics
-from training.train import ResumeError, fit, make_run_id, make_teacher_path
+from training.train import ResumeError, fit, make_run_id
 
 MIN_PER_DIGIT = 100  # training images of a digit; with fewer, fine-tuning is better than training from scratch
 
@@ -29,15 +30,16 @@ def run_train(args: Namespace) -> int:
     config = parse_config(args)
     for check in (export.read_smoke_images, export.read_versions):  # fail now, not at the end
         check()
-    export.check_folder(args.out)
-    start = load_initial_model(args.start, args.out) if args.start else None
+    out = args.out or MODEL_FOLDERS[config.model]
+    export.check_folder(out)
+    start = load_initial_model(args.start, out, config.model) if args.start else None
     data = load_images(args)
     if start and "folder" in data.sha256:
         data = mix_in_mnist(data)
     elif not start:
         _warn_if_few(data)
     run_id = make_run_id(config, data, start)
-    folder = args.out / RUNS / run_id
+    folder = out / RUNS / run_id
     checkpoint = folder / export.CHECKPOINT
     _check_stopped_runs(checkpoint, args.resume)
     export.check_folder(folder)
@@ -56,21 +58,20 @@ def run_train(args: Namespace) -> int:
     for part, evaluation in evaluations.items():
         print(f"{part}: accuracy {evaluation.accuracy:.2%} of {len(evaluation.labels)} images")
     for path in (export.PARAMETERS, export.MODEL, export.SCRIPTED, export.RECORD):
-        print(args.out / path)
-    release_run(run_id, args.out)
+        print(out / path)
+    release_run(run_id, out, config.model)
     checkpoint.unlink()
-    make_teacher_path(checkpoint).unlink(missing_ok=True)
     return 0
 
 
 def _check_stopped_runs(checkpoint: Path, resume: bool) -> None:
     """Print whether a stopped run is replaced; raise ResumeError if --resume finds only different runs."""
-    existing = [path for path in (checkpoint, make_teacher_path(checkpoint)) if path.exists()]
-    if existing and not resume:
-        print(f"{existing[0]} of a stopped run is replaced; --resume would continue it", file=sys.stderr)
-    if resume and not existing:
+    exists = checkpoint.exists()
+    if exists and not resume:
+        print(f"{checkpoint} of a stopped run is replaced; --resume would continue it", file=sys.stderr)
+    if resume and not exists:
         runs, run_id = checkpoint.parents[2], checkpoint.parents[1].name
-        if others := sorted(runs.glob(f"*/{export.CHECKPOINT.with_suffix('')}*")):
+        if others := sorted(runs.glob(f"*/{export.CHECKPOINT}")):
             raise ResumeError(
                 f"{others[0]}: belongs to another run, not to {run_id}: options, data or training version differ; "
                 "repeat the options and data of the stopped run, or omit --resume"
@@ -91,7 +92,7 @@ def _warn_if_few(data: DataSet) -> None:
 
 def run_evaluate(args: Namespace) -> int:
     """Run the command `evaluate`."""
-    path = args.model or CURRENT_MODEL
+    path = find_model(args.model)
     model = load_model(path)
     data = load_images(args)
     part, images = _choose_part(data, args.part)
@@ -108,9 +109,10 @@ def run_evaluate(args: Namespace) -> int:
 
 def run_drift_baseline(args: Namespace) -> int:
     """Run the command `drift-baseline`, or `calibrate`, which fits the calibration before."""
-    record_path = args.out / export.RECORD
+    out = args.out or MODEL_FOLDERS[args.model]
+    record_path = out / export.RECORD
     record = json.loads(record_path.read_text())
-    model = load_model(args.out / export.PARAMETERS)
+    model = load_model(out / export.PARAMETERS)
     part, images = _choose_part(load_images(args), args.part)
     evaluation = model_metrics.evaluate_model(model, images)
     calibration = fit_calibration(evaluation) if args.is_calibrated else read_calibration(record_path)
@@ -118,7 +120,7 @@ def run_drift_baseline(args: Namespace) -> int:
         record["calibration"] = asdict(calibration)
         record["smoke"] = export.compute_smoke_probabilities(model, calibration)
     record["reference"] = compute_drift_baseline(images, evaluation, calibration)
-    export.write_record(record, args.out)
+    export.write_record(record, out)
     print(f"{record_path}: {len(images)} images, {part}")
     return 0
 
@@ -127,7 +129,7 @@ def parse_config(args: Namespace) -> Config:
     """Return the Config of --recipe, changed by the other options."""
     names = [field.name for field in fields(Config) if field.name != "recipe"]
     start = getattr(args, "start", None)
-    recipe = args.recipe or (FINE_TUNING.recipe if start else "default")
+    recipe = args.recipe or (FINE_TUNING.recipe if start else args.model or "default")
     config = make_config(recipe, **{name: getattr(args, name) for name in names})
     if start and config.batch_norm:
         raise ConfigError(f"--from {start}: its batch norms are folded; add --no-batch-norm to --recipe {recipe}")

@@ -17,7 +17,7 @@ from common.atomic import write_atomic
 from training.augmented_data import AugmentedData
 from training.data import DataSet
 from training.plots import write_figure
-from training.recipe import Config, ConfigError
+from training.recipe import NO_TEACHER, Config, ConfigError
 from training.train import ResumeError, Trainer, choose_images, make_augmented_data, make_run_id
 from training.training_commands import load_images, parse_config
 
@@ -49,7 +49,7 @@ def propose_config(trial: optuna.Trial, config: Config) -> Config:
     return replace(
         config,
         recipe="tuned",
-        teacher_epochs=0,
+        teacher=NO_TEACHER,
         batch_size=trial.suggest_categorical("batch_size", sorted({25, 50, 100, config.batch_size})),
         lr=suggest_float("lr", 1e-3, 3e-2, log=True),
         dropout=suggest_float("dropout", 0.0, 0.2),

@@ -1,0 +1,6 @@
+"""The models of this project and the folders, relative to the checkout, of their files."""
+
+from pathlib import Path
+from typing import Final
+
+MODEL_FOLDERS: Final = {"default": Path(), "large": Path("large")}  # folder of scripted_model.pt and model/
