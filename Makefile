@@ -12,7 +12,7 @@ set = $(eval override $(1) := $$(if $$(is_given),$$(value $(1)),$(2)))$(eval une
   $(findstring $(newline),$($(1))),$(error $(1) has several lines; expected one))
 HAS_GPU := $(if $(call is_given,TORCH_INDEX),false,nvidia-smi)
 $(call set,TORCH_INDEX,https://download.pytorch.org/whl/cpu)
-$(foreach name,ARGS DATA FROM IMAGE IMAGES KIND MAX MIN NEW OLD PIP_ARGS PYTHON RUN VERSION,$(call set,$(name)))
+$(foreach name,ARGS DATA FROM IMAGE IMAGES KIND MAX MIN MODEL NEW OLD PIP_ARGS PYTHON RUN VERSION,$(call set,$(name)))
 
 VERSION_FORM := [0-9A-Za-z][0-9A-Za-z._-]*
 check_version = $(if $($(1)),$(if $(shell printf %s $(quote) | LC_ALL=C grep -Ex '$(VERSION_FORM)'),,$(error \
@@ -32,7 +32,9 @@ INSTALLED := .venv/installed
 INSTALLED_DEV := .venv/installed-dev
 INSTALLED_BENCH := .venv/installed-bench
 INSTALLED_DOCS := .venv/installed-docs
-BUNDLED := scripted_model.pt model/model.json handler/model-config.yaml $(wildcard handler/*.py handler/smoke/*.png)
+$(if $(filter-out default large,$(MODEL)),$(error MODEL is $(MODEL); expected default or large))
+MODEL_FOLDER := $(if $(filter large,$(MODEL)),large/)
+BUNDLED := $(MODEL_FOLDER)scripted_model.pt $(MODEL_FOLDER)model/model.json handler/model-config.yaml $(wildcard handler/*.py handler/smoke/*.png)
 
 # DIGITS_HOME, from the environment or the command line, is the folder of state, logs and archives. `make clean` removes
 # these, so use a separate folder.
@@ -46,6 +48,7 @@ ARCHIVE := $(STORE)/digits-$(or $(VERSION),1.0).mar
 ARCHIVE_SUM := $(ARCHIVE).sha256
 exists = $(shell test -e $(quote) && echo yes)
 
+model_option = $(if $(MODEL),--model $(MODEL))
 require = $(if $($(1)),$(quote),$(error no $(1); make $@ $(1)=$(2)))
 
 .DEFAULT_GOAL := help
@@ -83,9 +86,9 @@ certs: ## write a self-signed certificate for testing TLS and print the two line
 	@echo "# for config.properties: TLS for inference, management and gRPC from the next start"
 	@printf '%s\n' certificate_file=certs/server.pem private_key_file=certs/server.key
 
-archive: $(INSTALLED) ## bundle the current model and the handler into model_store/; VERSION=1.0
+archive: $(INSTALLED) ## bundle the current model and the handler into model_store/; VERSION=1.0, MODEL=default or large
 	@if test -e $(call quote,ARCHIVE) && test -z "$$(find $(BUNDLED) serving/archive.py $(INSTALLED) -newer $(call quote,ARCHIVE))"; \
-	  then echo $(call quote,ARCHIVE)": is up to date"; else $(PY) -m serving archive --version $(call quote,VERSION,1.0); fi
+	  then echo $(call quote,ARCHIVE)": is up to date"; else $(PY) -m serving archive --version $(call quote,VERSION,1.0) $(model_option); fi
 
 register: $(INSTALLED) ## register an archive with the running server and run its smoke test; VERSION=1.1
 	@$(PY) -m serving register digits-$(call require,VERSION,1.1).mar $(ARGS)
@@ -114,17 +117,17 @@ metrics: $(INSTALLED) ## print the metrics of TorchServe and the supervisor
 monitor: $(INSTALLED) ## start Prometheus for the running server, with rules and alerts; needs prometheus; ARGS=options
 	@exec $(PY) -m monitoring start $(ARGS)
 
-train: $(INSTALLED) ## train the current model; DATA=mnist, mnist5k or a folder, FROM=released to fine-tune, ARGS=options
-	@$(PY) -m training train --data $(call quote,DATA,mnist) $(if $(FROM),--from $(call quote,FROM)) $(ARGS)
+train: $(INSTALLED) ## train the current model; DATA=mnist, mnist5k or a folder, MODEL=, FROM=released to fine-tune, ARGS=options
+	@$(PY) -m training train --data $(call quote,DATA,mnist) $(model_option) $(if $(FROM),--from $(call quote,FROM)) $(ARGS)
 
-release: $(INSTALLED) ## make a saved run the current model, which `make archive` bundles; RUN=id or released
-	@$(PY) -m training release $(call require,RUN,released) $(ARGS)
+release: $(INSTALLED) ## make a saved run the current model, which `make archive` bundles; RUN=id or released, MODEL=
+	@$(PY) -m training release $(call require,RUN,released) $(model_option) $(ARGS)
 
 tune: $(INSTALLED) ## search hyperparameters on the validation split; DATA= as above, ARGS=options
 	@$(PY) -m training tune --data $(call quote,DATA,mnist) $(ARGS)
 
-evaluate: $(INSTALLED) ## print accuracy, recall and confusion matrix of the current model; DATA= and ARGS= as above
-	@$(PY) -m training evaluate --data $(call quote,DATA,mnist) $(ARGS)
+evaluate: $(INSTALLED) ## print accuracy, recall and confusion matrix of the current model; DATA=, MODEL= and ARGS= as above
+	@$(PY) -m training evaluate --data $(call quote,DATA,mnist) $(model_option) $(ARGS)
 
 evaluate-served: $(INSTALLED) ## measure accuracy through the served API, and its agreement with training; DATA=
 	@$(PY) -m benchmarks evaluate-served --data $(call quote,DATA,mnist)
@@ -132,8 +135,8 @@ evaluate-served: $(INSTALLED) ## measure accuracy through the served API, and it
 report: $(INSTALLED) ## write docs/report.md: the current model on all test sets of digits and outliers; DATA=, ARGS=
 	@$(PY) -m evaluation report --data $(call quote,DATA,mnist) $(ARGS)
 
-predict: $(INSTALLED) ## predict images without a server; IMAGES="a.png 'my b.jpg'", names with spaces in single quotes
-	@$(PY) -m training predict $(or $(IMAGES),$(error no images; make predict IMAGES="a.png b.jpg"))
+predict: $(INSTALLED) ## predict images without a server; IMAGES="a.png 'my b.jpg'", names with spaces in single quotes, MODEL=
+	@$(PY) -m training predict $(model_option) $(or $(IMAGES),$(error no images; make predict IMAGES="a.png b.jpg"))
 
 explain: $(INSTALLED) ## plot which parts of an image are evidence for its digit; IMAGE=a.png, ARGS="--target 3 -o out.png"
 	@$(PY) -m serving explain $(call require,IMAGE,a.png) $(ARGS)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from common.command_line import add_command, run_command
+from common.models import MODEL_FOLDERS
 from digits_client.digits_commands import add_commands
 from digits_client.exceptions import DigitsError
 from serving.config import DEFAULT_PATH, TOKEN_KINDS, read_config
@@ -32,6 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
         return add_command(commands, name, f"serving.server_commands:{function}", text, [as_json] if json else [])
 
     archive = add("archive", "create_archive", "bundle the scripted model and the handler into the model store")
+    archive.add_argument("--model", choices=MODEL_FOLDERS, default="default", help="(default: %(default)s)")
     archive.add_argument("--version", default="1.0", help="version of the archive (default: %(default)s)")
     serve = add("serve", "serve_model", "serve in the foreground until Ctrl-C")
     serve.add_argument("--version", help="version to make the default (default: the one served last, at first 1.0)")

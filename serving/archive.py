@@ -16,6 +16,7 @@ from zipfile import BadZipFile, ZipFile
 
 import yaml
 
+from common.models import MODEL_FOLDERS
 from digits_client.smoke_test import Smoke
 from serving.config import MODEL, ROOT, ServingError
 
@@ -41,8 +42,8 @@ class Archive:
     settings: dict[str, Any]
 
 
-def build_archive(version: str, store: Path, root: Path = ROOT) -> Path:
-    """Write the archive of `root`'s current model into the store, in full or not at all; return its path."""
+def build_archive(version: str, store: Path, root: Path = ROOT, model: str = "default") -> Path:
+    """Write the archive of a current model of `root` into the store, in full or not at all; return its path."""
     if not VERSION_PATTERN.fullmatch(version):
         raise ServingError(f"version {version!r}; expected letters, digits, dots and dashes, such as 1.1")
     target = get_archive_path(store, version)
@@ -54,8 +55,9 @@ def build_archive(version: str, store: Path, root: Path = ROOT) -> Path:
         advice = "change that, or set DIGITS_HOME to another folder"
         raise ServingError(f"{store}: cannot be written ({error.strerror}); {advice}") from error
     with staging as temporary:
-        staged = _stage_files(root, Path(temporary) / "staged")
-        _run_archiver(root, staged, version, Path(temporary))
+        sources = _list_sources(root, model)
+        staged = _stage_files(sources, Path(temporary) / "staged")
+        _run_archiver(sources, staged, version, Path(temporary))
         written = Path(temporary) / f"{MODEL}.mar"
         checksum = Path(temporary) / "sha256"
         checksum.write_text(f"{compute_sha256(written)}  {target.name}\n", encoding="utf-8")  # as sha256sum writes it
@@ -80,11 +82,11 @@ def is_changed(path: Path) -> bool:
 
 
 def is_outdated(path: Path, root: Path = ROOT) -> bool:
-    """Return whether the model or the handler in `root` differ from those in the archive; False if it is unreadable."""
+    """Return whether handler or current models of `root` differ from the archive's; False if it is unreadable."""
     try:
         with ZipFile(path) as members:
-            names, sources = set(members.namelist()), _list_sources(root)
-            return any(name not in names or members.read(name) != sources[name].read_bytes() for name in sources)
+            contents = {name: members.read(name) for name in members.namelist()}
+            return not any(_read_sources(root, model).items() <= contents.items() for model in MODEL_FOLDERS)
     except _READ_ERRORS:
         return False
 
@@ -194,30 +196,34 @@ def _get_checksum_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def _stage_files(root: Path, folder: Path) -> Path:
+def _stage_files(sources: dict[str, Path], folder: Path) -> Path:
     """Copy the handler package, under its own name so that imports work as in the checkout, and model.json."""
     (folder / "handler" / "smoke").mkdir(parents=True)
-    for name, source in _list_sources(root).items():
+    for name, source in sources.items():
         if source.name != _MODEL_FILE:  # the archiver adds it
             shutil.copy2(source, folder / name)
     return folder
 
 
-def _list_sources(root: Path) -> dict[str, Path]:
-    """Return the bundled files of `root` by their name in the archive."""
-    handler = root / "handler"
+def _list_sources(root: Path, model: str) -> dict[str, Path]:
+    """Return the files of `root` that an archive of this model bundles, by their name in the archive."""
+    handler, folder = root / "handler", root / MODEL_FOLDERS[model]
     sources = sorted([*handler.glob("*.py"), handler / "model-config.yaml", *handler.glob("smoke/*.png")])
-    model = {_MODEL_FILE: root / _MODEL_FILE, "model.json": root / "model" / "model.json"}
-    return {path.relative_to(root).as_posix(): path for path in sources} | model
+    files = {_MODEL_FILE: folder / _MODEL_FILE, "model.json": folder / "model" / "model.json"}
+    return {path.relative_to(root).as_posix(): path for path in sources} | files
 
 
-def _run_archiver(root: Path, staged: Path, version: str, temporary: Path) -> None:
+def _read_sources(root: Path, model: str) -> dict[str, bytes]:
+    return {name: path.read_bytes() for name, path in _list_sources(root, model).items()}
+
+
+def _run_archiver(sources: dict[str, Path], staged: Path, version: str, temporary: Path) -> None:
     options = {
         "--model-name": MODEL,
         "--version": version,
-        "--serialized-file": root / _MODEL_FILE,
-        "--handler": root / "handler" / "digit_handler.py",
-        "--config-file": root / "handler" / "model-config.yaml",
+        "--serialized-file": sources[_MODEL_FILE],
+        "--handler": sources["handler/digit_handler.py"],
+        "--config-file": sources["handler/model-config.yaml"],
         "--extra-files": staged,
         "--export-path": temporary,
     }

@@ -31,7 +31,7 @@ def create_archive(args: Namespace) -> int:
         registered = ", ".join(sorted(read_state(args.config).versions, key=make_sort_key))
         advice = f"choose a version other than {registered}: `make archive VERSION=…`"
         raise ServingError(f"{args.version} is registered with the running server and cannot be replaced; {advice}")
-    path = build_archive(args.version, args.config.model_store)
+    path = build_archive(args.version, args.config.model_store, model=args.model)
     print(f"{path} ({path.stat().st_size / 1024:.0f} KiB)")
     return 0
 

@@ -32,8 +32,8 @@ def provide_archive(version: str, store: Path) -> Path:
 
 def copy_project(folder: Path) -> Path:
     """Copy the sources of an archive."""
-    for name in ("handler", "model"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("handler", "model", "large"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "runs"))
     shutil.copy2(ROOT / "scripted_model.pt", folder)
     return folder
 

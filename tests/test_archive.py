@@ -13,6 +13,7 @@ from zipfile import ZipFile
 import pytest
 import yaml
 
+from common.models import MODEL_FOLDERS
 from digits_client.types import make_sort_key
 from serving.archive import (
     build_archive,
@@ -28,29 +29,26 @@ from tests.archives import provide_archive
 from tests.images import SMOKE
 
 
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return provide_archive("1.0", tmp_path_factory.mktemp("store"))
-
-
-def expected_members() -> dict[str, Path]:
+def expected_members(model: str) -> dict[str, Path]:
     """Return the file of the checkout that a member must equal, by the member's name."""
+    folder = ROOT / MODEL_FOLDERS[model]
     package = [*(ROOT / "handler").glob("*.py"), *(ROOT / "handler").glob("*.yaml")]
     package += (ROOT / "handler" / "smoke").glob("*.png")
     members = {path.relative_to(ROOT).as_posix(): path for path in package}
     # torch-model-archiver puts these at the root as well.
     members |= {name: ROOT / "handler" / name for name in ("digit_handler.py", "model-config.yaml")}
-    return members | {"scripted_model.pt": ROOT / "scripted_model.pt", "model.json": ROOT / "model" / "model.json"}
+    return members | {"scripted_model.pt": folder / "scripted_model.pt", "model.json": folder / "model" / "model.json"}
 
 
-def test_archive_holds_the_sources_bytes_its_manifest_and_nothing_else(archive: Path) -> None:
-    members = expected_members()
-    with ZipFile(archive) as mar:
+@pytest.mark.parametrize("model", MODEL_FOLDERS)
+def test_archive_holds_the_sources_bytes_its_manifest_and_nothing_else(model: str, tmp_path: Path) -> None:
+    members = expected_members(model)
+    with ZipFile(build_archive("1.0", tmp_path, model=model)) as mar:
         assert set(mar.namelist()) == {*members, "MAR-INF/MANIFEST.json"}
         for name, source in members.items():
             assert mar.read(name) == source.read_bytes(), name
-        model = json.loads(mar.read("MAR-INF/MANIFEST.json"))["model"]
-    assert model == {
+        manifest = json.loads(mar.read("MAR-INF/MANIFEST.json"))["model"]
+    assert manifest == {
         "modelName": "digits",
         "modelVersion": "1.0",
         "handler": "digit_handler.py",
@@ -158,6 +156,7 @@ def test_an_archive_is_outdated_if_its_sources_changed_and_not_if_only_their_dat
     for path in project.rglob("*.*"):
         path.touch()
     assert not is_outdated(archive, project)
+    assert not is_outdated(build_archive("2.0", tmp_path / "store", project, "large"), project)
     (project / "handler" / "new.py").touch()
     assert is_outdated(archive, project)
     (project / "handler" / "new.py").unlink()

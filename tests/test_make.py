@@ -89,7 +89,7 @@ def checkout(tmp_path: Path) -> Checkout:
 
 FOREIGN = {
     **dict.fromkeys(("VERSION", "OLD", "NEW"), "12 (bookworm)"),
-    **dict.fromkeys(("ARGS", "IMAGES", "PIP_ARGS"), "; touch run"),
+    **dict.fromkeys(("ARGS", "IMAGES", "MODEL", "PIP_ARGS"), "; touch run"),
     **dict.fromkeys(("DATA", "FROM", "IMAGE", "KIND", "MAX", "MIN", "PYTHON", "RUN", "TORCH_INDEX"), "foreign"),
 }
 
@@ -133,11 +133,11 @@ def test_a_value_is_one_word(value: str, checkout: Checkout) -> None:
 
 
 @pytest.mark.parametrize("value", [*VALUES, "12 (bookworm)", "-1", "../1", "1,1"])
-@pytest.mark.parametrize("name", ["VERSION", "OLD", "NEW"])
-def test_a_version_is_checked_before_anything_runs(name: str, value: str, checkout: Checkout) -> None:
+@pytest.mark.parametrize("name", ["VERSION", "OLD", "NEW", "MODEL"])
+def test_a_version_or_model_is_checked_before_anything_runs(name: str, value: str, checkout: Checkout) -> None:
     shutil.rmtree(checkout.folder / ".venv")
     line = checkout.fail("serve", f"{name}={value}")
-    assert f"{name} is {value}; expected letters, digits, dots, underscores and dashes, such as 1.1" in line
+    assert f"{name} is {value}; expected {'default or large' if name == 'MODEL' else 'letters, digits, dots'}" in line
     assert not (checkout.folder / "run").exists()
 
 
