@@ -15,13 +15,13 @@ from tabulate import tabulate
 from benchmarks.comparison import Comparison, Start
 from benchmarks.load_test import describe_wrk, run_load_test
 from benchmarks.resources import describe_machine, measure_pss_mb
-from benchmarks.servers import DEFAULTS, FASTAPI, LITSERVE, OURS, TITLES, start_server
+from benchmarks.servers import DEFAULTS, FASTAPI, LARGE, LITSERVE, OURS, TITLES, start_server
 from benchmarks.workloads import IMAGES, OPEN_LOOP_RATIO, WARM_UP, WORKLOADS, Workload
 from common.atomic import write_atomic
 from serving.config import ROOT
 
 PAGE = ROOT / "docs" / "performance" / "bench.md"
-SERVERS = (OURS, FASTAPI, LITSERVE, DEFAULTS)
+SERVERS = (OURS, LARGE, FASTAPI, LITSERVE, DEFAULTS)
 REPEATS = 3
 QUICK_SECONDS = 2  # per workload
 
@@ -34,10 +34,11 @@ Written by `make bench`. All figures come from this one run, on one machine, at 
 - {versions}
 - load generator: {wrk}
 
-All servers run the shipped model with the same framing and {cores} worker processes; the peers are in
-`benchmarks/peers/`. FastAPI and LitServe are configured as their documentation recommends for a CPU. TorchServe has its
-defaults, except for one thread per worker, which its performance guide recommends: otherwise workers compete for the
-cores. A peer is ready when it predicts its first image, this project when all its workers are READY.
+All servers run the default model, apart from one of this project, which runs the large one; all have the same framing
+and {cores} worker processes. The peers are in `benchmarks/peers/`. FastAPI and LitServe are configured as their
+documentation recommends for a CPU. TorchServe has its defaults, except for one thread per worker, which its performance
+guide recommends: otherwise workers compete for the cores. A peer is ready when it predicts its first image, this
+project when all its workers are READY.
 
 One server runs at a time, on loopback, and shares the cores with the load generator. It is warmed up after its start.
 There are {repeats} repeats, in which the servers take turns. Figures are medians, with minimum and maximum; x is the

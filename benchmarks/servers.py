@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -24,9 +25,10 @@ from digits_client.transport import read_token
 from serving.archive import build_archive, count_cores
 from serving.config import MODEL, ROOT, Config, read_config
 
-OURS, FASTAPI, LITSERVE, DEFAULTS = "ours", "fastapi", "litserve", "defaults"
+OURS, LARGE, FASTAPI, LITSERVE, DEFAULTS = "ours", "large", "fastapi", "litserve", "defaults"
 TITLES = {
     OURS: "this project",
+    LARGE: "its large model",
     FASTAPI: "FastAPI + uvicorn",
     LITSERVE: "LitServe",
     DEFAULTS: "TorchServe's defaults",
@@ -149,10 +151,10 @@ def _has_prediction(launch: Launch) -> bool:
     return False
 
 
-def launch_ours(folder: Path) -> Launch:
-    """Launch this project with its shipped configuration."""
+def launch_ours(folder: Path, model: str = "default") -> Launch:
+    """Launch this project with its shipped configuration and one of its models."""
     config = write_config(folder)
-    build_archive("1.0", config.model_store)
+    build_archive("1.0", config.model_store, model=model)
     command = [sys.executable, "-m", "serving", "--config", str(config.path), "serve"]
     return Launch(command, config.get_ports()["inference"][1], key_file=config.key_file, ready_line="READY in")
 
@@ -190,6 +192,7 @@ def _launch_defaults(folder: Path) -> Launch:
 
 LAUNCHES: dict[str, Callable[[Path], Launch]] = {
     OURS: launch_ours,
+    LARGE: partial(launch_ours, model="large"),
     FASTAPI: _launch_fastapi,
     LITSERVE: _launch_litserve,
     DEFAULTS: _launch_defaults,

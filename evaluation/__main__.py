@@ -1,6 +1,6 @@
 """Command line of the evaluation.
 
-python -m evaluation report --data mnist    docs/report.md; MNIST test 99.4%, about four minutes
+python -m evaluation report --data mnist    docs/report.md; MNIST test 99.4%, about ten minutes
 """
 
 import argparse
@@ -9,14 +9,14 @@ from pathlib import Path
 
 from common.command_line import add_command, run_command
 
-_DATA = "mnist, mnist5k (the shipped model was trained on most of it), a torchvision root or a folder of own images"
+_DATA = "mnist, mnist5k (the shipped models were trained on most of it), a torchvision root or a folder of own images"
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    parser = argparse.ArgumentParser("python -m evaluation", description="Evaluate the current model.")
+    parser = argparse.ArgumentParser("python -m evaluation", description="Evaluate the current models.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    text = "evaluate the current model on digits, corrupted digits and outliers; write docs/report.md"
+    text = "evaluate the current models on digits, corrupted digits and outliers; write docs/report.md"
     report = add_command(commands, "report", "evaluation.report:run_report", text)
     report.set_defaults(hint_if_stopped="stopped")
     report.add_argument("--data", default="mnist", help=f"{_DATA}: DIGIT/ or KIND/DIGIT/ (default: %(default)s)")

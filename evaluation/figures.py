@@ -22,6 +22,7 @@ from handler.lines import remove_lines
 from handler.preprocessing import frame
 from handler.segmentation import FOREGROUND_THRESHOLD, find_components
 from training.plots import write_figure
+from training.synthetic_digits import STYLES, draw_digit
 
 MAX_MISTAKES = 30  # images in the figure of mistakes
 MIN_COVERAGE = 0.5  # left end of the risk-coverage curves
@@ -110,6 +111,18 @@ def _fit_into_square(content: bytes, side: int = 128) -> NDArray[np.uint8]:
     square = Image.new("L", (side, side), 128)
     square.paste(gray, ((side - gray.width) // 2, (side - gray.height) // 2))
     return np.asarray(square)
+
+
+def plot_synthetic_digits(seed: int, caption: str, path: Path) -> None:
+    """Show three synthetic digits of every handwriting style, one digit per row."""
+    random = np.random.default_rng(seed)
+    figure = Figure(figsize=(12, 9), layout="constrained")
+    for axes, (digit, styles) in zip(figure.subplots(len(STYLES)), STYLES.items(), strict=True):
+        axes.imshow(np.hstack([draw_digit(digit, random, style) for style in styles for _ in range(3)]), cmap="gray")
+        axes.set_title(f"{digit}: {', '.join(styles)}", loc="left", fontsize=9)
+        axes.set_anchor("W")
+        axes.axis("off")
+    write_figure(path, figure, caption)
 
 
 def plot_framing_steps(images: Sequence[tuple[str, bytes]], caption: str, path: Path) -> None:

@@ -41,10 +41,10 @@ class Predictions:
 
 
 class HandlerRunner:
-    """Runs the handler with an archive of the current model, unpacked into a folder."""
+    """Runs the handler with an archive of a current model, unpacked into a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        with ZipFile(build_archive("0", folder)) as archive:
+    def __init__(self, folder: Path, model: str) -> None:
+        with ZipFile(build_archive("0", folder, model=model)) as archive:
             archive.extractall(folder)
         self.folder = folder
         self.manifest = json.loads((folder / "MAR-INF" / "MANIFEST.json").read_text())
@@ -87,9 +87,9 @@ class HandlerRunner:
 
 
 @contextmanager
-def start_handler() -> Iterator[HandlerRunner]:
-    """Yield the handler with the current model; restore torch's number of threads, which the handler sets to one."""
+def start_handler(model: str = "default") -> Iterator[HandlerRunner]:
+    """Yield the handler with a current model; restore torch's number of threads, which the handler sets to one."""
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
-        yield HandlerRunner(Path(folder))
+        yield HandlerRunner(Path(folder), model)
     torch.set_num_threads(threads)

@@ -1,16 +1,19 @@
-"""Evaluate the current model on a folder of own images: subfolders of digits, or of kinds with subfolders of digits."""
+"""Evaluate the current models on own images: a folder with subfolders of digits, or of kinds with such subfolders."""
 
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from common.models import MODEL_FOLDERS
 from evaluation.figures import plot_mistakes
 from evaluation.handler_runner import start_handler
 from evaluation.results import evaluate_set
 from evaluation.sets import ImageSet
 from handler.preprocessing import ImageError, load_gray
 from training.data import DataError
+
+Answers = tuple[NDArray[np.bool_], ...]  # correct and accepted [N]
 
 
 def find_kinds(folder: Path) -> list[Path]:
@@ -19,17 +22,22 @@ def find_kinds(folder: Path) -> list[Path]:
 
 
 def report_own_images(kinds: list[Path], out: Path) -> int:
-    """Print a Markdown table of the kinds; draw their mistakes, with frames, in `out`; raise DataError."""
+    """Print a Markdown table of models and kinds; draw the mistakes, with frames, in `out`; raise DataError."""
     sets = [load_kind(kind) for kind in kinds]
-    out.mkdir(parents=True, exist_ok=True)
-    print("| kind | images | right | accepted | right of accepted | wrong of accepted |\n|---|---|---|---|---|---|")
-    with start_handler() as handler:
-        results = [evaluate_set(handler, image_set) for image_set in sets]
-    for result in results:
-        print(_format_row(result.name, result.correct, result.predictions.accepted))
-        plot_mistakes(result, f"python -m evaluation report --data {kinds[0].parent}", out / f"{result.name}.png")
-    rows = [(result.correct, result.predictions.accepted) for result in results]
-    print(_format_row("all", *map(np.concatenate, zip(*rows, strict=True))))
+    columns: list[list[Answers]] = []
+    for model in MODEL_FOLDERS:
+        with start_handler(model) as handler:
+            results = [evaluate_set(handler, image_set) for image_set in sets]
+        (out / model).mkdir(parents=True, exist_ok=True)
+        for result in results:
+            caption = f"{model}; python -m evaluation report --data {kinds[0].parent}"
+            plot_mistakes(result, caption, out / model / f"{result.name}.png")
+        answers = [(result.correct, result.predictions.accepted) for result in results]
+        columns.append([*answers, tuple(map(np.concatenate, zip(*answers, strict=True)))])
+    print("| kind | images | right | large | accepted | large | wrong of accepted | large |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name, *row in zip([kind.name for kind in kinds] + ["all"], *columns, strict=True):
+        print(_format_row(name, row))
     return 0
 
 
@@ -45,7 +53,8 @@ def load_kind(folder: Path) -> ImageSet:
     return ImageSet(folder.name, images, np.array(labels))
 
 
-def _format_row(name: str, correct: NDArray[np.bool_], accepted: NDArray[np.bool_]) -> str:
-    wrong = int((accepted & ~correct).sum())
-    ratios = correct.mean(), accepted.mean(), 1 - wrong / max(1, accepted.sum())
-    return f"| {name} | {len(correct):,} | {' | '.join(map('{:.2%}'.format, ratios))} | {wrong} |"
+def _format_row(kind: str, row: list[Answers]) -> str:
+    ratios = [correct.mean() for correct, _ in row] + [accepted.mean() for _, accepted in row]
+    wrong = [str((accepted & ~correct).sum()) for correct, accepted in row]
+    cells = [kind, f"{len(row[0][0]):,}", *map("{:.2%}".format, ratios), *wrong]
+    return f"| {' | '.join(cells)} |"

@@ -1,21 +1,22 @@
-"""Evaluate the current model, through the handler, on all image sets; write docs/report.md and its figures."""
+"""Evaluate the current models, through the handler, on all image sets; write docs/report.md and its figures."""
 
 import argparse
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from common.models import MODEL_FOLDERS
 from evaluation import figures, sets
 from evaluation.handler_runner import start_handler
 from evaluation.ood_scores import BINS, compute_auroc
 from evaluation.outlier_images import MissingDatasetError
 from evaluation.own_images import find_kinds, report_own_images
 from evaluation.results import Result, evaluate_set
-from handler.calibration import SCORE_TEMPERATURE_SCALE, read_calibration
+from handler.calibration import SCORE_TEMPERATURE_SCALE, Calibration, read_calibration
 from serving.config import ROOT
 from training.data import load_raw_images
 from training.export import RECORD
@@ -28,29 +29,32 @@ FIGURES = Path("report")  # folder beside report.md
 
 PAGE = """# Evaluation report
 
-Predictions of the shipped model (run `{run}`) on digits, corrupted digits and images without a digit. They come from
-the handler of its archive, in batches of the shipped size. The digit sets are made from {data}. Written by
-`{command}` (`make report`).
+Predictions of the shipped models, `default` (run `{default.run}`) and `large` (run `{large.run}`), on digits, corrupted
+digits and images without a digit. They come from the handlers of their archives, in batches of the shipped size. The
+digit sets are made from {data}. Written by `{command}` (`make report`).
 
 ## Digits
 
 ECE is the expected calibration error ({bins} bins). An image that the handler finds blank counts as a wrong prediction.
 
-| set | images | accuracy | ECE | accepted | accuracy of accepted |
-|---|---|---|---|---|---|
+| set | images | accuracy | large | ECE | large | accepted | large | accuracy of accepted | large |
+|---|---|---|---|---|---|---|---|---|---|
 {digits}
+
+The figures show the default model's predictions.
 
 ![Confusion matrix](report/confusion_matrix.png)
 ![Reliability diagram](report/reliability.png)
 
 ## Outliers
 
-A prediction is accepted if its score is at least {threshold:.4f} nats. The score is the negative entropy of the
-probabilities at {scale:g} times the calibration temperature, {temperature:.4f}. AUROC measures how well the score
-separates the {clean} digits from the set; a blank image has the lowest score.
+A prediction is accepted if its score is at least {thresholds[0]:.4f} nats (large: {thresholds[1]:.4f}). The score
+is the negative entropy of the probabilities at {scale:g} times the calibration temperature,
+{temperatures[0]:.4f} (large: {temperatures[1]:.4f}). AUROC measures how well the score separates the {clean} digits
+from the set; a blank image has the lowest score.
 
-| set | images | AUROC | rejected or blank | blank |
-|---|---|---|---|---|
+| set | images | AUROC | large | rejected or blank | large | blank |
+|---|---|---|---|---|---|---|
 {outliers}
 
 ## Risk and coverage
@@ -62,6 +66,12 @@ A higher threshold accepts fewer images (coverage) and makes fewer errors among 
 ## Framing
 
 ![Framing](report/framing.png)
+
+## Synthetic digits
+
+A part of the training digits is drawn in these styles.
+
+![Synthetic digits](report/synthetic_digits.png)
 
 ## Mistakes
 
@@ -75,25 +85,41 @@ The wrong predictions with the highest confidence, beside the frame that the mod
 """
 
 
+class ModelResults(NamedTuple):
+    """Run id, calibration and results of a model."""
+
+    run: str
+    calibration: Calibration
+    digits: list[Result]
+    outliers: list[Result]
+
+
 def run_report(args: argparse.Namespace) -> int:
     """Write report.md and its figures, print its path; raise DataError if MNIST's part is missing."""
     if kinds := find_kinds(Path(args.data)):
         return report_own_images(kinds, args.out or Path("mistakes"))
     source, part, photos, outliers, out = args.data, args.part, args.photos, args.outliers, args.out or ROOT / "docs"
     images, labels = load_raw_images(source, part)
-    with start_handler() as handler:
-        digit_sets = chain(sets.make_digit_sets(images, labels, SEED, photos), [sets.load_scikit_learn_digits()])
-        digits = [evaluate_set(handler, image_set) for image_set in digit_sets]
-        others = [evaluate_set(handler, image_set) for image_set in _make_outlier_sets(outliers)]
+    digit_sets = [*sets.make_digit_sets(images, labels, SEED, photos), sets.load_scikit_learn_digits()]
+    outlier_sets = list(_make_outlier_sets(outliers))
+    results = {model: _evaluate_model(model, digit_sets, outlier_sets) for model in MODEL_FOLDERS}
     command = f"python -m evaluation report --data {source} --part {part} --photos {photos} --outliers {outliers}"
     (out / FIGURES).mkdir(parents=True, exist_ok=True)
-    _plot_figures(out / FIGURES, digits, images, f"run {read_record(ROOT)['run_id']}; {command}")
-    trained_on = "mnist5k, most of which the shipped model was trained on"
+    _plot_figures(out / FIGURES, results["default"].digits, images, f"run {results['default'].run}; {command}")
+    trained_on = "mnist5k, most of which the shipped models were trained on"
     data = trained_on if source == "mnist5k" else f"MNIST's {part} images"
     path = out / "report.md"
-    path.write_text(_render_page(data, command, digits, others))
+    path.write_text(_render_page(data, command, results))
     print(path)
     return 0
+
+
+def _evaluate_model(model: str, digits: list[sets.ImageSet], outliers: list[sets.ImageSet]) -> ModelResults:
+    folder = ROOT / MODEL_FOLDERS[model]
+    with start_handler(model) as handler:
+        results = [evaluate_set(handler, image_set) for image_set in (*digits, *outliers)]
+    run, calibration = read_record(folder)["run_id"], read_calibration(folder / RECORD)
+    return ModelResults(run, calibration, results[: len(digits)], results[len(digits) :])
 
 
 def _make_outlier_sets(count: int) -> Iterator[sets.ImageSet]:
@@ -115,6 +141,7 @@ def _plot_figures(folder: Path, digits: list[Result], images: NDArray[np.uint8],
     examples += [(sets.PHOTO_LIKE, image) for image in photos.image_set.images[:3]]
     examples += [("box on a page", _render_page_on_table(images[0]))]
     figures.plot_framing_steps(examples, caption, folder / "framing.png")
+    figures.plot_synthetic_digits(SEED, caption, folder / "synthetic_digits.png")
     evaluation = Evaluation.from_probabilities(clean.predictions.probabilities, clean.labels)
     title = f"{sets.CLEAN}, {clean.count:,} images: accuracy {clean.correct.mean():.2%}"
     plot_confusion_matrix(evaluation, title, folder / "confusion_matrix.png", caption)
@@ -133,33 +160,35 @@ def _render_page_on_table(gray: NDArray[np.uint8]) -> bytes:
     return sets.encode_png(noisy.clip(0, 255).astype(np.uint8))
 
 
-def _render_page(data: str, command: str, digits: list[Result], outliers: list[Result]) -> str:
-    calibration = read_calibration(ROOT / RECORD)
+def _render_page(data: str, command: str, results: dict[str, ModelResults]) -> str:
+    digits = zip(*(result.digits for result in results.values()), strict=True)
+    outliers = zip(*(result.outliers for result in results.values()), strict=True)
+    cleans = [result.digits[0] for result in results.values()]
     return PAGE.format(
-        run=read_record(ROOT)["run_id"],
         data=data,
         command=command,
         bins=BINS,
         clean=sets.CLEAN,
         photo=sets.PHOTO_LIKE,
-        threshold=calibration.threshold,
-        temperature=calibration.temperature,
         scale=SCORE_TEMPERATURE_SCALE,
         digits="\n".join(map(_format_digit_row, digits)),
-        outliers="\n".join(_format_outlier_row(result, digits[0]) for result in outliers),
+        outliers="\n".join(_format_outlier_row(row, cleans) for row in outliers),
+        thresholds=[result.calibration.threshold for result in results.values()],
+        temperatures=[result.calibration.temperature for result in results.values()],
+        **results,
     )
 
 
-def _format_digit_row(result: Result) -> str:
-    return (
-        f"| {result.name} | {result.count:,} | {result.correct.mean():.2%} | {result.calibration_error:.2%} "
-        f"| {result.coverage:.2%} | {result.accepted_accuracy:.2%} |"
-    )
+def _format_digit_row(results: Sequence[Result]) -> str:
+    columns = [[result.correct.mean() for result in results], [result.calibration_error for result in results]]
+    columns += [[result.coverage for result in results], [result.accepted_accuracy for result in results]]
+    cells = [results[0].name, f"{results[0].count:,}", *(f"{value:.2%}" for column in columns for value in column)]
+    return f"| {' | '.join(cells)} |"
 
 
-def _format_outlier_row(result: Result, clean: Result) -> str:
-    predictions = result.predictions
-    return (
-        f"| {result.name} | {result.count:,} | {compute_auroc(clean.predictions.scores, predictions.scores):.4f} "
-        f"| {1 - result.coverage:.2%} | {predictions.blank.mean():.2%} |"
-    )
+def _format_outlier_row(results: Sequence[Result], cleans: Sequence[Result]) -> str:
+    pairs = zip(cleans, results, strict=True)
+    aurocs = [f"{compute_auroc(clean.predictions.scores, result.predictions.scores):.4f}" for clean, result in pairs]
+    rejected = [f"{1 - result.coverage:.2%}" for result in results]
+    cells = [results[0].name, f"{results[0].count:,}", *aurocs, *rejected, f"{results[0].predictions.blank.mean():.2%}"]
+    return f"| {' | '.join(cells)} |"

@@ -9,6 +9,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from common.command_line import run_command
+from common.models import MODEL_FOLDERS
 from evaluation import outlier_images
 from evaluation.__main__ import make_parser
 from evaluation.handler_runner import HandlerRunner, start_handler
@@ -103,7 +104,7 @@ def test_report_has_every_set_and_its_figures(
     assert all(f"\n| {name} | " in text for name in names)
     figures = {part.split(")")[0] for part in text.split("](")[1:]}
     assert all((tmp_path / path).read_bytes().startswith(b"\x89PNG") for path in figures)
-    assert len(figures) == 6
+    assert len(figures) == 7
     assert ("skipped: " in capsys.readouterr().out) != small_fashion_mnist.exists()
 
 
@@ -118,11 +119,12 @@ def test_own_images_are_evaluated_by_kind(tmp_path: Path, capsys: pytest.Capture
     assert run_command(make_parser(), words) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[2:] == [
-        "| paint | 3 | 66.67% | 66.67% | 100.00% | 0 |",
-        "| photo | 2 | 100.00% | 100.00% | 100.00% | 0 |",
-        "| all | 5 | 80.00% | 80.00% | 100.00% | 0 |",
+        "| paint | 3 | 66.67% | 66.67% | 66.67% | 66.67% | 0 | 0 |",
+        "| photo | 2 | 100.00% | 100.00% | 100.00% | 100.00% | 0 | 0 |",
+        "| all | 5 | 80.00% | 80.00% | 80.00% | 80.00% | 0 | 0 |",
     ]
-    assert {path.name for path in (tmp_path / "mistakes").iterdir()} == {"paint.png", "photo.png"}
+    for model in MODEL_FOLDERS:
+        assert {path.name for path in (tmp_path / "mistakes" / model).iterdir()} == {"paint.png", "photo.png"}
     (tmp_path / "own" / "photo" / "0" / "b.png").write_bytes(b"no image")
     assert run_command(make_parser(), words) == 1
     assert "photo/0/b.png: " in capsys.readouterr().err
