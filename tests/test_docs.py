@@ -123,8 +123,8 @@ until curl -sf http://127.0.0.1:8083/ready; do sleep 1; done
 ARCHIVE = "```sh\nmake archive VERSION=1.1\n```\n"
 BEFORE = {"README.md": START, "docs/how-to/deploy.md": "", "docs/how-to/client.md": START + ARCHIVE}
 PRINTED = {
-    "README.md": ('"digit": 7', '"model_version": "1.1"'),
-    "docs/how-to/deploy.md": ('"digit": 7', '"model_version": "1.1"', "digits-1.1.mar: OK"),
+    "README.md": ('"digit": 7', '"model_version": "2.0"'),
+    "docs/how-to/deploy.md": ('"digit": 7', '"model_version": "2.0"', "digits-2.0.mar: OK"),
     "docs/how-to/client.md": ("7\nPrediction(digit=1, ", "Prediction(digit=2, "),
 }
 

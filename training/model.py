@@ -58,9 +58,10 @@ def _make_convolution(channels: int, filters: int, batch_norm: bool) -> nn.Modul
 def fold_batch_norms(model: nn.Module) -> nn.Module:
     """Return a copy in evaluation mode; a DigitCNN's batch norms, if any, are folded into its convolutions."""
     folded = deepcopy(model).eval()
-    for name, part in list(folded.named_children()) if isinstance(folded, DigitCNN) else []:
-        if isinstance(part, nn.Sequential):
-            setattr(folded, name, fuse_conv_bn_eval(*part))
+    if isinstance(folded, DigitCNN):
+        for name in ("conv1", "conv2"):
+            if isinstance(convolution := getattr(folded, name), nn.Sequential):
+                setattr(folded, name, fuse_conv_bn_eval(*convolution))
     return folded
 
 

@@ -84,6 +84,8 @@ class Trainer:
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.teacher:
+            self.teacher.model.to(self.device)
         self.train, self.held_out_images, self.held_out_part = choose_images(config, data)
         self.augmented = augmented or make_augmented_data(config, self.train)
         self.labels = torch.from_numpy(self.train.labels).to(self.device)
