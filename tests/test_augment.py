@@ -14,7 +14,7 @@ from training.augment import augment_images
 from training.augmented_data import AugmentedData
 from training.model import DigitCNN, load_model
 from training.synthetic_digits import STYLES, draw_digit, replace_some_digits
-from training.synthetic_outliers import KINDS, make_outliers
+from training.synthetic_outliers import KINDS, Draw, draw_cut_digit, draw_sideways_digit, make_outliers
 
 IMAGES = mnist5k().all_training
 FRAMES = IMAGES.frames
@@ -104,6 +104,13 @@ def test_every_kind_of_outlier_can_be_drawn(monkeypatch: pytest.MonkeyPatch) -> 
         images = make_outliers(FRAMES, 20, np.random.default_rng(0))
         assert images.shape == (20, 64, 64)
         assert len(np.unique(images, axis=0)) == 20, kind
+
+
+@pytest.mark.parametrize("draw", [draw_cut_digit, draw_sideways_digit])
+def test_outlier_is_drawn_though_no_digit_is_suitable(draw: Draw) -> None:
+    for digit in (0, 1):
+        frames = FRAMES[IMAGES.labels == digit][:1]
+        assert draw(frames, np.random.default_rng(0)).any()
 
 
 def test_texture_is_not_cropped_as_a_page(monkeypatch: pytest.MonkeyPatch) -> None:

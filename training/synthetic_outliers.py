@@ -18,6 +18,7 @@ CANVAS = 2 * FRAME_SIZE  # pixels a side, before framing
 MNIST_RESOLUTION_RATIO = 0.6  # share of outliers at MNIST's resolution; else soft edges alone would identify a digit
 MNIST_SIDE = 28  # pixels
 LOOKALIKES = "BbDgIilOoqSsZz"  # letters that can be read as digits
+MAX_ATTEMPTS = 100  # to find a suitable digit; a small data set may have none
 LETTERS = sorted(set(string.ascii_letters) - set(LOOKALIKES))
 PRINTS = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COMPLEX, cv2.FONT_HERSHEY_TRIPLEX)
 SCRIPTS = (cv2.FONT_HERSHEY_SCRIPT_SIMPLEX, cv2.FONT_HERSHEY_SCRIPT_COMPLEX)
@@ -146,12 +147,13 @@ def draw_lines(_frames: NDArray[np.uint8], random: Random) -> GrayImage:
 
 def draw_cut_digit(frames: NDArray[np.uint8], random: Random) -> GrayImage:
     """Cut a digit so that a third of its columns is left; skip narrow ones, whose part could be a whole 1."""
-    while True:
+    for _ in range(MAX_ATTEMPTS):
         digit = frames[random.integers(len(frames))]
         columns = np.flatnonzero(digit.max(0))
         if len(columns) > FRAME_SIZE / 2:
-            part = np.array_split(columns, 3)[int(random.choice((0, 2)))]
-            return np.ascontiguousarray(digit[:, part])
+            break
+    part = np.array_split(columns, 3)[int(random.choice((0, 2)))]
+    return np.ascontiguousarray(digit[:, part])
 
 
 def draw_digit_pair(frames: NDArray[np.uint8], random: Random) -> GrayImage:
@@ -162,11 +164,12 @@ def draw_digit_pair(frames: NDArray[np.uint8], random: Random) -> GrayImage:
 
 def draw_sideways_digit(frames: NDArray[np.uint8], random: Random) -> GrayImage:
     """Rotate a digit by 90 degrees; skip round ones, which would still be readable."""
-    while True:
+    for _ in range(MAX_ATTEMPTS):
         turned = np.rot90(frames[random.integers(len(frames))], int(random.choice((1, 3))))
         rows, columns = (np.count_nonzero(turned.max(axis)) for axis in (1, 0))
         if columns > 1.4 * rows:
-            return np.ascontiguousarray(turned)
+            break
+    return np.ascontiguousarray(turned)
 
 
 Draw = Callable[[NDArray[np.uint8], Random], GrayImage]
