@@ -12,7 +12,7 @@ from handler.preprocessing import frame, to_input
 from serving.config import ROOT
 from tests.images import SMOKE
 from training.export import MODEL, PARAMETERS, SCRIPTED
-from training.model import DigitCNN, LargeDigitCNN, ModelError, fold_batch_norms, load_model
+from training.model import BatchNormDigitCNN, DigitCNN, LargeDigitCNN, ModelError, fold_batch_norms, load_model
 
 
 def test_model_has_the_specified_20180_parameters() -> None:
@@ -45,14 +45,13 @@ def test_forward_equals_the_specified_order_of_layers() -> None:
 def test_folding_batch_norms_keeps_architecture_and_logits() -> None:
     """The oracle is the network with batch norms, after a few batches of running statistics."""
     torch.manual_seed(0)
-    model = DigitCNN(dropout=0.2, batch_norm=True)
+    model = BatchNormDigitCNN(dropout=0.2)
+    images = torch.rand(20, 1, 64, 64).expand(-1, 3, -1, -1) ** 3
     with torch.no_grad():
-        for norm in (module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)):
-            torch.nn.init.normal_(norm.weight)  # of both signs
+        for norm in (model.norm1, model.norm2):
             torch.nn.init.normal_(norm.bias)
         for _ in range(20):
-            model(torch.rand(10, 3, 64, 64) ** 3)
-    images = torch.rand(20, 3, 64, 64) ** 3
+            model(images)
     folded = fold_batch_norms(model)
     assert model.training
     assert not folded.training
