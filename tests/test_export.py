@@ -54,10 +54,10 @@ def test_record_contains_everything_that_determines_the_run() -> None:
 
 @pytest.mark.parametrize("model", MODEL_FOLDERS)
 def test_shipped_weights_have_the_models_recipe_on_mnist(model: str) -> None:
-    """The default model was trained by an older recipe: 60 epochs, and a teacher that was trained first."""
+    """The default model was trained by an older recipe, with a teacher that was trained first."""
     shipped, recipe = json.loads((ROOT / MODEL_FOLDERS[model] / RECORD).read_text()), asdict(RECIPES[model])
     if model == "default":
-        recipe |= {"epochs": 60, "teacher_epochs": 12}
+        recipe |= {"batch_size": 50, "lr": 0.01, "teacher_epochs": 12}
         recipe = {name: value for name, value in recipe.items() if name not in ("model", "synthetic_ratio", "teacher")}
     assert shipped["recipe"] == recipe
     assert (shipped["data"]["name"], shipped["data"]["training_pictures"]) == ("mnist", 54_999)

@@ -20,9 +20,9 @@ class Config:
 
     recipe: str = "default"
     model: str = "default"  # or large
-    epochs: int = 40
-    batch_size: int = 50
-    lr: float = 0.01  # Adam's; the peak of a onecycle schedule
+    epochs: int = 60
+    batch_size: int = 100
+    lr: float = 0.014  # Adam's; the peak of a onecycle schedule
     dropout: float = 0.0  # Dropout2d after the default model's second convolution, Dropout before large's last layer
     schedule: str = "onecycle"  # or constant
     ema_decay: float = 0.999  # exponential moving average of the weights, 0 for none
@@ -53,18 +53,18 @@ class Config:
 RECIPES: Final = {
     "default": Config(),
     "original": Config(
-        "original", epochs=30, lr=0.01, dropout=0.5, schedule="constant", ema_decay=0.0, batch_norm=False,
-        augment=False, augmentation_passes=1, synthetic_ratio=0.0, outlier_ratio=0.0, teacher=NO_TEACHER,
-        distillation_weight=0.0, held_out="test",
+        "original", epochs=30, batch_size=50, lr=0.01, dropout=0.5, schedule="constant", ema_decay=0.0,
+        batch_norm=False, augment=False, augmentation_passes=1, synthetic_ratio=0.0, outlier_ratio=0.0,
+        teacher=NO_TEACHER, distillation_weight=0.0, held_out="test",
     ),
     "large": Config(
-        "large", "large", epochs=30, batch_size=100, lr=0.004, dropout=0.3, ema_decay=0.998, batch_norm=False,
-        teacher=NO_TEACHER,
+        "large", "large", epochs=36, lr=0.004, dropout=0.3, ema_decay=0.998, batch_norm=False,
+        augmentation_passes=36, teacher=NO_TEACHER,
     ),
 }  # fmt: skip
 
 FINE_TUNING: Final = Config(
-    "fine-tuning", epochs=20, lr=0.004, ema_decay=0.99, batch_norm=False, augmentation_passes=10,
+    "fine-tuning", epochs=20, batch_size=50, lr=0.004, ema_decay=0.99, batch_norm=False, augmentation_passes=10,
     teacher=NO_TEACHER, distillation_weight=0.5,
 )  # fmt: skip  # no batch norm: it is already folded into the initial weights
 

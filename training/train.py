@@ -27,7 +27,7 @@ from training.model import fold_batch_norms, make_network
 from training.model_metrics import Epoch, compute_accuracy, evaluate_model
 from training.recipe import Config, ConfigError
 
-TRAINING_VERSION = 6  # increase it when a change of code changes the weights
+TRAINING_VERSION = 7  # increase it when a change of code changes the weights
 OUTLIER_WEIGHT = 0.06  # weight of the outliers in the loss; 0.5, as in Hendrycks et al., costs accuracy
 EMA_WARM_UP = 9  # steps; after n steps the decay is at most n / (n + EMA_WARM_UP)
 
@@ -63,7 +63,9 @@ def make_augmented_data(config: Config, images: LabeledImages) -> AugmentedData:
     """Create the augmented data of a recipe."""
     count = config.augmentation_passes if config.augment else 0
     outliers = max(1, round(len(images) * config.outlier_ratio)) if config.outlier_ratio else 0
-    return AugmentedData(images, count, outliers, config.seed, config.threads, config.synthetic_ratio)
+    return AugmentedData(
+        images, count, outliers, config.seed, config.threads, config.synthetic_ratio, config.epochs
+    )
 
 
 class Trainer:
