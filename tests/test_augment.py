@@ -69,7 +69,8 @@ def test_passes_stay_in_memory_only_if_epochs_repeat_them() -> None:
     for epochs, is_kept in ((3, True), (2, False)):
         data = AugmentedData(IMAGES.select(np.arange(0, 5000, 100)), 2, 20, 0, epochs=epochs)
         digits, outliers = data.get_digits(0), data.get_outliers(0)
-        assert (data.get_digits(0) is digits) and (data.get_outliers(0) is outliers)
+        assert data.get_digits(0) is digits
+        assert data.get_outliers(0) is outliers
         data.get_digits(1)
         assert (data.get_digits(2) is digits) == is_kept
         assert torch.equal(data.get_digits(2), digits)
