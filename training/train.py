@@ -63,9 +63,7 @@ def make_augmented_data(config: Config, images: LabeledImages) -> AugmentedData:
     """Create the augmented data of a recipe."""
     count = config.augmentation_passes if config.augment else 0
     outliers = max(1, round(len(images) * config.outlier_ratio)) if config.outlier_ratio else 0
-    return AugmentedData(
-        images, count, outliers, config.seed, config.threads, config.synthetic_ratio, config.epochs
-    )
+    return AugmentedData(images, count, outliers, config.seed, config.threads, config.synthetic_ratio, config.epochs)
 
 
 class Trainer:
