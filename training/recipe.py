@@ -16,7 +16,7 @@ class ConfigError(UserError):
 
 @dataclass(frozen=True)
 class Config:
-    """Hyperparameters of a training run; the defaults are the best recipe found on the validation split."""
+    """Hyperparameters of a training run; the defaults are those of `make train`."""
 
     recipe: str = "default"
     model: str = "default"  # or large
