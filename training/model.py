@@ -46,21 +46,21 @@ class DigitCNN(nn.Module):
 
 
 class BatchNormDigitCNN(DigitCNN):
-    """DigitCNN while training, with batch norms (Ioffe and Szegedy, ICML 2015) and one of the three equal channels.
+    """DigitCNN while training, with batch norms (Ioffe and Szegedy, ICML 2015); reads one of the three equal channels.
 
     The norms follow the poolings, where they cost a quarter; `fold_batch_norms` makes a DigitCNN with the same logits.
     """
 
     def __init__(self, dropout: float = 0.5) -> None:
         super().__init__(dropout)
-        self.conv1 = nn.Conv2d(1, 10, 5)
         self.norm1, self.norm2 = nn.BatchNorm2d(10), nn.BatchNorm2d(10)
         for norm in (self.norm1, self.norm2):
             norm.weight.requires_grad_(False)  # a positive scale swaps places with max pooling; the next layer scales
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stub; faster
 
     def forward(self, images: Tensor) -> Tensor:
-        x = F.relu(self.norm1(self.pool1(self.conv1(images[:, :1]))))
+        kernel = self.conv1.weight.sum(1, keepdim=True)
+        x = F.relu(self.norm1(self.pool1(F.conv2d(images[:, :1], kernel, self.conv1.bias))))
         x = F.relu(self.norm2(self.pool2(self.dropout(self.conv2(x)))))
         logits: Tensor = self.linear(x.flatten(1))
         return logits
@@ -72,11 +72,8 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
     if not isinstance(trained, BatchNormDigitCNN):
         return trained
     folded = DigitCNN(trained.dropout.p).to(trained.linear.weight.device).eval()
-    conv1, conv2 = fuse_conv_bn_eval(trained.conv1, trained.norm1), fuse_conv_bn_eval(trained.conv2, trained.norm2)
-    with torch.no_grad():
-        folded.conv1.weight.copy_(conv1.weight / CHANNELS)
-    folded.conv1.bias = conv1.bias
-    folded.conv2.load_state_dict(conv2.state_dict())
+    folded.conv1.load_state_dict(fuse_conv_bn_eval(trained.conv1, trained.norm1).state_dict())
+    folded.conv2.load_state_dict(fuse_conv_bn_eval(trained.conv2, trained.norm2).state_dict())
     folded.linear = trained.linear
     return folded
 
