@@ -57,6 +57,14 @@ def test_every_augmentation_changes_the_images(name: str, monkeypatch: pytest.Mo
     assert changed.float().mean() > 0.7
 
 
+def test_mildly_augmented_images_stay_nearer_to_the_original() -> None:
+    images = IMAGES.select(np.arange(0, 5000, 100))
+    full, mild = (AugmentedData(images, 1, 0, 0, mild_ratio=ratio).get_digits(0).float() for ratio in (0, 1))
+    changes = [(frames - torch.from_numpy(images.frames)).abs().mean((1, 2)) for frames in (full, mild)]
+    assert float(changes[1].min()) > 0
+    assert float(changes[1].mean()) < 0.7 * float(changes[0].mean())
+
+
 def test_augmentation_pass_depends_only_on_number_and_seed() -> None:
     first, second = make_augmented(), make_augmented()
     second.get_digits(1), second.get_outliers(2)

@@ -13,6 +13,7 @@ MAX_ROTATION = math.radians(15)  # radians, in both directions
 MAX_ASPECT = 0.2  # largest natural logarithm of width / height
 MAX_SHEAR = 0.2  # largest horizontal shift in pixels per row
 MAX_SHIFT = 2  # pixels, in all directions
+MILD_STRENGTH = 0.4  # largest strength of the distortion of mildly augmented images; of others, 1
 MARGIN = 1.2  # factor by which images shrink, so that rotation clips nothing; framing undoes it
 ELASTIC = 1.8  # pixels, standard deviation of the displacement
 KNOTS = 7  # knots a side; the displacement is smooth over about 10 pixels (Simard, Steinkraus, Platt, ICDAR 2003)
@@ -33,8 +34,8 @@ STEPS_RATIO, STEPS_SIDES, STEPS_LEVELS = 0.03, (16, 32), (0.25, 0.5)  # share of
 Transform = Callable[[Tensor, Generator], Tensor]
 
 
-def augment_images(gray: Tensor, generator: Generator) -> Tensor:
-    """Return randomly augmented copies of images float32 [n,1,64,64] in 0..1."""
+def augment_images(gray: Tensor, generator: Generator, mild_ratio: float = 0.0) -> Tensor:
+    """Return randomly augmented copies of images float32 [n,1,64,64] in 0..1; this share is only distorted, mildly."""
     strength = _draw_uniform(gray, generator)  # of the distortion, 0..1: most images stay near the original
     augmented = _warp_images(gray, strength, generator)
     _apply_to_some(augmented, STROKE_RATIO, _change_stroke_width, generator)
@@ -45,6 +46,9 @@ def augment_images(gray: Tensor, generator: Generator) -> Tensor:
     _apply_to_some(augmented, GAPS_RATIO, _break_strokes, generator)
     _apply_to_some(augmented, LINE_RATIO, _draw_line, generator)
     _apply_to_some(augmented, STEPS_RATIO, _make_steps, generator)
+    is_mild = _draw_uniform(gray, generator).flatten() < mild_ratio
+    mild = gray[is_mild]
+    augmented[is_mild] = _warp_images(mild, _draw_uniform(mild, generator, high=MILD_STRENGTH), generator)
     return augmented.clamp_(0, 1)
 
 

@@ -32,8 +32,8 @@ Frames = NDArray[np.uint8]  # [n,64,64]
 class AugmentedData:
     """Creates passes of the images and of `outlier_count` outliers in parallel; number and seed determine a pass.
 
-    In a pass, the share `synthetic_ratio` of the images is replaced by synthetic digits. Passes stay in memory, 225 MB
-    each for MNIST, if more `epochs` than passes use them.
+    In a pass, the share `synthetic_ratio` of the images is replaced by synthetic digits, and the share `mild_ratio` is
+    only distorted, mildly. Passes stay in memory, 225 MB each for MNIST, if more `epochs` than passes use them.
     """
 
     def __init__(
@@ -44,10 +44,12 @@ class AugmentedData:
         seed: int,
         processes: int = 1,
         synthetic_ratio: float = 0.0,
+        mild_ratio: float = 0.0,
         epochs: int | None = None,
     ) -> None:
         self.frames, self.labels = images.frames, images.labels
-        self.passes, self.outlier_count, self.synthetic_ratio = passes, outlier_count, synthetic_ratio
+        self.passes, self.outlier_count = passes, outlier_count
+        self.synthetic_ratio, self.mild_ratio = synthetic_ratio, mild_ratio
         self.seed, self.processes = seed, processes
         self.is_repeated = epochs is None or epochs > passes
         self._cache: dict[tuple[str, int], Tensor] = {}
@@ -75,7 +77,7 @@ class AugmentedData:
         return self._cache[kind, number]
 
     def _make_digits(self, number: int) -> Tensor:
-        augment = partial(_augment_digits, self.synthetic_ratio)
+        augment = partial(_augment_digits, self.synthetic_ratio, self.mild_ratio)
         return self._run_tasks(augment, (DIGITS, self.seed, number), self.frames, self.labels)
 
     def _make_outliers(self, number: int) -> Tensor:
@@ -101,9 +103,11 @@ def compute_logits(model: nn.Module, frames: Tensor) -> Tensor:
     return logits.clone()  # not an inference tensor: autograd can use it
 
 
-def _augment_digits(ratio: float, frames: Frames, labels: NDArray[np.int64], seed: tuple[int, ...]) -> Frames:
+def _augment_digits(
+    synthetic_ratio: float, mild_ratio: float, frames: Frames, labels: NDArray[np.int64], seed: tuple[int, ...]
+) -> Frames:
     random = np.random.default_rng(seed)
-    return _augment_frames(replace_some_digits(frames, labels, ratio, random), random)
+    return _augment_frames(replace_some_digits(frames, labels, synthetic_ratio, random), random, mild_ratio)
 
 
 def _augment_outliers(frames: Frames, seed: tuple[int, ...]) -> Frames:
@@ -112,10 +116,10 @@ def _augment_outliers(frames: Frames, seed: tuple[int, ...]) -> Frames:
     return _augment_frames(make_outliers(frames, len(frames), random), random)
 
 
-def _augment_frames(frames: Frames, random: np.random.Generator) -> Frames:
+def _augment_frames(frames: Frames, random: np.random.Generator, mild_ratio: float = 0.0) -> Frames:
     """Augment and frame; a frame that becomes blank stays unaugmented."""
     generator = torch.Generator().manual_seed(int(random.integers(2**63)))
-    grays = augment_images(to_input(frames)[:, :1], generator).mul(255).round().byte()[:, 0].numpy()
+    grays = augment_images(to_input(frames)[:, :1], generator, mild_ratio).mul(255).round().byte()[:, 0].numpy()
     framed = frames.copy()
     for row, gray in enumerate(grays):
         with suppress(ImageError):

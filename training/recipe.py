@@ -20,7 +20,7 @@ class Config:
 
     recipe: str = "default"
     model: str = "default"  # or large
-    epochs: int = 60
+    epochs: int = 50
     batch_size: int = 100
     lr: float = 0.014  # Adam's; the peak of a onecycle schedule
     dropout: float = 0.0  # Dropout2d after the default model's second convolution, Dropout before large's last layer
@@ -28,12 +28,16 @@ class Config:
     ema_decay: float = 0.999  # exponential moving average of the weights, 0 for none
     batch_norm: bool = True  # folded into the weights after training; the large model always has batch norms
     augment: bool = True
-    augmentation_passes: int = 12  # augmented copies of the training set; epochs cycle through them
-    synthetic_ratio: float = 0.2  # share of the augmented digits that are synthetic
+    augmentation_passes: int = 50  # augmented copies of the training set; epochs cycle through them
+    synthetic_ratio: float = 0.1  # share of the augmented digits that are synthetic
+    mild_ratio: float = 0.4  # share of the augmented digits that are only distorted, and mildly
     outlier_ratio: float = 0.1  # outliers per digit in a batch
+    outlier_weight: float = (
+        0.003  # of the outliers in the loss; a higher one rejects more letters, and misreads more digits
+    )
     teacher: str = "large"  # model whose probabilities are learned, too; or none
     distillation_weight: float = 0.9  # of the teacher's probabilities in the loss; the labels have the rest
-    distillation_temperature: float = 4.0
+    distillation_temperature: float = 1.5
     held_out: str = "validation"  # or test: evaluated after every epoch
     seed: int = 0
     threads: int = 2  # CPU threads; another number gives slightly different weights
@@ -42,8 +46,9 @@ class Config:
         ranges = {
             "epochs": (1, 100_000), "batch_size": (1, 60_000), "lr": (1e-9, 10), "dropout": (0, 0.99),
             "ema_decay": (0, 0.999999), "augmentation_passes": (1, 1000), "synthetic_ratio": (0, 1),
-            "outlier_ratio": (0, 1), "distillation_weight": (0, 1), "distillation_temperature": (0.1, 100),
-            "seed": (0, 2**32), "threads": (1, 1024),
+            "mild_ratio": (0, 1), "outlier_ratio": (0, 1), "outlier_weight": (0, 1),
+            "distillation_weight": (0, 1), "distillation_temperature": (0.1, 100), "seed": (0, 2**32),
+            "threads": (1, 1024),
         }  # fmt: skip
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
@@ -54,18 +59,19 @@ RECIPES: Final = {
     "default": Config(),
     "original": Config(
         "original", epochs=30, batch_size=50, lr=0.01, dropout=0.5, schedule="constant", ema_decay=0.0,
-        batch_norm=False, augment=False, augmentation_passes=1, synthetic_ratio=0.0, outlier_ratio=0.0,
-        teacher=NO_TEACHER, distillation_weight=0.0, held_out="test",
+        batch_norm=False, augment=False, augmentation_passes=1, synthetic_ratio=0.0, mild_ratio=0.0,
+        outlier_ratio=0.0, teacher=NO_TEACHER, distillation_weight=0.0, held_out="test",
     ),
     "large": Config(
         "large", "large", epochs=36, lr=0.004, dropout=0.3, ema_decay=0.998, batch_norm=False,
-        augmentation_passes=36, teacher=NO_TEACHER,
+        augmentation_passes=36, synthetic_ratio=0.2, mild_ratio=0.0, outlier_weight=0.06, teacher=NO_TEACHER,
     ),
 }  # fmt: skip
 
 FINE_TUNING: Final = Config(
     "fine-tuning", epochs=20, batch_size=50, lr=0.004, ema_decay=0.99, batch_norm=False, augmentation_passes=10,
-    teacher=NO_TEACHER, distillation_weight=0.5,
+    synthetic_ratio=0.2, mild_ratio=0.0, outlier_weight=0.06, teacher=NO_TEACHER, distillation_weight=0.5,
+    distillation_temperature=4.0,
 )  # fmt: skip  # no batch norm: it is already folded into the initial weights
 
 

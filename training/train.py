@@ -27,8 +27,7 @@ from training.model import fold_batch_norms, make_network
 from training.model_metrics import Epoch, compute_accuracy, evaluate_model
 from training.recipe import Config, ConfigError
 
-TRAINING_VERSION = 7  # increase it when a change of code changes the weights
-OUTLIER_WEIGHT = 0.06  # weight of the outliers in the loss; 0.5, as in Hendrycks et al., costs accuracy
+TRAINING_VERSION = 8  # increase it when a change of code changes the weights
 EMA_WARM_UP = 9  # steps; after n steps the decay is at most n / (n + EMA_WARM_UP)
 
 
@@ -63,7 +62,8 @@ def make_augmented_data(config: Config, images: LabeledImages) -> AugmentedData:
     """Create the augmented data of a recipe."""
     count = config.augmentation_passes if config.augment else 0
     outliers = max(1, round(len(images) * config.outlier_ratio)) if config.outlier_ratio else 0
-    return AugmentedData(images, count, outliers, config.seed, config.threads, config.synthetic_ratio, config.epochs)
+    ratios = config.synthetic_ratio, config.mild_ratio
+    return AugmentedData(images, count, outliers, config.seed, config.threads, *ratios, config.epochs)
 
 
 class Trainer:
@@ -141,7 +141,7 @@ class Trainer:
             teacher_logits = torch.where(is_right, teacher_logits, logits.detach())  # else learn from the label alone
             loss = loss.lerp(self.compute_distillation_loss(logits, teacher_logits), self.config.distillation_weight)
         if len(outlier_logits):  # cross-entropy with the uniform distribution
-            loss = loss - OUTLIER_WEIGHT * F.log_softmax(outlier_logits, 1).mean()
+            loss = loss - self.config.outlier_weight * F.log_softmax(outlier_logits, 1).mean()
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
