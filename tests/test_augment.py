@@ -73,15 +73,15 @@ def test_augmentation_pass_depends_only_on_number_and_seed() -> None:
     assert not torch.equal(first.get_digits(0), make_augmented(seed=1).get_digits(0))
 
 
-def test_passes_stay_in_memory_only_if_epochs_repeat_them() -> None:
-    for epochs, is_kept in ((3, True), (2, False)):
-        data = AugmentedData(IMAGES.select(np.arange(0, 5000, 100)), 2, 20, 0, epochs=epochs)
+def test_passes_stay_in_memory_only_if_they_are_few_and_epochs_repeat_them() -> None:
+    for passes, epochs, is_kept in ((2, 3, True), (2, 2, False), (13, 14, False)):
+        data = AugmentedData(IMAGES.select(np.arange(0, 5000, 100)), passes, 20, 0, epochs=epochs)
         digits, outliers = data.get_digits(0), data.get_outliers(0)
         assert data.get_digits(0) is digits
         assert data.get_outliers(0) is outliers
         data.get_digits(1)
-        assert (data.get_digits(2) is digits) == is_kept
-        assert torch.equal(data.get_digits(2), digits)
+        assert (data.get_digits(passes) is digits) == is_kept
+        assert torch.equal(data.get_digits(passes), digits)
 
 
 @pytest.mark.slow

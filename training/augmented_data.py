@@ -23,6 +23,7 @@ from training.synthetic_outliers import make_outliers
 
 INFERENCE_BATCH = 250  # frames in one model call
 TASK_FRAMES = 75  # frames in one task of a process; they fit its CPU caches
+MAX_KEPT_PASSES = 12  # 2.7 GB for MNIST; with more, repeated passes are made again
 IDLE_SECONDS = 60  # seconds after which a process without a task ends; this also cleans up after a killed parent
 DIGITS, OUTLIERS, ROWS = 0, 1, 2  # purpose of a random generator: first number of its seed
 
@@ -33,7 +34,7 @@ class AugmentedData:
     """Creates passes of the images and of `outlier_count` outliers in parallel; number and seed determine a pass.
 
     In a pass, the share `synthetic_ratio` of the images is replaced by synthetic digits, and the share `mild_ratio` is
-    only distorted, mildly. Passes stay in memory, 225 MB each for MNIST, if more `epochs` than passes use them.
+    only distorted, mildly. Up to MAX_KEPT_PASSES passes stay in memory if more `epochs` than passes use them.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class AugmentedData:
         self.passes, self.outlier_count = passes, outlier_count
         self.synthetic_ratio, self.mild_ratio = synthetic_ratio, mild_ratio
         self.seed, self.processes = seed, processes
-        self.is_repeated = epochs is None or epochs > passes
+        self.keeps_passes = passes <= MAX_KEPT_PASSES and (epochs is None or epochs > passes)
         self._cache: dict[tuple[str, int], Tensor] = {}
 
     def get_digits(self, epoch: int) -> Tensor:
@@ -70,7 +71,7 @@ class AugmentedData:
 
     def _get_pass(self, kind: str, epoch: int, make: Callable[[int], Tensor]) -> Tensor:
         number = epoch % max(1, self.passes)
-        if not self.is_repeated:
+        if not self.keeps_passes:
             self._cache = {key: made for key, made in self._cache.items() if key[1] == number}
         if (kind, number) not in self._cache:
             self._cache[kind, number] = make(number)
