@@ -33,8 +33,7 @@ INSTALLED_DEV := .venv/installed-dev
 INSTALLED_BENCH := .venv/installed-bench
 INSTALLED_DOCS := .venv/installed-docs
 $(if $(filter-out default large,$(MODEL)),$(error MODEL is $(MODEL); expected default or large))
-MODEL_FOLDER := $(if $(filter large,$(MODEL)),large/)
-BUNDLED := $(MODEL_FOLDER)scripted_model.pt $(MODEL_FOLDER)model/model.json handler/model-config.yaml $(wildcard handler/*.py handler/smoke/*.png)
+$(if $(MODEL),$(if $(filter serve demo,$(MAKECMDGOALS)),$(error MODEL is for archive; then serve VERSION=that version)))
 
 # DIGITS_HOME, from the environment or the command line, is the folder of state, logs and archives. `make clean` removes
 # these, so use a separate folder.
@@ -87,8 +86,7 @@ certs: ## write a self-signed certificate for testing TLS and print the two line
 	@printf '%s\n' certificate_file=certs/server.pem private_key_file=certs/server.key
 
 archive: $(INSTALLED) ## bundle the current model and the handler into model_store/; VERSION=1.0, MODEL=default or large
-	@if test -e $(call quote,ARCHIVE) && test -z "$$(find $(BUNDLED) serving/archive.py $(INSTALLED) -newer $(call quote,ARCHIVE))"; \
-	  then echo $(call quote,ARCHIVE)": is up to date"; else $(PY) -m serving archive --version $(call quote,VERSION,1.0) $(model_option); fi
+	@$(PY) -m serving archive --version $(call quote,VERSION,1.0) $(model_option)
 
 register: $(INSTALLED) ## register an archive with the running server and run its smoke test; VERSION=1.1
 	@$(PY) -m serving register digits-$(call require,VERSION,1.1).mar $(ARGS)
@@ -123,8 +121,8 @@ train: $(INSTALLED) ## train the current model; DATA=mnist, mnist5k or a folder,
 release: $(INSTALLED) ## make a saved run the current model, which `make archive` bundles; RUN=id or released, MODEL=
 	@$(PY) -m training release $(call require,RUN,released) $(model_option) $(ARGS)
 
-tune: $(INSTALLED) ## search hyperparameters on the validation split; DATA= as above, ARGS=options
-	@$(PY) -m training tune --data $(call quote,DATA,mnist) $(ARGS)
+tune: $(INSTALLED) ## search hyperparameters on the validation split; DATA= and MODEL= as above, ARGS=options
+	@$(PY) -m training tune --data $(call quote,DATA,mnist) $(model_option) $(ARGS)
 
 evaluate: $(INSTALLED) ## print accuracy, recall and confusion matrix of the current model; DATA=, MODEL= and ARGS= as above
 	@$(PY) -m training evaluate --data $(call quote,DATA,mnist) $(model_option) $(ARGS)
@@ -132,7 +130,7 @@ evaluate: $(INSTALLED) ## print accuracy, recall and confusion matrix of the cur
 evaluate-served: $(INSTALLED) ## measure accuracy through the served API, and its agreement with training; DATA=
 	@$(PY) -m benchmarks evaluate-served --data $(call quote,DATA,mnist)
 
-report: $(INSTALLED) ## write docs/report.md: the current model on all test sets of digits and outliers; DATA=, ARGS=
+report: $(INSTALLED) ## write docs/report.md: the current models on all test sets of digits and outliers; DATA=, ARGS=
 	@$(PY) -m evaluation report --data $(call quote,DATA,mnist) $(ARGS)
 
 predict: $(INSTALLED) ## predict images without a server; IMAGES="a.png 'my b.jpg'", names with spaces in single quotes, MODEL=

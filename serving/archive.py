@@ -81,14 +81,14 @@ def is_changed(path: Path) -> bool:
     return checksum.is_file() and checksum.read_bytes().split()[:1] != [compute_sha256(path).encode()]
 
 
-def is_outdated(path: Path, root: Path = ROOT) -> bool:
-    """Return whether handler or current models of `root` differ from the archive's; False if it is unreadable."""
+def find_bundled_model(path: Path, root: Path = ROOT) -> str | None:
+    """Return the current model of `root` that the archive bundles with the current handler; None if it is outdated."""
     try:
         with ZipFile(path) as members:
             contents = {name: members.read(name) for name in members.namelist()}
-            return not any(_read_sources(root, model).items() <= contents.items() for model in MODEL_FOLDERS)
+            return next((name for name in MODEL_FOLDERS if _read_sources(root, name).items() <= contents.items()), None)
     except _READ_ERRORS:
-        return False
+        return None
 
 
 def check_archive(store: Path, name: str) -> Archive:

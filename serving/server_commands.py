@@ -18,7 +18,7 @@ from digits_client.status import StatusClient
 from digits_client.transport import add_environment_tokens, read_token
 from digits_client.types import make_sort_key
 from serving import lock
-from serving.archive import build_archive, get_archive_path, is_outdated
+from serving.archive import build_archive, find_bundled_model, get_archive_path, is_changed
 from serving.config import DRAW_PATH, FIRST_VERSION, Config, ServingError
 from serving.local_management import LocalManagementClient
 from serving.state import read_state
@@ -27,6 +27,10 @@ ROTATION_SECONDS = 10.0  # in which the supervisor must have replaced the tokens
 
 
 def create_archive(args: Namespace) -> int:
+    path = get_archive_path(args.config.model_store, args.version)
+    if find_bundled_model(path) == args.model and not is_changed(path):
+        print(f"{path}: is up to date")
+        return 0
     if lock.find_process(args.config) and args.version in read_state(args.config).versions:
         registered = ", ".join(sorted(read_state(args.config).versions, key=make_sort_key))
         advice = f"choose a version other than {registered}: `make archive VERSION=…`"
@@ -38,8 +42,8 @@ def create_archive(args: Namespace) -> int:
 
 def serve_model(args: Namespace) -> int:
     path = get_archive_path(args.config.model_store, args.version or read_state(args.config).default or FIRST_VERSION)
-    if is_outdated(path):
-        advice = "roll it out as a new version: make archive VERSION=…"
+    if path.exists() and not find_bundled_model(path):
+        advice = "roll it out as a new version: make archive VERSION=… (MODEL=large for the large model)"
         print(f"note: model or handler differ from {path}; {advice}", file=sys.stderr)
     return _run_supervisor(args.config, args.version)
 

