@@ -1,1 +1,1 @@
-"""Evaluation of the current model on images unlike its training set: corrupted digits, synthetic photos, outliers."""
+"""Evaluation of the current models on images unlike its training set: corrupted digits, synthetic photos, outliers."""

@@ -13,7 +13,7 @@ from evaluation.sets import ImageSet
 from handler.preprocessing import ImageError, load_gray
 from training.data import DataError
 
-Answers = tuple[NDArray[np.bool_], ...]  # correct and accepted [N]
+Outcomes = tuple[NDArray[np.bool_], ...]  # correct and accepted [N]
 
 
 def find_kinds(folder: Path) -> list[Path]:
@@ -24,7 +24,7 @@ def find_kinds(folder: Path) -> list[Path]:
 def report_own_images(kinds: list[Path], out: Path) -> int:
     """Print a Markdown table of models and kinds; draw the mistakes, with frames, in `out`; raise DataError."""
     sets = [load_kind(kind) for kind in kinds]
-    columns: list[list[Answers]] = []
+    columns: list[list[Outcomes]] = []
     for model in MODEL_FOLDERS:
         with start_handler(model) as handler:
             results = [evaluate_set(handler, image_set) for image_set in sets]
@@ -32,8 +32,8 @@ def report_own_images(kinds: list[Path], out: Path) -> int:
         for result in results:
             caption = f"{model}; python -m evaluation report --data {kinds[0].parent}"
             plot_mistakes(result, caption, out / model / f"{result.name}.png")
-        answers = [(result.correct, result.predictions.accepted) for result in results]
-        columns.append([*answers, tuple(map(np.concatenate, zip(*answers, strict=True)))])
+        outcomes = [(result.correct, result.predictions.accepted) for result in results]
+        columns.append([*outcomes, tuple(map(np.concatenate, zip(*outcomes, strict=True)))])
     print("| kind | images | right | large | accepted | large | wrong of accepted | large |")
     print("|---|---|---|---|---|---|---|---|")
     for name, *row in zip([kind.name for kind in kinds] + ["all"], *columns, strict=True):
@@ -53,7 +53,7 @@ def load_kind(folder: Path) -> ImageSet:
     return ImageSet(folder.name, images, np.array(labels))
 
 
-def _format_row(kind: str, row: list[Answers]) -> str:
+def _format_row(kind: str, row: list[Outcomes]) -> str:
     ratios = [correct.mean() for correct, _ in row] + [accepted.mean() for _, accepted in row]
     wrong = [str((accepted & ~correct).sum()) for correct, accepted in row]
     cells = [kind, f"{len(row[0][0]):,}", *map("{:.2%}".format, ratios), *wrong]

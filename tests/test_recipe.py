@@ -1,4 +1,4 @@
-"""training/recipe.py: options and recipe files, with their names before version 1.0."""
+"""training/recipe.py: options and recipe files."""
 
 from pathlib import Path
 

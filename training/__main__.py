@@ -19,7 +19,7 @@ from training.recipe import NO_TEACHER, RECIPES, Config
 
 _DATA = "mnist (found in data/ or downloaded there), mnist5k (no download needed), or a folder"
 _DEFAULT = "(default: %(default)s)"
-_OUT = "folder for model/ and scripted_model.pt (default: this folder, or large/); every run is kept in its runs/"
+_OUT = "folder for model/ and scripted_model.pt; every run is kept in its runs/ (default: this folder; large: large/)"
 _PARTS = ("test", "validation", "all")
 _HELP = {
     "model": "model to train; it decides the default of --recipe",
@@ -29,10 +29,10 @@ _HELP = {
     "dropout": "dropout probability: of channels in the default model, of the large model's last features",
     "schedule": "learning-rate schedule",
     "ema_decay": "decay of the exponential moving average of the weights, 0 for none",
-    "batch_norm": "batch normalization while training, folded into the weights afterwards",
+    "batch_norm": "batch normalization of the default model while training, folded into the weights afterwards",
     "augment": "train on augmented images: distortion, stroke width, blur, noise, resolution, gaps, lines",
     "augmentation_passes": "augmented copies of the training set; epochs cycle through them",
-    "synthetic_ratio": "share of the augmented images that are replaced by synthetic digits in rare styles",
+    "synthetic_ratio": "share of the augmented images that are replaced by synthetic digits",
     "mild_ratio": "share of the augmented images that are only distorted, and mildly",
     "outlier_ratio": "outlier images per digit image in a training batch",
     "outlier_weight": "weight of the outlier images in the loss",

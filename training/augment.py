@@ -26,7 +26,7 @@ MIN_BLUR_WEIGHT = 1e-30  # smaller weights become 0: multiplying denormal float3
 LOW_RESOLUTION_RATIO, LOW_RESOLUTION_SIDES = 0.1, (10, 28)  # share of images, pixels a side
 # Share of images, largest standard deviation, pixels a side of the noise
 NOISE_RATIO, MAX_NOISE, NOISE_SIDE = 0.07, 0.25, 28
-GAPS_RATIO, GAPS_SIDE, GAPS_LEVELS = 0.03, 16, (0.6, 1.5)  # share of images, knots a side, level that stays visible
+GAPS_RATIO, GAPS_SIDE, GAPS_LEVELS = 0.03, 16, (0.6, 1.5)  # share of images, noise a side, level below the mean
 LINE_RATIO, LINE_SHIFT, MAX_SLOPE = 0.04, 28, 0.07  # share of images, pixels from the middle, pixels per pixel
 LINE_WIDTHS, LINE_LEVELS = (1.0, 3.0), (0.4, 1.0)  # pixels, share of full intensity
 STEPS_RATIO, STEPS_SIDES, STEPS_LEVELS = 0.03, (16, 32), (0.25, 0.5)  # share of images, pixels a side, threshold
@@ -137,7 +137,7 @@ def _add_noise(gray: Tensor, generator: Generator) -> Tensor:
 
 
 def _break_strokes(gray: Tensor, generator: Generator) -> Tensor:
-    """Erase gaps: the image stays where smooth noise exceeds a level."""
+    """Break strokes: erase the image where smooth noise is low."""
     noise = F.interpolate(_draw_normal(generator, len(gray), 1, GAPS_SIDE, GAPS_SIDE), gray.shape[2:], mode="bicubic")
     return gray * ((noise + _draw_uniform(gray, generator, *GAPS_LEVELS)[..., None]) * 3).clamp(0, 1)
 

@@ -34,7 +34,8 @@ class AugmentedData:
     """Creates passes of the images and of `outlier_count` outliers in parallel; number and seed determine a pass.
 
     In a pass, the share `synthetic_ratio` of the images is replaced by synthetic digits, and the share `mild_ratio` is
-    only distorted, mildly. Up to MAX_KEPT_PASSES passes stay in memory if more `epochs` than passes use them.
+    only distorted, mildly. All passes stay in memory if they are at most MAX_KEPT_PASSES and fewer than `epochs`;
+    otherwise only the present one.
     """
 
     def __init__(

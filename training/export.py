@@ -23,7 +23,7 @@ from training.model import ARCHITECTURES, CLASSES
 
 if TYPE_CHECKING:
     from training.data import DataSet
-    from training.fine_tuning import InitialModel
+    from training.fine_tuning import LoadedModel
     from training.model_metrics import Evaluation
     from training.train import Trainer
 
@@ -97,7 +97,7 @@ def make_record(
     evaluations: dict[str, "Evaluation"],
     calibration: Calibration | None,
     drift_baseline: dict[str, Any] | None = None,
-    start: "InitialModel | None" = None,
+    start: "LoadedModel | None" = None,
 ) -> dict[str, Any]:
     """Return model.json: everything that determines the run, and its metrics; no date, so a repeated run is equal."""
     source, model = ("fine_tuned_from", start) if start else ("teacher", trainer.teacher)

@@ -1,4 +1,4 @@
-"""Models from which training learns: the teacher, or in fine-tuning, on own images mixed with MNIST's, initial weights.
+"""Models that training learns from: a teacher, or the initial model of fine-tuning on own images mixed with MNIST's.
 
 Against forgetting, the initial model of fine-tuning is its teacher (Li, Hoiem: Learning without forgetting, 2016).
 """
@@ -23,7 +23,7 @@ MIXED_IN = "mnist5k"  # no download needed
 
 
 @dataclass(frozen=True)
-class InitialModel:
+class LoadedModel:
     """An initial model or teacher, the SHA-256 of its weights and its run id, if known."""
 
     model: nn.Module
@@ -31,26 +31,26 @@ class InitialModel:
     run_id: str | None
 
 
-def load_initial_model(name: str, out: Path, model: str = "default") -> InitialModel:
+def load_initial_model(name: str, out: Path, model: str = "default") -> LoadedModel:
     """Load the weights of a run (as `find_run` finds it) or of a model file; raise RunError if `name` is neither."""
     path = Path(name)
     return _load_weights(path, None) if path.is_file() else _load_run(find_run(name, out, model))
 
 
 @cache
-def load_teacher(name: str) -> InitialModel | None:
+def load_teacher(name: str) -> LoadedModel | None:
     """Load the current model of this name; None for NO_TEACHER."""
     return None if name == NO_TEACHER else _load_run(ROOT / MODEL_FOLDERS[name])
 
 
-def _load_run(folder: Path) -> InitialModel:
+def _load_run(folder: Path) -> LoadedModel:
     return _load_weights(folder / PARAMETERS, read_record(folder).get("run_id"))
 
 
-def _load_weights(path: Path, run_id: str | None) -> InitialModel:
+def _load_weights(path: Path, run_id: str | None) -> LoadedModel:
     model = load_model(path)
     digest = hashlib.sha256(b"".join(weights.numpy().tobytes() for weights in model.state_dict().values()))
-    return InitialModel(model, digest.hexdigest(), run_id)
+    return LoadedModel(model, digest.hexdigest(), run_id)
 
 
 def mix_in_mnist(own: DataSet) -> DataSet:

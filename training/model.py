@@ -141,7 +141,7 @@ def _load_file(path: Path) -> nn.Module:
         return scripted
     with torch.serialization.safe_globals(_ALLOWED):
         saved = torch.load(path, map_location="cpu", weights_only=True)
-    if isinstance(saved, nn.Module):
+    if isinstance(saved, (DigitCNN, LargeDigitCNN)):
         return saved
     model = LargeDigitCNN() if "features.0.weight" in saved else DigitCNN()
     model.load_state_dict(saved)

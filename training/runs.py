@@ -38,9 +38,10 @@ def find_run(name: str, out: Path, model: str = "default") -> Path:
         if run_id == read_record(root).get("run_id"):
             return root
     if name == "released":
-        raise RunError(f"the shipped run {run_id} is missing; `git checkout model scripted_model.pt large` restores it")
+        files = f"{MODEL_FOLDERS[model] / MODEL.parent} {MODEL_FOLDERS[model] / SCRIPTED}"
+        raise RunError(f"the shipped run {run_id} is missing; `git checkout {files}` restores it")
     listed = ", ".join(["released", *(_describe_run(out / RUNS / run) for run in _list_runs(out))])
-    raise RunError(f"{name}: no such run in {out / RUNS}; expected one of: {listed}")
+    raise RunError(f"{name}: no such run of the {model} model in {out / RUNS}; expected one of: {listed}")
 
 
 def release_run(name: str, out: Path, model: str = "default") -> None:

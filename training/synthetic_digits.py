@@ -1,4 +1,4 @@
-"""Synthetic digits in handwriting styles that are rare in MNIST, such as a 1 with a flag or a crossed 7."""
+"""Synthetic digits in handwriting styles, most of them rare in MNIST, such as a 1 with a flag or a crossed 7."""
 
 import tomllib
 from pathlib import Path
@@ -18,16 +18,28 @@ Points = NDArray[np.float64]  # [n,2], x to the right from the digit's middle, y
 
 MAX_WIDTH, MAX_HEIGHT = 100, 84  # pixels; size of a digit on the canvas
 STROKE_WIDTHS = (3.0, 17.0)  # pixels, drawn from a log-uniform distribution
-WIDTHS, WIDTH_DEVIATION = (-0.1, 1.1), 0.2  # position between a style's narrow and wide form, and a point's deviation
+FORMS, FORM_DEVIATION = (-0.1, 1.1), 0.2  # form of a digit, from 0, the style's narrow one, to 1, the wide one
+FORM_LIMITS = (-0.3, 1.4)  # of a point, whose form deviates from its digit's
 POINT_SHIFT, STROKE_SHIFT = 0.03, 0.02  # standard deviations in heights
+POINT_SHIFT_FACTORS = (0.3, 1.5)  # of a digit: some are shakier than others
 ROTATION, SLANT, ASPECT = 0.1, 0.2, 0.1  # standard deviations: radians, width per height, logarithm of width / height
 BLUR_RATIO, BLURS = 0.15, (0.5, 3.0)  # share of digits, standard deviation in pixels
 MNIST_RESOLUTION_RATIO = 0.5  # share of digits
 POINTS_PER_KNOT = 10  # points of a drawn curve per point of the style
 SUBPIXEL_BITS = 4  # fractional bits of the coordinates that OpenCV draws
 
+
+def _parse_strokes(text: str) -> list[Points]:
+    return [np.array([point.split(",") for point in stroke.split()], float) / 100 for stroke in text.split("|")]
+
+
 _STYLES_FILE = Path(__file__).with_name("handwriting_styles.toml")
-STYLES: Final = {int(digit): styles for digit, styles in tomllib.loads(_STYLES_FILE.read_text()).items()}
+STYLES: Final = {  # digit -> name -> narrow and wide form
+    int(digit): {
+        name: (_parse_strokes(style["narrow"]), _parse_strokes(style["wide"])) for name, style in styles.items()
+    }
+    for digit, styles in tomllib.loads(_STYLES_FILE.read_text()).items()
+}
 
 
 def replace_some_digits(
@@ -41,9 +53,8 @@ def replace_some_digits(
 
 
 def draw_digit(digit: int, random: Random, style: str | None = None) -> GrayImage:
-    """Draw a digit in one of its STYLES, or in a random one; return its frame uint8 [64,64]."""
-    forms = STYLES[digit][style or str(random.choice(list(STYLES[digit])))]
-    narrow, wide = _parse_strokes(forms["narrow"]), _parse_strokes(forms["wide"])
+    """Draw a digit in a style, by default a random one of its STYLES; return its frame uint8 [64,64]."""
+    narrow, wide = STYLES[digit][style or str(random.choice(list(STYLES[digit])))]
     strokes = _distort_strokes(_vary_strokes(narrow, wide, random), random)
     canvas = np.zeros((CANVAS, CANVAS), np.uint8)
     stroke_width = round(float(np.exp(random.uniform(*np.log(STROKE_WIDTHS)))))
@@ -56,17 +67,13 @@ def draw_digit(digit: int, random: Random, style: str | None = None) -> GrayImag
     return frame_gray(reduce_to_mnist(frame)) if random.random() < MNIST_RESOLUTION_RATIO else frame
 
 
-def _parse_strokes(text: str) -> list[Points]:
-    return [np.array([point.split(",") for point in stroke.split()], float) / 100 for stroke in text.split("|")]
-
-
 def _vary_strokes(narrow: list[Points], wide: list[Points], random: Random) -> list[Points]:
     """Return curves through points between the two forms, randomly shifted."""
-    width, shift = random.uniform(*WIDTHS), POINT_SHIFT * random.uniform(0.3, 1.5)
+    form, shift = random.uniform(*FORMS), POINT_SHIFT * random.uniform(*POINT_SHIFT_FACTORS)
     strokes = []
     for low, high in zip(narrow, wide, strict=True):
-        position = width + random.normal(0, WIDTH_DEVIATION, (len(low), 1))
-        points = low + (high - low) * position.clip(-0.3, 1.4) + random.normal(0, shift, low.shape)
+        forms = form + random.normal(0, FORM_DEVIATION, (len(low), 1))
+        points = low + (high - low) * forms.clip(*FORM_LIMITS) + random.normal(0, shift, low.shape)
         strokes.append(_interpolate_curve(points + random.normal(0, STROKE_SHIFT, 2)))
     return strokes
 

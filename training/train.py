@@ -22,7 +22,7 @@ from handler.preprocessing import to_input
 from training.augmented_data import AugmentedData
 from training.data import DataSet, LabeledImages
 from training.export import to_bytes
-from training.fine_tuning import InitialModel, load_teacher
+from training.fine_tuning import LoadedModel, load_teacher
 from training.model import fold_batch_norms, make_network
 from training.model_metrics import Epoch, compute_accuracy, evaluate_model
 from training.recipe import Config, ConfigError
@@ -51,7 +51,7 @@ def choose_images(config: Config, data: DataSet) -> tuple[LabeledImages, Labeled
     return data.train, data.validation, "validation"
 
 
-def make_run_id(config: Config, data: DataSet, start: InitialModel | None = None) -> str:
+def make_run_id(config: Config, data: DataSet, start: LoadedModel | None = None) -> str:
     """Hash everything that determines the weights: training version, config, data, torch version, other models."""
     weights = [model.sha256 for model in (start, load_teacher(config.teacher)) if model]
     determinants = [TRAINING_VERSION, asdict(config), data.sha256, torch.__version__, *weights]
@@ -77,7 +77,7 @@ class Trainer:
         config: Config,
         data: DataSet,
         augmented: AugmentedData | None = None,
-        start: InitialModel | None = None,
+        start: LoadedModel | None = None,
     ) -> None:
         self.config, self.start, self.run_id = config, start, make_run_id(config, data, start)
         self.teacher = start or load_teacher(config.teacher)  # before the seed: creating its network draws numbers
@@ -179,7 +179,7 @@ class Trainer:
             raise ResumeError(f"{path}: not a checkpoint ({error}); remove it to train from the first epoch") from error
         if run_id != self.run_id:
             raise ResumeError(
-                f"{path}: belongs to run {run_id}, not to {self.run_id}: options, data or training version differ; "
+                f"{path}: belongs to run {run_id}, not to {self.run_id}: options, data, teacher or version differ; "
                 "repeat the options and data of the stopped run, or omit --resume"
             )
         for name, part in self._stateful_parts().items():
@@ -216,7 +216,7 @@ def fit(
     checkpoint: Path | None = None,
     resume: bool = False,
     report: Callable[[str], None] = print,
-    start: InitialModel | None = None,
+    start: LoadedModel | None = None,
 ) -> Trainer:
     """Train a model, report a line and write `checkpoint` after every epoch; return the trainer."""
     trainer = Trainer(config, data, start=start)

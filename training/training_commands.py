@@ -17,7 +17,7 @@ from training.drift_baseline import compute_drift_baseline
 from training.fine_tuning import load_initial_model, mix_in_mnist
 from training.model import CLASSES, load_model
 from training.predict import find_model
-from training.recipe import FINE_TUNING, Config, ConfigError, make_config
+from training.recipe import FINE_TUNING, NO_TEACHER, Config, ConfigError, make_config
 from training.runs import RUNS, read_record, release_run
 from training.torchvision_import import torchmetrics
 from training.train import ResumeError, fit, make_run_id
@@ -73,7 +73,7 @@ def _check_stopped_runs(checkpoint: Path, resume: bool) -> None:
         runs, run_id = checkpoint.parents[2], checkpoint.parents[1].name
         if others := sorted(runs.glob(f"*/{export.CHECKPOINT}")):
             raise ResumeError(
-                f"{others[0]}: belongs to another run, not to {run_id}: options, data or training version differ; "
+                f"{others[0]}: belongs to another run, not to {run_id}: options, data, teacher or version differ; "
                 "repeat the options and data of the stopped run, or omit --resume"
             )
         print(f"{checkpoint}: nothing to resume, training from the first epoch", file=sys.stderr)
@@ -131,8 +131,10 @@ def parse_config(args: Namespace) -> Config:
     start = getattr(args, "start", None)
     recipe = args.recipe or (FINE_TUNING.recipe if start else args.model or "default")
     config = make_config(recipe, **{name: getattr(args, name) for name in names})
-    if start and config.batch_norm:
+    if start and config.batch_norm and config.model == "default":
         raise ConfigError(f"--from {start}: its batch norms are folded; add --no-batch-norm to --recipe {recipe}")
+    if start and config.teacher != NO_TEACHER:
+        raise ConfigError(f"--from {start}: the initial model is the teacher; add --teacher {NO_TEACHER}")
     if config.recipe == FINE_TUNING.recipe and not start:
         raise ConfigError(f"--recipe {recipe}: needs initial weights, such as --from released")
     return config

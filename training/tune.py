@@ -14,7 +14,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
 from common.atomic import write_atomic
-from training.augmented_data import AugmentedData
+from training.augmented_data import MAX_KEPT_PASSES, AugmentedData
 from training.data import DataSet
 from training.plots import write_figure
 from training.recipe import NO_TEACHER, Config, ConfigError
@@ -67,7 +67,12 @@ def run_study(
 ) -> optuna.Study:
     """Run trials until the study in `folder` has `trials`; raise ResumeError if its data or initial recipe differ."""
     study = _open_study(config, data, folder)
-    largest = replace(config, outlier_ratio=max(MAX_OUTLIER_RATIO, config.outlier_ratio))
+    largest = replace(
+        config,
+        outlier_ratio=max(MAX_OUTLIER_RATIO, config.outlier_ratio),
+        augmentation_passes=min(MAX_KEPT_PASSES, config.augmentation_passes),
+        epochs=MAX_KEPT_PASSES + 1,  # more than there are passes: they stay in memory, for all trials
+    )
     augmented = make_augmented_data(largest, choose_images(config, data)[0])
     finished = (TrialState.COMPLETE, TrialState.PRUNED)
     while (done := len(study.get_trials(deepcopy=False, states=finished))) < trials:
