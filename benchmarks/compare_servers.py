@@ -1,6 +1,6 @@
 """Compare this project with FastAPI, LitServe and TorchServe's defaults in one run: docs/performance/bench.md.
 
-All servers have the shipped model, the same framing and the same number of workers. They take turns, so that a machine
+All servers have a current model, the same framing and the same number of workers. They take turns, so that a machine
 that slows down affects all of them. Takes about 15 minutes; `--quick` two, without the page.
 """
 
@@ -13,11 +13,13 @@ from dataclasses import replace
 from tabulate import tabulate
 
 from benchmarks.comparison import Comparison, Start
+from benchmarks.in_process import describe_rates
 from benchmarks.load_test import describe_wrk, run_load_test
 from benchmarks.resources import describe_machine, measure_pss_mb
 from benchmarks.servers import DEFAULTS, FASTAPI, LARGE, LITSERVE, OURS, TITLES, start_server
 from benchmarks.workloads import IMAGES, OPEN_LOOP_RATIO, WARM_UP, WORKLOADS, Workload
 from common.atomic import write_atomic
+from handler.classifier import MODEL_BATCH_SIZE
 from serving.config import ROOT
 
 PAGE = ROOT / "docs" / "performance" / "bench.md"
@@ -63,12 +65,18 @@ Cores in use, of {cores}: server + load generator. Memory is the summed PSS of a
 maximum after any workload. From the start command to ready this project takes {start}.
 
 {usage}
+
+## Without a server
+
+One thread's images per second, in batches of {batch}; a PNG is also decoded and framed.
+
+{rates}
 """
 
 
 def compare_servers(args: argparse.Namespace) -> int:
     """Compare the servers and write the page, or print it after a quick run."""
-    machine = describe_machine() | {"wrk": describe_wrk()}
+    machine = describe_machine() | {"wrk": describe_wrk(), "rates": describe_rates(0.1 if args.quick else 1)}
     workloads = [WARM_UP, *WORKLOADS]
     if args.quick:
         workloads = [replace(workload, seconds=QUICK_SECONDS) for workload in workloads]
@@ -105,6 +113,7 @@ def render_page(results: Comparison, machine: dict[str, str | int]) -> str:
         **machine,
         repeats=len(starts),
         images=IMAGES,
+        batch=MODEL_BATCH_SIZE,
         share=OPEN_LOOP_RATIO,
         throughput=_render_table(_list_workloads(results, _format_throughput)),
         latency=_render_table(_list_workloads(results, _format_latency)),

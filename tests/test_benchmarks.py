@@ -19,11 +19,13 @@ import requests
 from benchmarks import load_test, servers
 from benchmarks.compare_servers import SERVERS, measure_server, render_page
 from benchmarks.comparison import Comparison, Start
+from benchmarks.in_process import describe_rates
 from benchmarks.load_test import Measurement, run_load_test
 from benchmarks.resources import list_processes
 from benchmarks.servers import DEFAULTS, FASTAPI, LARGE, LITSERVE, OURS, TITLES, Launch, start_server
 from benchmarks.workloads import IMAGES, JSON, PATH, WARM_UP, WORKLOADS, encode_raw, write_requests
 from common.errors import UserError
+from common.models import MODEL_FOLDERS
 from digits_client.encoding import encode_batch
 from handler.preprocessing import frame
 from serving.config import ROOT
@@ -32,7 +34,9 @@ from tests.images import SMOKE
 _, _, MANY, _, BULK, OPEN = WORKLOADS
 EXTRA = {FASTAPI: "fastapi", LITSERVE: "litserve", DEFAULTS: "ts"}
 SPEED = {OURS: 2000.0, LARGE: 1500.0, FASTAPI: 1000.0, LITSERVE: 800.0, DEFAULTS: 500.0}
-MACHINE: dict[str, str | int] = dict.fromkeys(("cpu", "versions", "commit", "date", "wrk"), "some") | {"cores": 2}
+MACHINE: dict[str, str | int] = dict.fromkeys(("cpu", "versions", "commit", "date", "wrk", "rates"), "some") | {
+    "cores": 2
+}
 needs_wrk = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed (Debian: wrk)")
 
 
@@ -54,6 +58,13 @@ def test_page_has_every_server_and_workload_and_ratios_within_repeats() -> None:
     assert all(f"| {workload.name}" in page for workload in WORKLOADS)
     assert "1,000 (500 to 1,000), 2.00x" in page
     assert "one run, on one machine, at one commit" in page
+
+
+def test_rates_without_a_server_are_of_both_models() -> None:
+    lines = describe_rates(seconds=0.01).splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [
+        f"- {model}, {what}" for model in MODEL_FOLDERS for what in ("frames classified", "PNGs predicted")
+    ]
 
 
 def test_requests_are_different_images_and_batches_of_64(tmp_path: Path) -> None:

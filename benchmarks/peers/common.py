@@ -7,6 +7,7 @@ from typing import Any
 import cv2
 import torch
 
+from common.models import MODEL_FOLDERS
 from handler.classifier import MODEL_BATCH_SIZE, Classifier
 from handler.preprocessing import frame_with_warnings
 from serving.config import ROOT
@@ -15,12 +16,13 @@ MAX_BATCH_SIZE = 16  # images that a server may put into one model call
 
 
 class DigitModel:
-    """The current model, warmed up for every batch size."""
+    """A current model, warmed up for every batch size."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: str = "default") -> None:
         torch.set_num_threads(1)  # one worker per core; more threads only compete
         cv2.setNumThreads(1)
-        self.classifier = Classifier(ROOT / "scripted_model.pt", ROOT / "model" / "model.json", "1.0")
+        folder = ROOT / MODEL_FOLDERS[model]
+        self.classifier = Classifier(folder / "scripted_model.pt", folder / "model" / "model.json", "1.0")
         smoke = sorted((ROOT / "handler" / "smoke").glob("*.png"))
         self.classifier.warm_up([frame_with_warnings(path.read_bytes()) for path in smoke], MAX_BATCH_SIZE)
 
