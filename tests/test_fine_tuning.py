@@ -96,7 +96,7 @@ def test_fine_tuning_starts_from_the_named_weights(tmp_path: Path) -> None:
     assert Trainer(config, data, start=starts[1]).run_id in ids
     with pytest.raises(ConfigError, match="not a large model"):
         Trainer(replace(config, model="large"), data, start=starts[0])
-    with pytest.raises(RunError, match="nothing: no such run in "):
+    with pytest.raises(RunError, match="nothing: no such run of the default model in "):
         load_initial_model("nothing", tmp_path)
 
 
