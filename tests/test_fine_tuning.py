@@ -105,6 +105,7 @@ def test_fine_tuning_starts_from_the_named_weights(tmp_path: Path) -> None:
     [
         (("--from", "released", "--recipe", "default"), "--from released: its batch norms are folded"),
         (("--from", "released", "--batch-norm"), "--from released: its batch norms are folded"),
+        (("--from", "released", "--teacher", "large"), "--from released: the initial model is the teacher"),
         (("--recipe", "fine-tuning"), "--recipe fine-tuning: needs initial weights"),
         (("--from", str(ROOT / "README.md")), "README.md: not a whole model, state dict or scripted model"),
     ],

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import optuna
 import pytest
+from torch import Tensor
 
 from tests.datasets import write_mnist
+from training.augmented_data import MAX_KEPT_PASSES, AugmentedData
 from training.data import DataSet, load_data
 from training.recipe import make_config
 from training.train import ResumeError
@@ -62,3 +64,16 @@ def test_killed_trial_is_repeated(small: DataSet, tmp_path: Path) -> None:
     study = run_study(SMALL, small, 2, tmp_path, ignore_report)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "COMPLETE"]
     assert study.trials[2].params == killed.params
+
+
+def test_trials_share_the_augmentation_passes(small: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    make_digits = AugmentedData._make_digits
+
+    def note_pass(data: AugmentedData, number: int) -> Tensor:
+        made.append(number)
+        return make_digits(data, number)
+
+    monkeypatch.setattr(AugmentedData, "_make_digits", note_pass)
+    run_study(replace(SMALL, augmentation_passes=MAX_KEPT_PASSES + 1), small, 2, tmp_path, ignore_report)
+    assert made == [0, 1]
