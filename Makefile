@@ -33,7 +33,7 @@ INSTALLED_DEV := .venv/installed-dev
 INSTALLED_BENCH := .venv/installed-bench
 INSTALLED_DOCS := .venv/installed-docs
 $(if $(filter-out default large,$(MODEL)),$(error MODEL is $(MODEL); expected default or large))
-$(if $(MODEL),$(if $(filter serve demo,$(MAKECMDGOALS)),$(error MODEL is for archive; then serve VERSION=that version)))
+$(if $(MODEL),$(if $(filter serve demo,$(MAKECMDGOALS)),$(error MODEL is for make archive, with a VERSION; then make serve VERSION=…)))
 
 # DIGITS_HOME, from the environment or the command line, is the folder of state, logs and archives. `make clean` removes
 # these, so use a separate folder.

@@ -179,3 +179,9 @@ def test_archive_is_built_again_only_if_model_or_sources_changed(tmp_path: Path)
         assert archive(*options).startswith(f"{path}: is up to date" if is_current else f"{path} (")
     path.write_bytes(path.read_bytes() + b"x")
     assert archive("--model", "large").startswith(f"{path} (")
+
+
+def test_make_serve_takes_no_model() -> None:
+    run = subprocess.run(["make", "--dry-run", "serve", "MODEL=large"], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert "MODEL is for make archive, with a VERSION; then make serve VERSION=…" in run.stderr
