@@ -159,10 +159,11 @@ def test_some_digits_are_replaced() -> None:
 
 
 @pytest.mark.parametrize(("digit", "style"), [(digit, style) for digit, styles in STYLES.items() for style in styles])
-def test_synthetic_digits_differ_and_the_large_model_classifies_them(digit: int, style: str) -> None:
+def test_synthetic_digits_differ_and_the_models_classify_them(digit: int, style: str) -> None:
     random = np.random.default_rng(5)
     frames = np.stack([draw_digit(digit, random, style) for _ in range(100)])
     assert len(np.unique(frames, axis=0)) == 100
-    with torch.inference_mode():
-        predicted = load_model(ROOT / MODEL_FOLDERS["large"] / "scripted_model.pt")(to_input(frames)).argmax(1)
-    assert float((predicted == digit).float().mean()) >= 0.9
+    for folder in MODEL_FOLDERS.values():
+        with torch.inference_mode():
+            predicted = load_model(ROOT / folder / "scripted_model.pt")(to_input(frames)).argmax(1)
+        assert float((predicted == digit).float().mean()) >= 0.9

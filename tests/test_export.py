@@ -54,14 +54,8 @@ def test_record_contains_everything_that_determines_the_run() -> None:
 
 @pytest.mark.parametrize("model", MODEL_FOLDERS)
 def test_shipped_weights_have_the_models_recipe_on_mnist(model: str) -> None:
-    """The default model was trained by an older recipe, with a teacher that was trained first."""
-    shipped, recipe = json.loads((ROOT / MODEL_FOLDERS[model] / RECORD).read_text()), asdict(RECIPES[model])
-    if model == "default":
-        recipe |= {"epochs": 60, "batch_size": 50, "lr": 0.01, "augmentation_passes": 12}
-        recipe |= {"teacher_epochs": 12, "distillation_temperature": 4.0}
-        newer = ("model", "synthetic_ratio", "mild_ratio", "outlier_weight", "teacher")
-        recipe = {name: value for name, value in recipe.items() if name not in newer}
-    assert shipped["recipe"] == recipe
+    shipped = json.loads((ROOT / MODEL_FOLDERS[model] / RECORD).read_text())
+    assert shipped["recipe"] == asdict(RECIPES[model])
     assert (shipped["data"]["name"], shipped["data"]["training_pictures"]) == ("mnist", 54_999)
     pins = dict(line.split("==") for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line)
     libraries = {name: version.split("+")[0] for name, version in shipped["libraries"].items()}

@@ -32,7 +32,7 @@ class Config:
     synthetic_ratio: float = 0.1  # share of the augmented digits that are synthetic
     mild_ratio: float = 0.4  # share of the augmented digits that are only distorted, and mildly
     outlier_ratio: float = 0.1  # outliers per digit in a batch
-    outlier_weight: float = 0.003  # of the outliers in the loss; a higher one rejects more letters and misreads more
+    outlier_weight: float = 0.012  # of the outliers in the loss; a higher one rejects more letters and misreads more
     teacher: str = "large"  # model whose probabilities are learned, too; or none
     distillation_weight: float = 0.9  # of the teacher's probabilities in the loss; the labels have the rest
     distillation_temperature: float = 1.5
