@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ts.context import Context, RequestProcessor
 
 from common.command_line import show_progress
-from handler.calibration import SCORE_TEMPERATURE_SCALE, compute_negative_entropy
+from handler.calibration import compute_negative_entropy
 from handler.digit_handler import DigitHandler
 from serving.archive import build_archive
 from training.model import CLASSES
@@ -61,8 +61,7 @@ class HandlerRunner:
         missing: dict[str, Any] = {"digit": -1, "probabilities": [0.0] * CLASSES, "accepted": False}
         predictions = [missing if status == 422 else body for status, body in responses]
         probabilities = np.array([prediction["probabilities"] for prediction in predictions])
-        logits = torch.from_numpy(probabilities).log()
-        scores = compute_negative_entropy(logits, SCORE_TEMPERATURE_SCALE).numpy()  # nan for a blank image
+        scores = compute_negative_entropy(torch.from_numpy(probabilities)).numpy()
         return Predictions(
             np.array([prediction["digit"] for prediction in predictions]),
             probabilities,

@@ -16,7 +16,7 @@ from evaluation.ood_scores import BINS, compute_auroc
 from evaluation.outlier_images import MissingDatasetError
 from evaluation.own_images import find_kinds, report_own_images
 from evaluation.results import Result, evaluate_set
-from handler.calibration import SCORE_TEMPERATURE_SCALE, Calibration, read_calibration
+from handler.calibration import Calibration, read_calibration
 from serving.config import ROOT
 from training.data import load_raw_images
 from training.export import RECORD
@@ -35,7 +35,8 @@ digit sets are made from {data}. Written by `{command}` (`make report`).
 
 ## Digits
 
-ECE is the expected calibration error ({bins} bins). An image that the handler finds blank counts as a wrong prediction.
+Columns "large" are the large model's, the others the default model's. ECE is the expected calibration error ({bins}
+bins). An image that the handler finds blank counts as a wrong prediction.
 
 | set | images | accuracy | large | ECE | large | accepted | large | accuracy of accepted | large |
 |---|---|---|---|---|---|---|---|---|---|
@@ -49,9 +50,8 @@ The figures show the default model's predictions.
 ## Outliers
 
 A prediction is accepted if its score is at least {thresholds[0]:.4f} nats (large: {thresholds[1]:.4f}). The score
-is the negative entropy of the probabilities at {scale:g} times the calibration temperature,
-{temperatures[0]:.4f} (large: {temperatures[1]:.4f}). AUROC measures how well the score separates the {clean} digits
-from the set; a blank image has the lowest score.
+is the negative entropy of the probabilities. AUROC measures how well the score separates the {clean} digits from the
+set; a blank image has the lowest score.
 
 | set | images | AUROC | large | rejected or blank | large | blank |
 |---|---|---|---|---|---|---|
@@ -170,11 +170,9 @@ def _render_page(data: str, command: str, results: dict[str, ModelResults]) -> s
         bins=BINS,
         clean=sets.CLEAN,
         photo=sets.PHOTO_LIKE,
-        scale=SCORE_TEMPERATURE_SCALE,
         digits="\n".join(map(_format_digit_row, digits)),
         outliers="\n".join(_format_outlier_row(row, cleans) for row in outliers),
         thresholds=[result.calibration.threshold for result in results.values()],
-        temperatures=[result.calibration.temperature for result in results.values()],
         **results,
     )
 

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from handler.protocol import SEVERAL_MARKS
 
-SCORE_TEMPERATURE_SCALE = 1.5  # factor; a higher temperature weights smaller logits more, which separates non-digits
-
 
 @dataclass(frozen=True)
 class Calibration:
@@ -26,8 +24,8 @@ class Calibration:
         return (logits.double() / self.temperature).softmax(1)
 
     def compute_scores(self, logits: Tensor) -> Tensor:
-        """Logits [N,10] -> float64 [N], at most 0, higher for digits: negative entropy at a higher temperature."""
-        return compute_negative_entropy(logits, SCORE_TEMPERATURE_SCALE * self.temperature)
+        """Logits [N,10] -> float64 [N], at most 0, higher for digits: negative entropy of the probabilities."""
+        return compute_negative_entropy(self.compute_probabilities(logits))
 
     def accept(self, logits: Tensor, warnings: Sequence[Container[str]] = ()) -> Tensor:
         """Logits [N,10] -> bool [N]: whether the score reaches the threshold and no warning names several marks."""
@@ -35,9 +33,8 @@ class Calibration:
         return reached & torch.tensor([SEVERAL_MARKS not in names for names in warnings] or True)
 
 
-def compute_negative_entropy(logits: Tensor, temperature: float) -> Tensor:
-    """Logits [N,10] -> float64 [N], in nats: negative entropy of the probabilities at the temperature."""
-    probabilities = (logits.double() / temperature).softmax(1)
+def compute_negative_entropy(probabilities: Tensor) -> Tensor:
+    """Probabilities [N,10] -> negative entropy [N], in nats."""
     return torch.xlogy(probabilities, probabilities).sum(1)
 
 

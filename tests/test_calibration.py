@@ -10,7 +10,7 @@ import torch
 from scipy.stats import entropy
 
 from common.command_line import run_command
-from handler.calibration import SCORE_TEMPERATURE_SCALE, Calibration, read_calibration
+from handler.calibration import Calibration, read_calibration
 from serving.config import ROOT
 from tests.images import SMOKE
 from training.__main__ import make_parser
@@ -38,9 +38,9 @@ def test_threshold_rejects_the_intended_ratio() -> None:
     assert 1 - float(accepted.double().mean()) == pytest.approx(REJECTED_RATIO, abs=1e-3)
 
 
-def test_score_is_scipys_entropy_at_the_scaled_temperature() -> None:
+def test_score_is_scipys_negative_entropy() -> None:
     logits = draw_evaluation(1.0, 100).logits
-    probabilities = Calibration(2.0 * SCORE_TEMPERATURE_SCALE).compute_probabilities(logits).numpy()
+    probabilities = Calibration(2.0).compute_probabilities(logits).numpy()
     np.testing.assert_allclose(Calibration(2.0).compute_scores(logits), -entropy(probabilities, axis=1))
 
 
