@@ -39,10 +39,10 @@ def copy_project(folder: Path) -> Path:
 
 
 def swap_digits(project: Path) -> Path:
-    """Give the project a model that predicts 5 for a 3 and 3 for a 5."""
+    """Give the project a model that predicts 3 for a 0 and 0 for a 3."""
     model = load_model(project / MODEL)
     assert isinstance(model, DigitCNN)
-    order = [0, 1, 2, 5, 4, 3, 6, 7, 8, 9]
+    order = [3, 1, 2, 0, 4, 5, 6, 7, 8, 9]
     with torch.no_grad():
         model.linear.weight.copy_(model.linear.weight[order].clone())
         model.linear.bias.copy_(model.linear.bias[order].clone())

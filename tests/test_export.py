@@ -52,13 +52,14 @@ def test_record_contains_everything_that_determines_the_run() -> None:
     assert {"version", "architecture", "epochs", "metrics"} <= set(written)
 
 
-@pytest.mark.parametrize("model", MODEL_FOLDERS)
-def test_shipped_weights_have_the_models_recipe_on_mnist(model: str) -> None:
+@pytest.mark.parametrize(("model", "accuracy"), [("default", 0.993), ("large", 0.996)])
+def test_shipped_weights_have_the_models_recipe_on_mnist(model: str, accuracy: float) -> None:
+    """The default model had 0.994 on MNIST's test set before it learned other handwriting styles (model card)."""
     shipped = json.loads((ROOT / MODEL_FOLDERS[model] / RECORD).read_text())
     assert shipped["recipe"] == asdict(RECIPES[model])
     assert (shipped["data"]["name"], shipped["data"]["training_pictures"]) == ("mnist", 54_999)
     pins = dict(line.split("==") for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line)
     libraries = {name: version.split("+")[0] for name, version in shipped["libraries"].items()}
     assert all(pins[name] == libraries[name] for name in LIBRARIES)
-    assert shipped["metrics"]["test"]["accuracy"] >= 0.994
+    assert shipped["metrics"]["test"]["accuracy"] >= accuracy
     assert set(shipped["calibration"]) == {"temperature", "threshold"}

@@ -62,7 +62,7 @@ def test_fine_tuned_model_has_a_complete_record_with_its_origin(
     assert "warning" not in output.err
     assert "on 180 images of own+mnist5k" in output.out
     record, shipped = (json.loads((root / RECORD).read_text()) for root in (tmp_path, ROOT))
-    assert shipped.keys() - {"metrics"} <= record.keys()
+    assert shipped.keys() - {"metrics", "teacher"} <= record.keys()
     assert record["fine_tuned_from"] == {
         "run_id": SHIPPED_RUNS["default"],
         "sha256": load_initial_model(str(ROOT / SCRIPTED), tmp_path).sha256,

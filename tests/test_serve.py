@@ -130,7 +130,7 @@ def test_a_model_that_fails_the_smoke_test_is_not_ready(tmp_path: Path) -> None:
     build_archive("1.0", tmp_path / "model_store", swap_digits(copy_project(tmp_path / "project")))
     config = configure_free_ports(tmp_path, tmp_path / "model_store")
     with run_process(config):
-        wait_for(lambda: "smoke image 3.png: the digit is 5" in read_log(config))
+        wait_for(lambda: "smoke image 0.png: the digit is 3" in read_log(config))
         assert get_readiness(config)[0] == 503
 
 
