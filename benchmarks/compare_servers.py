@@ -1,7 +1,7 @@
 """Compare this project with FastAPI, LitServe and TorchServe's defaults in one run: docs/performance/bench.md.
 
 All servers have a current model, the same framing and the same number of workers. They take turns, so that a machine
-that slows down affects all of them. Takes about 15 minutes; `--quick` two, without the page.
+that slows down affects all of them. Takes about 20 minutes; `--quick` two, without the page.
 """
 
 import argparse
