@@ -191,10 +191,11 @@ class ApiClient(ClosingClient):
         if self.tokens is None or "Authorization" in options.get("headers", {}):
             return self._send(method, path, options)
         token = self.tokens.read()
-        response = self._send(method, path, _add_token(options, token))
-        if _is_token_rejected(response) and (new := self.tokens.wait_for_new(token)):
-            return self._send(method, path, _add_token(options, new))
-        return response
+        while True:  # a repeated request may outlive several tokens
+            response = self._send(method, path, _add_token(options, token))
+            if not (_is_token_rejected(response) and (new := self.tokens.wait_for_new(token))):
+                return response
+            token = new
 
     def call(self, method: str, path: str, **options: Any) -> requests.Response:
         """Return the API's response; raise ApiError for any status of 400 and above."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -34,8 +35,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def write_tokens(path: Path) -> None:
-    path.write_text(json.dumps({kind: {"key": f"{kind}-of-file"} for kind in TOKEN_KINDS}))
+def write_tokens(path: Path, token: str = "") -> None:
+    path.write_text(json.dumps({kind: {"key": token or f"{kind}-of-file"} for kind in TOKEN_KINDS}))
 
 
 def test_names_and_limits_of_client_and_handler_are_equal() -> None:
@@ -108,6 +109,25 @@ def test_token_argument_overrides_environment_and_file(kind: str, home: Path, mo
         assert TokenSource(kind, None, server).read() == "of-environment"
         assert TokenSource(kind, "given", server).read() == "given"
         assert "of-environment" not in repr(server)
+
+
+def test_a_token_replaced_again_during_the_request_is_read_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+
+    def reject_and_replace(_method: str, _path: str, options: dict[str, Any]) -> requests.Response:
+        sent.append(options["headers"]["Authorization"])
+        response = requests.Response()
+        response.status_code, response._content = 400, b'{"type": "InvalidKeyException"}'
+        if len(sent) == 3:
+            response.status_code = 200
+        write_tokens(home / "key_file.json", f"token-{len(sent)}")
+        return response
+
+    write_tokens(home / "key_file.json", "token-0")
+    with DigitsClient() as client:
+        monkeypatch.setattr(client.api, "_send", reject_and_replace)
+        assert client.api.call("GET", "/ping").status_code == 200
+    assert sent == ["Bearer token-0", "Bearer token-1", "Bearer token-2"]
 
 
 def test_wrong_token_in_the_environment_is_an_error(server: Config, monkeypatch: pytest.MonkeyPatch) -> None:
