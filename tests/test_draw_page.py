@@ -218,7 +218,7 @@ def test_the_page_is_accessible_in_every_state_and_respects_reduced_motion(deskt
     for page in (desktop, phone):
         assert page.find_violations() == []
         page.page.click("[data-example='letter.png']")
-        page.wait_for_text("explanation-text", "evidence for it")
+        page.wait_for_text("explanation-text", "Why 2")
         assert page.find_violations() == []
         page.page.evaluate("document.body.classList.add('outdated', 'unexplained')")  # as while the service is slow
         page.wait_until("getComputedStyle(document.getElementById('explanation')).opacity === '0.45'")
