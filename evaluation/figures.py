@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 
 from evaluation.ood_scores import BINS, compute_risk_coverage
 from evaluation.results import Result
-from handler.background import crop_bars, crop_page, estimate_background, extract_foreground, reduce_image
+from handler.background import crop_to_page, estimate_background, extract_foreground, reduce_image
 from handler.decoding import decode_image
 from handler.geometry import crop_components, deslant, place_in_frame
 from handler.lines import remove_lines
@@ -138,7 +138,7 @@ def plot_framing_steps(images: Sequence[tuple[str, bytes]], caption: str, path: 
 def _plot_steps(row: Sequence[Axes], name: str, content: bytes) -> None:
     with Image.open(BytesIO(content)) as image:
         row[0].imshow(image.convert("RGB"))
-    gray = crop_page(crop_bars(reduce_image(decode_image(content))))
+    gray = crop_to_page(reduce_image(decode_image(content))).gray
     background = estimate_background(gray)
     foreground = extract_foreground(gray, background)
     foreground = remove_lines(foreground) or foreground

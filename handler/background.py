@@ -36,6 +36,14 @@ class Foreground(NamedTuple):
     is_evenly_lit: bool
 
 
+class Page(NamedTuple):
+    """A page cropped out of an image: its pixels uint8 [height,width] and its left and top in the image."""
+
+    gray: GrayImage
+    left: int = 0
+    top: int = 0
+
+
 class Background(NamedTuple):
     """The background's gray level, one number or uint8 [height,width], and the standard deviation of its noise."""
 
@@ -57,37 +65,45 @@ def reduce_image(gray: GrayImage) -> GrayImage:
     return smaller
 
 
-def crop_page(gray: GrayImage) -> GrayImage:
+def crop_to_page(gray: GrayImage) -> Page:
+    """Crop to the page inside of bars and of a surface that it lies on."""
+    between_bars = crop_bars(gray)
+    page = crop_page(between_bars.gray)
+    return Page(page.gray, between_bars.left + page.left, between_bars.top + page.top)
+
+
+def crop_page(gray: GrayImage) -> Page:
     """Crop to the light page on a darker surface, or the dark page on a lighter one; leave other images as they are."""
     page = _find_page(gray) if max(gray.shape) > SMALL_SIZE else None
     if page is None:
-        return gray
+        return Page(gray)
     inside = cv2.erode(page, np.ones((2 * PAGE_EDGE + 1,) * 2, np.uint8))
     if not inside.any() or np.ptp(gray[inside > 0]) == 0:  # nothing is drawn on it: it is a stroke
-        return gray
+        return Page(gray)
     left, top, width, height = cv2.boundingRect(inside)
     filled = np.where(inside, gray, np.uint8(np.median(gray[inside > 0][::16])))
-    return filled[top : top + height, left : left + width]
+    return Page(filled[top : top + height, left : left + width], left, top)
 
 
-def crop_bars(gray: GrayImage) -> GrayImage:
+def crop_bars(gray: GrayImage) -> Page:
     """Crop to the page between or beside plain bars, as of a letterboxed image; leave other images as they are."""
     darkest, lightest = cv2.minMaxLoc(_get_border(gray))[:2]
     if lightest - darkest < 2 * MAX_BAR_NOISE:
-        return gray
+        return Page(gray)
     bar = int(gray[0, 0])
     differs = cv2.threshold(cv2.absdiff(gray, bar), MAX_BAR_NOISE, 255, cv2.THRESH_BINARY)[1]
     left, top, width, height = cv2.boundingRect(differs)
     if (height, width) == gray.shape or min(width, height) < MIN_PAGE_SIZE * min(gray.shape):
-        return gray
+        return Page(gray)
     blended = 1 if min(width, height) > SMALL_SIZE else 0  # pixels at the edge, where an image was reduced
-    page = gray[top + blended : top + height - blended, left + blended : left + width - blended]
+    left, top, right, bottom = left + blended, top + blended, left + width - blended, top + height - blended
+    page = gray[top:bottom, left:right]
     border = _get_border(page)
     level = int(np.median(border))
     is_edge = _compute_share_near(border, bar, MAX_BAR_NOISE) <= 1 - MIN_EVEN_BORDER
     background = _compute_share_near(page, level, 2 * MAX_BAR_NOISE)
     is_page = MIN_PAGE_BACKGROUND <= background <= 1 - MIN_DARK_PAGE_FOREGROUND
-    return page if is_edge and is_page and abs(level - bar) >= 2 * MAX_BAR_NOISE else gray
+    return Page(page, left, top) if is_edge and is_page and abs(level - bar) >= 2 * MAX_BAR_NOISE else Page(gray)
 
 
 def _find_page(gray: GrayImage) -> GrayImage | None:

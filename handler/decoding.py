@@ -4,11 +4,12 @@ import logging
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple, Self
+from types import MappingProxyType
+from typing import Any, NamedTuple, Self
 
 import cv2
 import numpy as np
@@ -55,6 +56,7 @@ class ImageError(Exception):
     """
 
     type = "InvalidImage"
+    details: Mapping[str, Any] = MappingProxyType({})  # further fields of the response
 
     def __init__(self, status: int, message: str, info: ImageInfo | None = None) -> None:
         super().__init__(status, message)

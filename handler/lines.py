@@ -29,30 +29,51 @@ MAX_STEP, STEP_COST = 3, 0.05  # pixels up or down per column of a path, and the
 MAX_GAPS = 0.03  # share of a path that is not foreground
 
 
-def remove_lines(foreground: Foreground) -> Foreground | None:
-    """Return the foreground without the lines around, under and over the digit; None if there are none."""
+def remove_lines(foreground: Foreground, is_number: bool = False) -> Foreground | None:
+    """Return the foreground without the lines around, under and over the digit; None if there are none.
+
+    Around a number, the lines between the boxes of a row are removed too, but not a line over it.
+    """
     intensity, shape = foreground.intensity, foreground.intensity.shape
     drawn = cv2.threshold(intensity, MIN_CONTRAST, 255, cv2.THRESH_BINARY)[1]  # a quick test that MNIST's digits fail
     if max(cv2.boundingRect(drawn)[2:]) < MIN_SIDE:
         return None
     mask = binarize(foreground)[1]
-    factor = round(ENLARGED_SIDE / max(shape))
+    factor = round(ENLARGED_SIDE / (min(shape) if is_number else max(shape)))
     if factor > 1:
         intensity = cv2.resize(intensity, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
         mask = binarize(foreground._replace(intensity=intensity))[1]
+    tilt = _measure_tilt(mask) if is_number else 0.0
+    if tilt:
+        mask = _shear_columns(mask, -tilt)
     left, top, width, height = cv2.boundingRect(mask)
     inside = np.ascontiguousarray(mask[top : top + height, left : left + width])
     margins = top, mask.shape[0] - top - height, left, mask.shape[1] - left - width
     may_have_lines = not any(margins[:2]) or not any(margins[2:]) or _has_sides(inside)
-    kept = _erase_straight_lines(inside, margins) if may_have_lines else None
+    kept = _erase_straight_lines(inside, margins, is_number) if may_have_lines else None
     is_wide = width >= MIN_CROSSING_WIDTH * mask.shape[1] and min(margins) >= MIN_MARGIN * mask.shape[1]
-    if kept is None and foreground.is_evenly_lit and is_wide:
+    if kept is None and foreground.is_evenly_lit and is_wide and not is_number:
         kept = _erase_crossing_line(inside)
     if kept is None:
         return None
-    near = cv2.dilate(cv2.copyMakeBorder(kept, *margins, cv2.BORDER_CONSTANT), np.ones((3, 3), np.uint8))
+    kept = _shear_columns(cv2.copyMakeBorder(kept, *margins, cv2.BORDER_CONSTANT), tilt)
+    near = cv2.dilate(kept, np.ones((3, 3), np.uint8))
     cleared = cv2.resize(cv2.bitwise_and(intensity, near), shape[::-1], interpolation=cv2.INTER_AREA)
     return foreground._replace(intensity=cleared)
+
+
+def _measure_tilt(mask: GrayImage) -> float:
+    """Return the median tilt of the lines across the mask, in rows per column; 0 if there are none."""
+    left, top, width, height = cv2.boundingRect(mask)
+    lines = _find_lines(np.ascontiguousarray(mask[top : top + height, left : left + width]), min(width, height))
+    return float(np.median(np.diff(lines))) / width if len(lines) else 0.0
+
+
+def _shear_columns(mask: GrayImage, tilt: float) -> GrayImage:
+    """Move column x of the mask down by `tilt * x` pixels, counted from its middle."""
+    matrix = np.array(((1, 0, 0), (tilt, 1, -tilt * mask.shape[1] / 2)))
+    sheared: GrayImage = cv2.warpAffine(mask, matrix, mask.shape[::-1], flags=cv2.INTER_NEAREST)
+    return sheared
 
 
 def _has_sides(mask: GrayImage) -> bool:
@@ -64,18 +85,19 @@ def _has_sides(mask: GrayImage) -> bool:
     return True
 
 
-def _erase_straight_lines(mask: GrayImage, margins: tuple[int, ...]) -> GrayImage | None:
-    """Erase a box, which the digit may touch, or lines across the whole image; None if there are none."""
+def _erase_straight_lines(mask: GrayImage, margins: tuple[int, ...], is_number: bool) -> GrayImage | None:
+    """Erase a box or row of boxes, which digits may touch, or lines across the whole image; None if there are none."""
     height, width = mask.shape
-    rows, columns = _find_lines(mask), _find_lines(mask.T)
+    side = min(mask.shape) if is_number else max(mask.shape)
+    rows, columns = _find_lines(mask, side), _find_lines(mask.T, side)
     across, down = len(rows) > 0 and not any(margins[2:]), len(columns) > 0 and not any(margins[:2])
     sides = _select_sides(columns, width), _select_sides(rows, height)
     is_box = all(map(len, sides))
     if not across and not down:
-        columns, rows = sides
+        columns, rows = columns if is_number and is_box else sides[0], sides[1]
     rows, columns = rows[: None if is_box or across else 0], columns[: None if is_box or down else 0]
-    rest, along_rows, row_thickness = _erase_rows(mask, rows)
-    rest, along_columns, column_thickness = _erase_rows(rest.T, columns)
+    rest, along_rows, row_thickness = _erase_rows(mask, rows, side)
+    rest, along_columns, column_thickness = _erase_rows(rest.T, columns, side)
     thickness = max(row_thickness, column_thickness)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(np.ascontiguousarray(rest.T))
     along = np.bincount(labels[(along_rows | along_columns.T) > 0], minlength=count) >= MAX_ALONG * stats[:, 4]
@@ -96,9 +118,9 @@ def _erase_straight_lines(mask: GrayImage, margins: tuple[int, ...]) -> GrayImag
     return np.asarray(np.where(kept, 255, 0).astype(np.uint8)[labels])
 
 
-def _find_lines(mask: GrayImage) -> Lines:
-    """Find straight lines that reach from the left to the right side."""
-    step = -(-max(mask.shape) // REDUCED_SIDE)
+def _find_lines(mask: GrayImage, side: int) -> Lines:
+    """Find straight lines that reach from the left to the right side; `side` decides how far the mask is reduced."""
+    step = -(-side // REDUCED_SIDE)
     thick = np.ascontiguousarray(cv2.dilate(mask, np.ones((2 * step + 1, step), np.uint8))[::step, ::step])
     votes, angles = int(MIN_FILL * thick.shape[1]), (np.pi / 2 - MAX_TILT, np.pi / 2 + MAX_TILT)
     lines = cv2.HoughLines(thick, 1, np.deg2rad(1), votes, min_theta=angles[0], max_theta=angles[1])
@@ -114,9 +136,8 @@ def _select_sides(lines: Lines, side: int) -> Lines:
     return np.asarray(lines[(is_first | is_last) & is_first.any() & is_last.any()])
 
 
-def _erase_rows(mask: GrayImage, lines: Lines) -> tuple[GrayImage, GrayImage, float]:
+def _erase_rows(mask: GrayImage, lines: Lines, side: int) -> tuple[GrayImage, GrayImage, float]:
     """Erase lines from left to right; return the rest, the band along the lines, and their thickness in pixels."""
-    side = max(mask.shape)
     paths = [np.array(((0, first), (mask.shape[1], last))) for first, last in lines]
     thickness = _measure_thickness(cv2.bitwise_and(mask, _draw_band(mask, paths, 0.12 * side)))
     if not 0 < thickness <= MAX_THICKNESS * side:

@@ -1,24 +1,24 @@
 """Preprocess an image's bytes into a frame and the model's input; training and serving share this definition.
 
 A frame is the image that the model classifies: uint8 [64,64], the digit bright on 0, scaled and centered as in MNIST.
-bytes -> `decode_plain_png`, or `decode_image` and `reduce_image` -> grayscale (`load_gray`) -> `crop_bars`
--> `crop_page` -> `estimate_background` -> `extract_foreground` -> `remove_lines` -> `find_components`
+bytes -> `decode_plain_png`, or `decode_image` and `reduce_image` -> grayscale (`load_gray`) -> `crop_to_page`
+-> `estimate_background` -> `extract_foreground` -> `remove_lines` -> `find_components`
 -> `crop_components` -> `deslant` -> `place_in_frame` -> frame (`frame`) -> float32 [N,3,64,64] (`to_input`)
 """
 
 from collections.abc import Sequence
-from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from handler.background import Foreground, crop_bars, crop_page, estimate_background, extract_foreground, reduce_image
+from handler.background import Foreground, crop_to_page, estimate_background, extract_foreground, reduce_image
 from handler.decoding import GrayImage, ImageInfo, decode_with_info
 from handler.decoding import ImageError as ImageError  # what `frame` raises
 from handler.fast_png import decode_plain_png
 from handler.geometry import crop_components, deslant, place_in_frame
 from handler.lines import remove_lines
+from handler.number_segmentation import Line, SeveralLinesError, segment_line
 from handler.protocol import WARNINGS
 from handler.segmentation import Components, find_components
 
@@ -32,6 +32,29 @@ class FramedImage(NamedTuple):
 
     frame: GrayImage
     warnings: tuple[str, ...]
+
+
+class NumberImage(NamedTuple):
+    """The line of digits on an image, the warnings about it, and where its pixels lie in the image as sent."""
+
+    line: Line
+    warnings: tuple[str, ...]
+    position: "Position"
+
+
+class Position(NamedTuple):
+    """The position of a page in an image: left and top in pixels of the reduced image, its pixels per reduced pixel."""
+
+    left: int
+    top: int
+    across: float
+    down: float
+
+    def to_image_box(self, box: Sequence[int]) -> list[int]:
+        """Convert left, top, right, bottom on the page to left, top, width, height in pixels of the image as sent."""
+        left, right = (round((x + self.left) * self.across) for x in box[::2])
+        top, bottom = (round((y + self.top) * self.down) for y in box[1::2])
+        return [left, top, right - left, bottom - top]
 
 
 def frame(image: bytes) -> GrayImage:
@@ -68,7 +91,7 @@ def frame_gray(gray: GrayImage) -> GrayImage:
 
 def frame_gray_with_warnings(gray: GrayImage) -> FramedImage:
     """Frame a grayscale image [height,width] and collect its warnings; raise ImageError 422 if it is blank."""
-    return frame_page(crop_page(crop_bars(reduce_image(gray))))
+    return frame_page(crop_to_page(reduce_image(gray)).gray)
 
 
 def frame_page(gray: GrayImage) -> FramedImage:
@@ -78,7 +101,36 @@ def frame_page(gray: GrayImage) -> FramedImage:
     foreground = cleared or foreground
     components = find_components(foreground)
     framed = place_in_frame(deslant(crop_components(foreground, components)))
-    return FramedImage(framed, _collect_warnings(components, foreground, cleared is not None))
+    left, top, right, bottom = components.box
+    warnings = _collect_warnings(
+        foreground,
+        components.box,
+        max(right - left, bottom - top),
+        components.contrast,
+        several_marks=_has_several_marks(components),
+        lines_removed=cleared is not None,
+    )
+    return FramedImage(framed, warnings)
+
+
+def segment_number(gray: GrayImage, info: ImageInfo) -> NumberImage:
+    """Segment the image [height,width] of a number; raise ImageError 422 if it is blank, SeveralLinesError."""
+    reduced = reduce_image(gray)
+    page = crop_to_page(reduced)
+    foreground = extract_foreground(page.gray, estimate_background(page.gray))
+    cleared = remove_lines(foreground, is_number=True)
+    height, width = reduced.shape
+    is_rotated = (width > height) != (info.width > info.height)  # by its EXIF orientation
+    sent_width, sent_height = (info.height, info.width) if is_rotated else (info.width, info.height)
+    position = Position(page.left, page.top, sent_width / width, sent_height / height)
+    try:
+        line = segment_line(cleared or foreground)
+    except SeveralLinesError as error:
+        error.details = {"lines": [position.to_image_box(box) for box in error.boxes]}
+        raise
+    box = line.find_box(0, len(line.pieces))
+    warnings = _collect_warnings(foreground, box, line.height, line.contrast, lines_removed=cleared is not None)
+    return NumberImage(line, warnings, position)
 
 
 def to_input(frames: Sequence[GrayImage] | GrayImage | torch.Tensor) -> torch.Tensor:
@@ -87,16 +139,22 @@ def to_input(frames: Sequence[GrayImage] | GrayImage | torch.Tensor) -> torch.Te
     return gray.unsqueeze(1).float().div(255).expand(-1, CHANNELS, -1, -1)
 
 
-def _collect_warnings(components: Components, foreground: Foreground, lines_removed: bool) -> tuple[str, ...]:
-    left, top, right, bottom = components.box
-    height, width = foreground.intensity.shape
+def _has_several_marks(components: Components) -> bool:
+    """Return whether the second highest component is too large for a digit's bar or dot."""
     heights = np.sort(components.boxes[:, 3])
-    applies = (
-        foreground.inverted,
-        len(heights) > 1 and heights[-2] * 2 >= heights[-1],  # the second is too large for a digit's bar or dot
-        components.contrast < FAINT_CONTRAST,
-        left == 0 or top == 0 or right == width or bottom == height,
-        max(right - left, bottom - top) < LOW_RESOLUTION,
-        lines_removed,
-    )
-    return tuple(compress(WARNINGS, applies))
+    return len(heights) > 1 and bool(heights[-2] * 2 >= heights[-1])
+
+
+def _collect_warnings(
+    foreground: Foreground, box: tuple[int, int, int, int], size: float, contrast: float, **others: bool
+) -> tuple[str, ...]:
+    """Return the names of the warnings that apply to what lies in the box and has digits of this size in pixels."""
+    left, top, right, bottom = box
+    height, width = foreground.intensity.shape
+    applies = others | {
+        "inverted": foreground.inverted,
+        "faint": contrast < FAINT_CONTRAST,
+        "touches_border": left == 0 or top == 0 or right == width or bottom == height,
+        "low_resolution": size < LOW_RESOLUTION,
+    }
+    return tuple(name for name in WARNINGS if applies.get(name))

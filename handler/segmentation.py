@@ -58,11 +58,11 @@ def find_components(foreground: Foreground) -> Components:
     count, labels, stats, _ = cv2.connectedComponentsWithStats(binary)
     if count == 2 and foreground.is_evenly_lit:
         return Components(stats[1:, :4], None, contrast)
-    selected = _select_components(smooth, labels, stats, foreground.is_evenly_lit)
+    selected = select_components(smooth, labels, stats, foreground.is_evenly_lit)
     return Components(stats[selected, :4], selected.astype(np.uint8)[labels] * np.uint8(255), contrast)
 
 
-def _select_components(
+def select_components(
     intensity: GrayImage, labels: NDArray[np.int32], stats: NDArray[np.int32], is_even: bool
 ) -> NDArray[np.bool_]:
     """Return which labels [components] belong to the digit; label 0, the background, never does."""

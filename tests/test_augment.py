@@ -136,7 +136,7 @@ def test_texture_is_not_cropped_as_a_page(monkeypatch: pytest.MonkeyPatch) -> No
     patch = np.full((60, 60), 255, np.uint8)
     patch[8:-8:10, 8:-8:10] = 0
     canvas = np.pad(patch, 34)
-    assert crop_page(canvas).shape != canvas.shape
+    assert crop_page(canvas).gray.shape != canvas.shape
     monkeypatch.setattr("training.synthetic_outliers.KINDS", {lambda _frames, _random: canvas: 1.0})
     for frame in make_outliers(FRAMES, 8, np.random.default_rng(0)):
         assert np.count_nonzero(frame > 128) > 0.9 * 46 * 46

@@ -1,0 +1,52 @@
+"""Tests of handler/number_segmentation.py: pieces, lines and cuts."""
+
+import numpy as np
+import pytest
+
+from handler.decoding import ImageError
+from handler.number_segmentation import MAX_PIECES, SeveralLinesError, cut_pieces, segment_line
+from tests.images import draw_boxes, make_foreground
+from tests.number_images import draw_number
+
+
+def test_pieces_are_in_the_order_of_a_slanted_line() -> None:
+    boxes = [(60 - 8 * row, 90 - 8 * row, 10 + 20 * row, 20 + 20 * row) for row in range(4)]
+    line = segment_line(make_foreground(draw_boxes(*boxes)))
+    assert [piece.box for piece in line.pieces] == [(left, top, right, bottom) for top, bottom, left, right in boxes]
+    assert line.height == 30
+    assert set(np.unique(line.labels)) == {-1, 0, 1, 2, 3}
+
+
+def test_detached_bar_belongs_to_the_line_of_its_digit() -> None:
+    line = segment_line(make_foreground(draw_boxes((20, 60, 10, 30), (20, 30, 40, 60), (38, 60, 40, 50))))
+    assert len(line.pieces) == 3
+
+
+def test_lines_one_above_the_other_are_an_error_with_their_boxes() -> None:
+    lines = draw_boxes((10, 30, 10, 20), (10, 30, 30, 40), (50, 70, 10, 20), (50, 70, 30, 45))
+    with pytest.raises(SeveralLinesError, match="the image shows 2 lines") as caught:
+        segment_line(make_foreground(lines))
+    assert caught.value.boxes == [[10, 10, 40, 30], [10, 50, 45, 70]]
+
+
+def test_far_too_many_marks_are_an_error() -> None:
+    dots = np.zeros((200, 200), np.uint8)
+    dots[::10, ::10] = 255
+    with pytest.raises(ImageError, match=r"400 separate marks; expected a number"):
+        segment_line(make_foreground(dots))
+    assert MAX_PIECES < 400
+
+
+@pytest.mark.parametrize("scale", [1, 5])
+def test_touching_digits_are_cut_between_them(scale: int) -> None:
+    image = np.kron(draw_number("38", gap=-2), np.ones((scale, scale), np.uint8))
+    line = segment_line(make_foreground(image))
+    assert len(line.pieces) == 1
+    cut = cut_pieces(line, [0])
+    costs = [piece.cut_cost for piece in cut.pieces]
+    assert costs[0] is None
+    cheapest = min(
+        (cost, piece.box[0]) for cost, piece in zip(costs[1:], cut.pieces[1:], strict=True) if cost is not None
+    )
+    assert cheapest[1] / scale == pytest.approx(8 + draw_number("3").shape[1] - 16, abs=4)
+    assert np.array_equal(cut.labels >= 0, line.labels >= 0)
