@@ -18,6 +18,7 @@ from ts.context import Context, RequestProcessor
 from common.command_line import show_progress
 from handler.calibration import compute_negative_entropy
 from handler.digit_handler import DigitHandler
+from handler.protocol import NUMBER, READ_HEADER
 from serving.archive import build_archive
 from training.model import CLASSES
 
@@ -70,8 +71,15 @@ class HandlerRunner:
             blank,
         )
 
-    def _predict_batch(self, images: list[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
-        context = self._make_context(len(images))
+    def read_numbers(self, images: list[bytes], name: str) -> list[dict[str, Any]]:
+        """Read the numbers of all images; return the responses, which may be errors of status 422."""
+        rows = show_progress(images, name)
+        return [response for image in rows for _, response in self._predict_batch([image], {READ_HEADER: NUMBER})]
+
+    def _predict_batch(
+        self, images: list[bytes], headers: dict[str, str] | None = None
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        context = self._make_context(len(images), headers)
         bodies = self.handler.handle([{"body": image} for image in images], context)
         for row, body in enumerate(bodies):
             status, _ = context.get_response_status(row)
@@ -79,9 +87,9 @@ class HandlerRunner:
                 raise ValueError(f"the handler responded with status {status}: {body!r}; expected 200 or 422")
             yield status, json.loads(body)
 
-    def _make_context(self, requests: int) -> Context:
+    def _make_context(self, requests: int, headers: dict[str, str] | None = None) -> Context:
         context = Context("digits", str(self.folder), self.manifest, 16, None, "0.12.0")
-        context.request_processor = [RequestProcessor({}) for _ in range(requests)]
+        context.request_processor = [RequestProcessor(headers or {}) for _ in range(requests)]
         return context
 
 

@@ -66,11 +66,11 @@ class _Size:
         return _Size(-(-self.height // step), -(-self.width // step))
 
 
-def make_photo(gray: NDArray[np.uint8], random: Random) -> bytes:
-    """Return a JPEG of the light-on-dark digit uint8 [28,28], written dark on a light page."""
+def make_photo(gray: NDArray[np.uint8], random: Random, sizes: tuple[float, float] = DIGIT_SIZES) -> bytes:
+    """Return a JPEG of the light-on-dark digit uint8 [28,28] or number, written dark on a light page."""
     size = _sample_size(random)
     light = _render_page(size, random)
-    _write_digit(light, gray, size, random)
+    _write_digit(light, gray, size, random, sizes)
     photo = Image.fromarray(_simulate_camera(light, size, random))
     file = BytesIO()
     photo.save(file, "JPEG", quality=int(random.integers(*JPEG_QUALITIES, endpoint=True)))
@@ -83,10 +83,12 @@ def _sample_size(random: Random) -> _Size:
     return _Size(shorter, longer) if random.random() < 0.5 else _Size(longer, shorter)
 
 
-def _write_digit(light: Field, gray: NDArray[np.uint8], size: _Size, random: Random) -> None:
+def _write_digit(
+    light: Field, gray: NDArray[np.uint8], size: _Size, random: Random, sizes: tuple[float, float]
+) -> None:
     """Multiply the page's light [H,W,3] by the pen's reflectance, in place."""
     digit = _crop_digit(gray)
-    corners = _place_corners(digit, size, random)
+    corners = _place_corners(digit, size, random, sizes)
     left, top = np.floor(corners.min(0)).astype(int)
     right, bottom = np.ceil(corners.max(0)).astype(int)
     stroke = _render_stroke(digit, corners - (left, top), _Size(bottom - top, right - left), random)
@@ -100,14 +102,16 @@ def _crop_digit(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return padded[rows[0] : rows[-1] + 1 + 2 * MARGIN, columns[0] : columns[-1] + 1 + 2 * MARGIN]
 
 
-def _place_corners(digit: NDArray[np.uint8], size: _Size, random: Random) -> NDArray[np.float64]:
+def _place_corners(
+    digit: NDArray[np.uint8], size: _Size, random: Random, sizes: tuple[float, float]
+) -> NDArray[np.float64]:
     """Return where the digit's four corners (x, y) [4,2] lie in the photo, in perspective."""
     frame = UNIT_SQUARE * (size.width, size.height)
     shifted = frame + random.uniform(-CORNER_SHIFT, CORNER_SHIFT, (4, 2)) * (size.width, size.height)
     perspective = cv2.getPerspectiveTransform(frame.astype(np.float32), shifted.astype(np.float32))
     height, width = digit.shape
     margins = max(height, width) / max(1, max(height, width) - 2 * MARGIN)
-    longer = min(random.uniform(*DIGIT_SIZES) * margins, 1 - 2 * BORDER) * size.shorter
+    longer = min(random.uniform(*sizes) * margins, 1 - 2 * BORDER) * size.shorter
     box = UNIT_SQUARE * (width, height) * (longer / max(height, width))
     box += random.uniform(0, 1, 2) * (np.array([size.width, size.height]) - box.max(0))
     corners = cv2.perspectiveTransform(box[None], perspective)[0]

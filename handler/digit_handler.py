@@ -17,7 +17,15 @@ from handler.decoding import GrayImage, ImageError
 from handler.explanation import compute_attribution
 from handler.metrics import Metrics
 from handler.model_metadata import describe_model
-from handler.preprocessing import frame_gray_with_warnings, frame_with_warnings, load_plain_png, load_with_pillow
+from handler.number_reader import NumberReader
+from handler.preprocessing import (
+    frame_gray_with_warnings,
+    frame_with_warnings,
+    load_gray,
+    load_plain_png,
+    load_with_pillow,
+    segment_number,
+)
 from handler.protocol import CORRELATION_HEADER
 from handler.records import DeadlineExceededError, ImageRecord, InternalError, Request
 from handler.request_log import RequestLog
@@ -44,8 +52,11 @@ class DigitHandler:
         self.classifier = Classifier(scripted, record_path, model["modelVersion"])
         smoke = {path.stem: path.read_bytes() for path in sorted((folder / "handler" / "smoke").glob("*.png"))}
         self.description = describe_model(self.classifier.version, json.loads(record_path.read_text()), smoke)
+        self.reader = NumberReader.load(self.classifier, folder / "handler")
         framed = [frame_with_warnings(image) for image in smoke.values()]
         self.classifier.warm_up(framed, context.system_properties["batch_size"])
+        for image in smoke.values():
+            self.reader.read(segment_number(*load_gray(image)))
         self.metrics = Metrics(self.classifier.version)  # last, once the version is loaded
         self.log = RequestLog.from_environment()
         logging.getLogger().setLevel(logging.WARNING)  # TorchServe's worker logs a line for every batch
@@ -56,7 +67,10 @@ class DigitHandler:
         requests = [parse_request(row, context.get_all_request_header(index)) for index, row in enumerate(rows)]
         for image, deadline in _interleave_images(requests):
             _decode_and_frame(image, deadline)
-        self._classify([image for request in requests for image in request.images if image.framed])
+        images = [image for request in requests for image in request.images]
+        self._classify([image for image in images if image.framed])
+        for image in images:
+            self._read_number(image)
         for index, request in enumerate(requests):
             self._respond(request)
             _set_response(context, index, request)
@@ -71,6 +85,18 @@ class DigitHandler:
             seconds = time.perf_counter() - started
             for image, prediction in zip(batch, predictions, strict=True):
                 image.prediction, image.inference_seconds = prediction, seconds
+
+    def _read_number(self, image: ImageRecord) -> None:
+        if image.number is None:
+            return
+        started = time.perf_counter()
+        try:
+            image.prediction = self.reader.read(image.number)
+        except ImageError as error:
+            image.error = error.drop_traceback()
+        except Exception as error:
+            image.error = InternalError.from_exception(error)
+        image.inference_seconds = time.perf_counter() - started
 
     def _respond(self, request: Request) -> None:
         """Fill in the request's status, content type and body."""
@@ -87,7 +113,10 @@ class DigitHandler:
         if image.error:
             request.status = image.error.status
         elif request.plain:
-            request.content_type, request.body = "text/plain", str(image.prediction["digit"])
+            request.content_type, request.body = (
+                "text/plain",
+                str(image.prediction["number" if image.number else "digit"]),
+            )
             return
         request.body = json.dumps(response)
 
@@ -151,7 +180,10 @@ def _decode_and_frame_timed(image: ImageRecord) -> None:
         image.decode_seconds = time.perf_counter() - started
     started = time.perf_counter()
     try:
-        image.framed = frame_gray_with_warnings(gray)
+        if image.reads_number:
+            image.number = segment_number(gray, image.info)
+        else:
+            image.framed = frame_gray_with_warnings(gray)
     finally:
         image.framing_seconds = time.perf_counter() - started
 

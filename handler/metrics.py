@@ -16,13 +16,14 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, values
 
 from handler.drift import CONFIDENCE_BINS, FOREGROUND_BINS, IMAGE_SIZE_BINS, STROKE_WIDTH_BINS
 from handler.geometry import measure_foreground
-from handler.protocol import METRICS_FOLDER, WARNINGS
+from handler.protocol import METRICS_FOLDER, UNREAD_MARKS, WARNINGS
 from handler.records import KINDS, ImageRecord, Request
 
 DURATION_BUCKETS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # seconds
 BATCH_SIZE_BUCKETS = (1, 2, 4, 8, 16)  # requests
 VALUE_FILE_BYTES = 1 << 16  # initial size of prometheus_client's files
-REASONS = ("unreadable", "too_large", "blank", "invalid_request", "late", "internal_error")
+REASONS = ("unreadable", "too_large", "blank", "several_lines", "invalid_request", "late", "internal_error")
+LENGTH_BUCKETS = (1, 2, 3, 4, 5, 6, 8, 10, 16, 32)  # digits
 
 
 def _choose_storage() -> None:
@@ -66,6 +67,9 @@ class Metrics:
         for kind in KINDS:
             self.requests(kind, 200)
         self.low_confidence = counter("low_confidence", "rejected predictions").labels(version)
+        numbers = counter("numbers", "images with a read number, accepted or not", "accepted")
+        self.numbers = {accepted: numbers.labels(version, str(accepted).lower()) for accepted in (True, False)}
+        self.number_length = histogram("number_length", "digits of read numbers", LENGTH_BUCKETS)
         self.probes = counter("probes", "requests with the header X-Digits-Probe; in no other metric").labels(version)
         self.busy = counter("busy_seconds", "seconds that workers spent on batches").labels(version)
         self.confidence = histogram("confidence", "calibrated confidence of predictions", CONFIDENCE_BINS)
@@ -94,8 +98,17 @@ class Metrics:
         _observe_all(self.framing, [image.framing_seconds for image in images if image.framing_seconds is not None])
         for reason, count in Tally([image.error.reason for image in images if image.error]).items():
             self.errors[reason].inc(count)
+        for image in images:
+            if image.number and not image.error:
+                self._record_number(image)
         if predicted := [image for image in images if image.framed and not image.error]:
             self._record_predictions(predicted)
+
+    def _record_number(self, image: ImageRecord) -> None:
+        self.numbers[image.prediction["accepted"]].inc()
+        self.number_length.observe(len(image.prediction["digits"]))
+        self.inference.observe(image.inference_seconds or 0.0)
+        self.warnings[UNREAD_MARKS].inc(UNREAD_MARKS in image.prediction["warnings"])
 
     def _record_predictions(self, images: Sequence[ImageRecord]) -> None:
         predictions = [image.prediction for image in images]

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from handler.decoding import ImageError, ImageInfo
 
 if TYPE_CHECKING:
-    from handler.preprocessing import FramedImage  # its import costs seconds of torch
+    from handler.preprocessing import FramedImage, NumberImage  # its import costs seconds of torch
 
 JSON = "application/json"
-KINDS = ("predict", "predict_batch", "explain", "describe")
+KINDS = ("predict", "read_number", "predict_batch", "explain", "describe")
 
 
 class RequestError(ImageError):
@@ -42,12 +42,17 @@ class InternalError(ImageError):
 
 @dataclass(slots=True)
 class ImageRecord:
-    """An image: its bytes, then its frame and prediction, or its error; and the duration of the steps, in seconds."""
+    """An image: its bytes, then its frame and prediction, or its error; and the duration of the steps, in seconds.
+
+    An image of a number has a segmented `number` instead of a frame.
+    """
 
     content: bytes = b""
     error: ImageError | None = None
     info: ImageInfo | None = None
+    reads_number: bool = False
     framed: "FramedImage | None" = None
+    number: "NumberImage | None" = None
     prediction: dict[str, Any] = field(default_factory=dict)
     decode_seconds: float | None = None
     framing_seconds: float | None = None
@@ -58,7 +63,8 @@ class ImageRecord:
         """The prediction, or the error in TorchServe's shape."""
         if self.error is None:
             return self.prediction
-        return {"code": self.error.status, "type": self.error.type, "message": self.error.message}
+        error: dict[str, Any] = {"code": self.error.status, "type": self.error.type, "message": self.error.message}
+        return {**error, **self.error.details}
 
 
 @dataclass(slots=True)

@@ -74,7 +74,8 @@ def _describe_image(image: ImageRecord) -> dict[str, Any]:
     if image.error:
         fields: dict[str, Any] = {"reason": image.error.reason}
     else:
-        fields = {name: image.prediction[name] for name in ("digit", "confidence", "accepted")}
+        kind = "number" if image.number else "digit"
+        fields = {name: image.prediction[name] for name in (kind, "confidence", "accepted")}
         fields["confidence"] = round(fields["confidence"], 6)
     if image.info:
         fields["format"], fields["width"], fields["height"] = image.info

@@ -1,4 +1,4 @@
-"""Parse a row of TorchServe's batch into a request: predict, predict_batch, explain or describe."""
+"""Parse a row of TorchServe's batch into a request: predict, read_number, predict_batch, explain or describe."""
 
 import binascii
 import json
@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from handler.decoding import ImageError, identify_content
-from handler.protocol import MAX_INSTANCES, parse_headers
+from handler.protocol import MAX_INSTANCES, NUMBER, READ_HEADER, parse_headers
 from handler.records import ImageRecord, InternalError, Request, RequestError
 
 MAX_BRACKETS = 1_000  # brackets in a JSON body; parsing deep or wide JSON would cost far more than its bytes
 MAX_COMMAS = 10_000  # commas in a JSON body, for the same reason; brackets and commas within strings count too
 SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"GIF8", b"BM", b"RIFF", b"II", b"MM")  # no JSON begins like an image
+
+_READ = READ_HEADER.lower()
 
 Row = dict[str, Any]  # field -> its content; a raw body is the field "body"
 Headers = Mapping[str, Any]  # as sent; TorchServe adds form fields and query parameters as dicts
@@ -38,12 +40,29 @@ def _parse_row(row: Row, headers: Headers) -> Request:
     if _is_json(row.get("body"), named.get("content-type", "")):
         if explain:
             raise RequestError(400, "a batch request cannot be explained; send one image as the raw body")
+        if _READ in named:
+            message = f'{READ_HEADER} is for one image; a batch request is {{"read": "{NUMBER}", "instances": […]}}'
+            raise RequestError(400, message)
         return Request("predict_batch", _parse_instances(row["body"]))
+    reads_number = _parse_read(named.get(_READ))
     if explain:
+        if reads_number:
+            raise RequestError(400, f"a number cannot be explained; send an image of one digit without {READ_HEADER}")
         target = _parse_target(row.get("target", named.get("x-target")))
         return Request("explain", [ImageRecord(_find_image(row))], target=target)
     plain = _get_media_type(named.get("accept", "")) == "text/plain"
-    return Request("predict", [ImageRecord(_find_image(row))], plain)
+    image = ImageRecord(_find_image(row), reads_number=reads_number)
+    return Request("read_number" if reads_number else "predict", [image], plain)
+
+
+def _parse_read(value: Any) -> bool:
+    """Return whether the header or the field `read` of a batch request demands a number; without it, a digit."""
+    if value is None:
+        return False
+    if value != NUMBER:
+        message = f"the request reads {ascii(value)[:40]}; expected '{NUMBER}', or nothing for one digit"
+        raise RequestError(400, message)
+    return True
 
 
 def _get_media_type(header: str) -> str:
@@ -65,7 +84,11 @@ def _parse_instances(body: bytes | bytearray | dict[str, Any]) -> list[ImageReco
         raise RequestError(400, 'the JSON has no list "instances"; expected {"instances": [{"b64": "…"}, …]}')
     if len(instances) > MAX_INSTANCES:
         raise RequestError(413, f"the JSON has {len(instances)} instances; at most {MAX_INSTANCES} are accepted")
-    return [_parse_instance(instance) for instance in instances]
+    reads_number = _parse_read(parsed.get("read"))
+    images = [_parse_instance(instance) for instance in instances]
+    for image in images:
+        image.reads_number = reads_number
+    return images
 
 
 def _parse_json(body: bytes | bytearray) -> Any:

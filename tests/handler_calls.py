@@ -11,6 +11,7 @@ from handler.digit_handler import DigitHandler
 
 JSON = {"Content-Type": "application/json"}
 EXPLAIN = {"explain": "True"}
+READ = {"X-Digits-Read": "number"}
 
 
 def make_context(model_dir: Path, rows: int, headers: list[dict[str, Any]] | None = None) -> Context:

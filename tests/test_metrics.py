@@ -13,10 +13,11 @@ from prometheus_client.samples import Sample
 from handler.decoding import ImageError
 from handler.digit_handler import DigitHandler
 from handler.metrics import DURATION_BUCKETS, REASONS, Metrics, _observe_all
+from handler.number_segmentation import SeveralLinesError
 from handler.protocol import PROBE_HEADER
 from handler.records import DeadlineExceededError, InternalError, RequestError
 from handler.request_log import RequestLog
-from tests.handler_calls import EXPLAIN, JSON, make_batch_body, make_context
+from tests.handler_calls import EXPLAIN, JSON, READ, make_batch_body, make_context
 from tests.images import SMOKE, bad_images, encode
 
 VERSION = "2.5"
@@ -121,6 +122,14 @@ def test_failure_of_metrics_does_not_affect_the_response(
     assert "a batch is not counted or logged" in caplog.text
 
 
+def test_number_is_counted_by_itself(counting: DigitHandler, model_dir: Path) -> None:
+    counting.handle([{"body": SMOKE[7]}], make_context(model_dir, 1, [READ]))
+    values = read_values(counting)
+    names = ("requests_total read_number 200", "numbers_total true", "number_length_count")
+    assert [values[f"digits_{name}"] for name in names] == [1, 1, 1]
+    assert "digits_predictions_total 7" not in values
+
+
 def test_metrics_start_at_0_before_the_first_event(counting: DigitHandler) -> None:
     names = {format_labels(sample) for sample in read_samples(counting)}
     assert {f"digits_errors_total {reason}" for reason in REASONS} <= names
@@ -130,7 +139,7 @@ def test_metrics_start_at_0_before_the_first_event(counting: DigitHandler) -> No
 
 def test_every_error_has_a_reason_that_is_counted() -> None:
     errors = [RequestError(400, ""), RequestError(413, ""), DeadlineExceededError(503, ""), InternalError(500, "")]
-    errors += [ImageError(status, "") for status in (400, 413, 422)]
+    errors += [*(ImageError(status, "") for status in (400, 413, 422)), SeveralLinesError([])]
     assert {error.reason for error in errors} == set(REASONS)
 
 

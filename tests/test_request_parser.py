@@ -11,7 +11,7 @@ import pytest
 from handler.decoding import MAX_BYTES, ImageError
 from handler.protocol import MAX_INSTANCES
 from handler.request_parser import MAX_BRACKETS, MAX_COMMAS, parse_request
-from tests.handler_calls import EXPLAIN, JSON, make_batch_body
+from tests.handler_calls import EXPLAIN, JSON, READ, make_batch_body
 from tests.images import SEVENS, SMOKE
 
 BASE64 = b64encode(SMOKE[7]).decode()
@@ -142,3 +142,28 @@ def test_only_torchserve_sets_the_kind_of_a_request() -> None:
     ):
         assert parse({"body": b"one"}, headers) == ("predict", [b"one"])
     assert parse({}, {"describe": "True"}) == ("describe", [])
+
+
+@pytest.mark.parametrize("name", ["X-Digits-Read", "x-digits-read"])
+def test_header_demands_a_number(name: str) -> None:
+    request = parse_request({"body": SMOKE[7]}, {name: "number"})
+    assert request.kind == "read_number"
+    assert [image.reads_number for image in request.images] == [True]
+
+
+def test_batch_reads_numbers_by_its_json() -> None:
+    body = json.dumps({"read": "number", "instances": [{"b64": BASE64}]}).encode()
+    request = parse_request({"body": body}, JSON)
+    assert (request.kind, request.images[0].reads_number) == ("predict_batch", True)
+    assert get_error(body, JSON | READ)[2].startswith("X-Digits-Read is for one image; a batch request is {")
+
+
+def test_other_values_of_read_are_invalid() -> None:
+    body = json.dumps({"read": 7, "instances": []}).encode()
+    assert get_error(body) == (
+        400,
+        "InvalidRequest",
+        "the request reads 7; expected 'number', or nothing for one digit",
+    )
+    assert get_error(SMOKE[7], {"X-Digits-Read": "word"})[2].startswith("the request reads 'word'; expected")
+    assert "cannot be explained" in get_error(SMOKE[7], EXPLAIN | READ)[2]

@@ -1,6 +1,6 @@
 """Command line of training.
 
-python -m training train | release | tune | evaluate | calibrate | drift-baseline | predict
+python -m training train | release | tune | evaluate | calibrate | drift-baseline | segment-model | predict
 python -m training train --data mnist5k      no download needed
 python -m training evaluate --data mnist     accuracy of the current model on MNIST's test images: 99.48%
 python -m training predict handler/smoke/7.png
@@ -99,6 +99,13 @@ def make_parser() -> argparse.ArgumentParser:
         command = add_command(commands, name, function, text, [data, folder])
         command.set_defaults(is_calibrated=name == "calibrate")
         command.add_argument("--part", choices=_PARTS, default="validation", help=_DEFAULT)
+
+    text = "Train the segment model, which reading numbers needs, and calibrate it with the current default model."
+    command = add_command(commands, "segment-model", "training.segment_model:run_segment_model", text, [data])
+    command.add_argument("--numbers", type=positive_int, default=40_000, help=f"numbers to compose {_DEFAULT}")
+    command.add_argument("--epochs", type=positive_int, default=5, help=_DEFAULT)
+    command.add_argument("--seed", type=int, default=0, help=_DEFAULT)
+    command.add_argument("--out", type=Path, default=Path("handler"), help=f"folder of the two files {_DEFAULT}")
 
     text = "Print path, digit, confidence, accepted or rejected, and warnings of images, separated by tabs."
     command = add_command(commands, "predict", "training.predict:run_predict", text, [model])

@@ -79,11 +79,10 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
 
 
 class LargeDigitCNN(nn.Module):
-    """Map images float32 [N,3,64,64] in 0..1 to logits float32 [N,10], at half the resolution."""
+    """Map images float32 [N,3,64,64] in 0..1 to logits float32 [N,classes], at half the resolution."""
 
-    def __init__(self, dropout: float = 0.3) -> None:
+    def __init__(self, dropout: float = 0.3, width: int = LARGE_WIDTH, classes: int = CLASSES) -> None:
         super().__init__()
-        width = LARGE_WIDTH
         self.features = nn.Sequential(
             *_make_block(1, width),
             nn.MaxPool2d(2),
@@ -97,7 +96,7 @@ class LargeDigitCNN(nn.Module):
             *_make_block(4 * width, 4 * width),
         )
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(4 * width * 4 * 4, CLASSES)
+        self.linear = nn.Linear(4 * width * 4 * 4, classes)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stub; 25% faster
 
     def forward(self, images: Tensor) -> Tensor:

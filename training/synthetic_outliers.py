@@ -20,6 +20,7 @@ MNIST_SIDE = 28  # pixels
 LOOKALIKES = "BbDgIilOoqSsZz"  # letters that can be read as digits
 MAX_ATTEMPTS = 100  # to find a suitable digit; a small data set may have none
 LETTERS = sorted(set(string.ascii_letters) - set(LOOKALIKES))
+SYMBOLS = "+x-=%?#*&$@:;!"
 PRINTS = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COMPLEX, cv2.FONT_HERSHEY_TRIPLEX)
 SCRIPTS = (cv2.FONT_HERSHEY_SCRIPT_SIMPLEX, cv2.FONT_HERSHEY_SCRIPT_COMPLEX)
 
@@ -56,6 +57,22 @@ def draw_letter(_frames: NDArray[np.uint8], random: Random) -> GrayImage:
         letter = "R"
     thickness = int(random.integers(2, 12))
     cv2.putText(canvas, letter, (32, 92), font, random.uniform(2, 2.8), 255, thickness, cv2.LINE_AA)
+    return _skew_image(canvas, random)
+
+
+def draw_symbol(_frames: NDArray[np.uint8], random: Random) -> GrayImage:
+    """Draw a plus, a times, a dash, a dot or a printed symbol."""
+    canvas = np.zeros((CANVAS, CANVAS), np.uint8)
+    thickness, kind = int(random.integers(3, 13)), random.integers(8)
+    if kind < 3:  # 0: plus, 1: times, 2: dash
+        end = np.array(((1, 0), (1, 1), (1, 0))[kind]) * int(random.integers(20, 40))
+        for direction in (end, end[::-1] * (-1, 1))[: 2 - kind // 2]:
+            cv2.line(canvas, (64 - direction).tolist(), (64 + direction).tolist(), 255, thickness, cv2.LINE_AA)
+    elif kind == 3:
+        cv2.circle(canvas, (64, 64), thickness, 255, cv2.FILLED)
+    else:
+        font, symbol = int(random.choice(PRINTS)), str(random.choice(list(SYMBOLS)))
+        cv2.putText(canvas, symbol, (32, 92), font, random.uniform(2, 2.8), 255, thickness, cv2.LINE_AA)
     return _skew_image(canvas, random)
 
 
