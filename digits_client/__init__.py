@@ -11,5 +11,7 @@ from digits_client.status import StatusClient as StatusClient
 from digits_client.transport import Server as Server
 from digits_client.transport import find_server as find_server
 from digits_client.types import Explanation as Explanation
+from digits_client.types import Number as Number
+from digits_client.types import NumberDigit as NumberDigit
 from digits_client.types import Prediction as Prediction
 from digits_client.types import Version as Version

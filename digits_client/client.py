@@ -15,6 +15,7 @@ from digits_client.encoding import ImageLike, encode_image
 from digits_client.exceptions import DigitsError
 from digits_client.transport import (
     PROBE_HEADER,
+    READ_HEADER,
     RETRIES,
     TIMEOUT,
     ApiClient,
@@ -24,7 +25,7 @@ from digits_client.transport import (
     find_server,
     retry_all,
 )
-from digits_client.types import Explanation, Prediction, parse_explanation, parse_prediction
+from digits_client.types import Explanation, Number, Prediction, parse_explanation, parse_number, parse_prediction
 
 
 class DigitsClient(ClosingClient):
@@ -61,6 +62,11 @@ class DigitsClient(ClosingClient):
         """
         return parse_prediction(self.infer("predictions", version, probe, data=encode_image(image)))
 
+    def read_number(self, image: ImageLike, version: str = "", probe: bool = False) -> Number:
+        """Read the number on an image, as `predict` does the digit; its boxes are in pixels of the image as sent."""
+        headers = {READ_HEADER: "number"}
+        return parse_number(self.infer("predictions", version, probe, data=encode_image(image), headers=headers))
+
     def predict_batch(
         self,
         images: Iterable[ImageLike],
@@ -74,6 +80,16 @@ class DigitsClient(ClosingClient):
         requests are answered, so there may be more of them than memory holds.
         """
         return predict_batches(self, images, batch_size, connections, version)
+
+    def read_numbers(
+        self,
+        images: Iterable[ImageLike],
+        batch_size: int = BATCH_SIZE,
+        connections: int = CONNECTIONS,
+        version: str = "",
+    ) -> Iterator[Number | DigitsError]:
+        """Yield the number or the error of every image, in order, as `predict_batch` does the digits."""
+        return predict_batches(self, images, batch_size, connections, version, numbers=True)
 
     def explain(
         self, image: ImageLike, target: int | None = None, version: str = "", probe: bool = False

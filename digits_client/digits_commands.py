@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from digits_client.batch_predict import COLUMNS, find_images, make_rows
+from digits_client.batch_predict import COLUMNS, NUMBER_COLUMNS, find_images, make_rows
 from digits_client.client import DigitsClient
 from digits_client.compare import Comparison, Side, compare_versions
 from digits_client.encoding import ImageLike, encode_image
@@ -43,6 +43,7 @@ def add_commands(commands: "Subparsers", options: argparse.ArgumentParser) -> No
 
     predict_parser = add(predict, "predict images and whole folders; CSV with a row per image, exits 1 if one failed")
     predict_parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder, or - for standard input")
+    predict_parser.add_argument("--number", action="store_true", help="read whole numbers instead of single digits")
     explain_parser = add(explain, "draw which parts of an image are evidence for its digit, and which against it")
     explain_parser.add_argument("image", metavar="IMAGE", help="file, or - for standard input")
     text = "PNG, or - for standard output (default: %(default)s; needs Matplotlib and SciPy)"
@@ -71,10 +72,12 @@ def predict(args: Namespace, server: Server) -> int:
     """Predict every image; return 1 if any of them failed."""
     paths = [path for name in args.images for path in (find_images(Path(name)) if Path(name).is_dir() else [name])]
     images: Iterator[ImageLike] = (sys.stdin.buffer.read() if path == "-" else path for path in paths)
-    writer = csv.DictWriter(sys.stdout, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    columns = NUMBER_COLUMNS if args.number else COLUMNS
+    writer = csv.DictWriter(sys.stdout, columns, extrasaction="ignore", lineterminator="\n")
     done, failed = 0, 0
     with defer_ctrl_c() as stopped, DigitsClient(server=server) as client, _show_progress(paths, "") as bar:
-        results = client.predict_batch(images, version=args.version)
+        predict_all = client.read_numbers if args.number else client.predict_batch
+        results = predict_all(images, version=args.version)
         for row in make_rows([str(path) for path in paths], results):
             if done == 0 and not args.json:  # only now: without a server, the output stays empty
                 writer.writeheader()

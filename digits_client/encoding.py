@@ -23,7 +23,7 @@ ImageLike = str | Path | bytes | Image.Image | Array
 Encoded = bytes | ImageFileError  # an encoded image, or why it cannot be sent
 
 _INSTANCE_BYTES = len(json.dumps({"b64": ""}) + ", ")
-_BODY_BYTES = len(json.dumps({"instances": []}))
+_BODY_BYTES = len(json.dumps({"read": "number", "instances": []}))
 
 
 def encode_image(image: ImageLike) -> bytes:
@@ -53,9 +53,10 @@ def encode_image_or_error(image: ImageLike) -> Encoded:
         return error
 
 
-def encode_batch(images: Sequence[bytes]) -> bytes:
-    """Return the JSON body of a batch request."""
-    return json.dumps({"instances": [{"b64": b64encode(image).decode()} for image in images]}).encode()
+def encode_batch(images: Sequence[bytes], numbers: bool = False) -> bytes:
+    """Return the JSON body of a batch request for digits or numbers."""
+    body: dict[str, Any] = {"read": "number"} if numbers else {}
+    return json.dumps(body | {"instances": [{"b64": b64encode(image).decode()} for image in images]}).encode()
 
 
 def split_into_batches(images: Iterable[Encoded], batch_size: int, max_bytes: int) -> Iterator[list[Encoded]]:

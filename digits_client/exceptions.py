@@ -25,7 +25,11 @@ class ApiError(DigitsError):
     @property
     def is_about_image(self) -> bool:
         """Whether a request for another image may succeed."""
-        return self.type in ("InvalidImage", "DeadlineExceeded") or self.status in (413, 429) or self.status >= 500
+        return (
+            self.type in ("InvalidImage", "several_lines", "DeadlineExceeded")
+            or self.status in (413, 429)
+            or self.status >= 500
+        )
 
 
 class UnexpectedResponseError(DigitsError):

@@ -17,6 +17,7 @@ from digits_client.adapters import CorrelatedAdapter, MismatchedResponseError, P
 from digits_client.exceptions import TOKEN_VARIABLES, ApiError, DigitsError, UnexpectedResponseError, UnreachableError
 
 PROBE_HEADER = "X-Digits-Probe"  # as in handler/protocol.py; probes are counted separately
+READ_HEADER = "X-Digits-Read"  # as in handler/protocol.py; demands a number instead of a digit
 MAX_BODY_BYTES = 16 * 2**20
 SERVER_FILE = "server.json"
 TIMEOUT = 10.0  # seconds per request

@@ -23,6 +23,29 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class NumberDigit:
+    """A digit of a number: `box` is left, top, width and height in pixels of the image as sent."""
+
+    digit: int
+    confidence: float
+    accepted: bool
+    probabilities: tuple[float, ...]
+    box: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Number:
+    """Reading of a whole number: its `confidence` is the probability that all digits are right."""
+
+    number: str
+    confidence: float
+    accepted: bool
+    digits: tuple[NumberDigit, ...]
+    warnings: tuple[str, ...]
+    model_version: str
+
+
+@dataclass(frozen=True)
 class Explanation:
     """Explanation of a prediction: evidence for and against the `target` digit; both arrays are 64 rows of 64 values.
 
@@ -94,6 +117,21 @@ def parse_prediction(response: Any) -> Prediction:
         expected = ", ".join(field.name for field in fields(Prediction))
         message = f"the response has no {error}; expected {expected}: is this the digit service?"
         raise UnexpectedResponseError(message) from error
+
+
+def parse_number(response: Any) -> Number:
+    """Parse the handler's JSON; raise UnexpectedResponseError if it is not a number's."""
+    try:
+        values = {field.name: response[field.name] for field in fields(Number)}
+        digits = tuple(_parse_digit(digit) for digit in values["digits"])
+        return Number(**values | {"digits": digits, "warnings": tuple(values["warnings"])})
+    except (LookupError, TypeError) as error:
+        raise UnexpectedResponseError("the response is not a number; does the version read numbers?") from error
+
+
+def _parse_digit(response: dict[str, Any]) -> NumberDigit:
+    values = {field.name: response[field.name] for field in fields(NumberDigit)}
+    return NumberDigit(**values | {name: tuple(values[name]) for name in ("probabilities", "box")})
 
 
 def parse_explanation(response: Any) -> Explanation:

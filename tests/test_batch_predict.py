@@ -70,7 +70,7 @@ def test_version_without_batch_requests_gets_single_images(
     client: DigitsClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Archives of earlier releases return the error of an invalid image for a batch request."""
-    monkeypatch.setattr("digits_client.batch_predict.encode_batch", lambda _: b"\x89PNG")
+    monkeypatch.setattr("digits_client.batch_predict.encode_batch", lambda *_: b"\x89PNG")
     assert [getattr(result, "digit", None) for result in client.predict_batch([SMOKE[1], b"", SMOKE[3]])] == [
         1,
         None,

@@ -8,9 +8,10 @@ from PIL import Image
 
 from digits_client.client import DigitsClient
 from digits_client.encoding import ImageLike
-from digits_client.exceptions import ImageFileError
+from digits_client.exceptions import ApiError, ImageFileError
 from handler.preprocessing import frame_with_warnings
-from tests.images import SMOKE
+from tests.images import SMOKE, encode
+from tests.number_images import draw_number, encode_number
 
 SEVEN = Path(__file__).parents[1] / "handler" / "smoke" / "7.png"
 
@@ -49,6 +50,22 @@ def test_every_form_of_an_image_is_read(form: str, client: DigitsClient) -> None
 def test_invalid_image_is_an_error_that_names_it(image: ImageLike, message: str, client: DigitsClient) -> None:
     with pytest.raises(ImageFileError, match=message):
         client.predict(image)
+
+
+def test_number_is_read_alone_and_in_batches(client: DigitsClient) -> None:
+    number = client.read_number(encode_number("40271"))
+    assert (number.number, number.accepted) == ("40271", True)
+    assert [digit.digit for digit in number.digits] == [4, 0, 2, 7, 1]
+    assert number.digits[0].box[:2] == (8, 8)
+    results = list(client.read_numbers([encode_number("12"), b"", encode_number("345")]))
+    assert [getattr(result, "number", None) for result in results] == ["12", None, "345"]
+
+
+def test_several_lines_are_an_error_of_their_own_image(client: DigitsClient) -> None:
+    lines = encode(Image.fromarray(np.concatenate((draw_number("12"), draw_number("12")))))
+    with pytest.raises(ApiError, match="422 several_lines: the image shows 2 lines") as caught:
+        client.read_number(lines)
+    assert caught.value.is_about_image
 
 
 def test_explanation_has_the_frame_of_its_image(client: DigitsClient) -> None:

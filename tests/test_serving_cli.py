@@ -22,6 +22,7 @@ from serving.archive import build_archive
 from serving.config import ROOT, Config
 from serving.local_management import LocalManagementClient
 from tests.archives import swap_digits
+from tests.number_images import encode_number
 from tests.servers import configure_with_archives, make_command, read_until_curl, run_in_process, run_process, wait_for
 
 SMOKE = ROOT / "handler" / "smoke"
@@ -102,6 +103,14 @@ def test_predict_prints_csv_or_json_and_continues_after_errors(running: Config, 
     lines = run_in_process(running, "predict", "--json", str(folder)).stdout.splitlines()
     assert [json.loads(line).get("digit") for line in lines] == [1, 3, 4, 7, None]
     assert len(json.loads(lines[0])["probabilities"]) == 10
+
+
+def test_predict_reads_numbers_with_their_boxes(running: Config, tmp_path: Path) -> None:
+    (tmp_path / "12.png").write_bytes(encode_number("12"))
+    run = run_in_process(running, "predict", "--number", str(tmp_path / "12.png"))
+    [row] = csv.DictReader(run.stdout.splitlines())
+    assert (row["number"], row["accepted"], row["error"]) == ("12", "true", "")
+    assert [len(box.split(",")) for box in row["boxes"].split()] == [4, 4]
 
 
 def test_dash_means_standard_input_and_output(running: Config) -> None:

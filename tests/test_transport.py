@@ -17,7 +17,7 @@ from digits_client import DigitsClient, ManagementClient, Server, find_server
 from digits_client.adapters import CORRELATION_HEADER
 from digits_client.batch_predict import MAX_BATCH_SIZE
 from digits_client.exceptions import TOKEN_VARIABLES, ApiError, DigitsError, UnexpectedResponseError, UnreachableError
-from digits_client.transport import MAX_BODY_BYTES, PROBE_HEADER, TokenSource, read_token, write_server
+from digits_client.transport import MAX_BODY_BYTES, PROBE_HEADER, READ_HEADER, TokenSource, read_token, write_server
 from handler import decoding, protocol
 from serving.config import ROOT, TOKEN_KINDS, Config
 from tests.images import SMOKE
@@ -40,7 +40,8 @@ def write_tokens(path: Path, token: str = "") -> None:
 
 
 def test_names_and_limits_of_client_and_handler_are_equal() -> None:
-    assert (CORRELATION_HEADER, PROBE_HEADER) == (protocol.CORRELATION_HEADER, protocol.PROBE_HEADER)
+    headers = CORRELATION_HEADER, PROBE_HEADER, READ_HEADER
+    assert headers == (protocol.CORRELATION_HEADER, protocol.PROBE_HEADER, protocol.READ_HEADER)
     assert (MAX_BATCH_SIZE, MAX_BODY_BYTES) == (protocol.MAX_INSTANCES, decoding.MAX_BYTES)
 
 
