@@ -1,7 +1,8 @@
 """Serve the draw page at /draw of the supervisor's address, and add the token to its requests.
 
 The page needs no token. So it is served on loopback addresses only, under a loopback host name (against DNS
-rebinding), and its POST requests must carry the page's own Origin. It can only predict, explain and list versions.
+rebinding), and its POST requests must carry the page's own Origin. It can only predict, read numbers, explain and list
+versions.
 """
 
 import asyncio
@@ -59,6 +60,7 @@ def make_draw_routes(config: Config, find_problem: Callable[[], str | None]) -> 
     below = [
         Route("/state", page.read_state),
         Route("/predictions", page.predict, methods=["POST"]),
+        Route("/numbers", page.read_number, methods=["POST"]),
         Route("/explanations", page.explain, methods=["POST"]),
         Mount("/", StaticFiles(directory=PAGE_FOLDER, html=True)),
     ]
@@ -100,6 +102,9 @@ class DrawPage:
     async def predict(self, request: Request) -> Response:
         return await self._handle(request, self._predict)
 
+    async def read_number(self, request: Request) -> Response:
+        return await self._handle(request, self._read_number)
+
     async def explain(self, request: Request) -> Response:
         return await self._handle(request, self._explain)
 
@@ -138,25 +143,30 @@ class DrawPage:
 
     def _predict(self, image: bytes, version: str, _: str) -> dict[str, Any]:
         with self._open_client() as client:
-            return asdict(client.inference.predict(image, self._choose_version(client, version), probe=True))
+            return asdict(client.inference.predict(image, _choose_version(client, version), probe=True))
+
+    def _read_number(self, image: bytes, version: str, _: str) -> dict[str, Any]:
+        with self._open_client() as client:
+            return asdict(client.inference.read_number(image, _choose_version(client, version), probe=True))
 
     def _explain(self, image: bytes, version: str, target: str) -> dict[str, Any]:
         if target and target not in set("0123456789"):
             raise ApiError(400, "InvalidRequest", f"target is {target}; expected a digit")
         with self._open_client() as client:
-            version = self._choose_version(client, version)
+            version = _choose_version(client, version)
             explanation = client.inference.explain(image, int(target) if target else None, version, probe=True)
         return asdict(explanation)
-
-    def _choose_version(self, client: ManagementClient, version: str) -> str:
-        """Return the version for the URL; without one, TorchServe would count the request for the default."""
-        if version and not VERSION_PATTERN.fullmatch(version):
-            raise ApiError(400, "InvalidRequest", f"version is {version}; expected one of {PATH}/state")
-        return version or client.get_default().version
 
     def _open_client(self) -> ManagementClient:
         """Open a client with this server's current tokens, ignoring those in the environment."""
         return ManagementClient(server=self.config.make_server())
+
+
+def _choose_version(client: ManagementClient, version: str) -> str:
+    """Return the version for the URL; without one, TorchServe would count the request for the default."""
+    if version and not VERSION_PATTERN.fullmatch(version):
+        raise ApiError(400, "InvalidRequest", f"version is {version}; expected one of {PATH}/state")
+    return version or client.get_default().version
 
 
 def _make_response(call: Callable[[], Any]) -> Response:

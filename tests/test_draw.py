@@ -5,7 +5,7 @@ import re
 import socket
 import time
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -69,6 +69,15 @@ def test_predictions_equal_those_of_the_api_and_versions_are_listed(server: Conf
     assert send(server, "/draw/state").json() == {"default": "1.0", "versions": ["1.0"], "max_bytes": 16 * 2**20}
 
 
+def test_numbers_equal_those_of_the_api(server: Config, client: DigitsClient) -> None:
+    image = (PAGE / "examples" / "number.png").read_bytes()
+    body = send(server, "/draw/numbers", image).json()
+    assert body == json.loads(json.dumps(asdict(client.read_number(image))))
+    assert (body["number"], body["accepted"], body["warnings"]) == ("4071", True, ["inverted"])
+    assert [digit["digit"] for digit in body["digits"]] == [4, 0, 7, 1]
+    assert send(server, "/draw/numbers?version=1.0", image).json() == body
+
+
 @pytest.mark.parametrize(
     ("path", "body", "code", "kind", "message"),
     [
@@ -76,6 +85,8 @@ def test_predictions_equal_those_of_the_api_and_versions_are_listed(server: Conf
         ("/draw/predictions", b"plain text", 400, "InvalidImage", "expected PNG"),
         ("/draw/predictions?version=9.9", SMOKE[7], 404, "ModelVersionNotFoundException", "9.9"),
         ("/draw/predictions?version=../models", SMOKE[7], 400, "InvalidRequest", "version is ../models; expected one"),
+        ("/draw/numbers", b"plain text", 400, "InvalidImage", "expected PNG"),
+        ("/draw/numbers?version=../models", SMOKE[7], 400, "InvalidRequest", "version is ../models; expected one"),
         ("/draw/explanations?target=10", SMOKE[7], 400, "InvalidRequest", "target is 10; expected a digit"),
     ],
 )
@@ -186,7 +197,7 @@ def test_the_pages_requests_do_not_count_in_the_metrics_of_callers(
 
     client.predict(SMOKE[7])
     requested, probes = read_counter("digits_requests_total"), read_counter("digits_probes_total")
-    for path in ("/draw/predictions", "/draw/explanations", "/draw/predictions"):
+    for path in ("/draw/predictions", "/draw/explanations", "/draw/numbers"):
         send(server, path, SMOKE[7])
     assert read_counter("digits_requests_total") == requested
     assert read_counter("digits_probes_total") >= probes + 3
@@ -196,7 +207,8 @@ def test_no_token_is_in_any_response(server: Config) -> None:
     tokens = [read_token(server.key_file, kind) for kind in TOKEN_KINDS]
     responses = [send(server, f"/draw/{name}") for name in (*FILES, "", "state", "nothing")]
     responses += [
-        send(server, f"/draw/{path}", SMOKE[7]) for path in ("predictions", "explanations", "predictions?version=9")
+        send(server, f"/draw/{path}", SMOKE[7])
+        for path in ("predictions", "numbers", "explanations", "predictions?version=9")
     ]
     responses += [send(server, "/draw/predictions", b""), send(server, "/draw/predictions", SMOKE[7], Origin="null")]
     for response in responses:

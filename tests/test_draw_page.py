@@ -87,13 +87,30 @@ def test_every_example_gets_its_prediction(desktop: DrawPage) -> None:
     listed = desktop.page.locator("[data-example]").evaluate_all(
         "buttons => buttons.map((button) => button.dataset.example)"
     )
-    assert set(listed) == files == set(EXAMPLES)
+    assert set(listed) == files == {*EXAMPLES, "number.png"}
     for name, digit in EXAMPLES.items():
         desktop.page.evaluate("window.predictions = []")
         desktop.page.click(f"[data-example='{name}']")
         desktop.wait_until("window.predictions.length > 0")
         assert digit is None or desktop.text("digit") == str(digit)
         assert ("rejected" in desktop.text("result")) == (digit is None), name
+
+
+def test_a_number_is_read_and_its_digits_are_outlined_until_the_content_changes(desktop: DrawPage) -> None:
+    page, content = desktop.page, "document.getElementById('canvas').toDataURL()"
+    page.click("[data-example='number.png']")
+    desktop.wait_for_text("result", "Read 4071")
+    page.click("#digits button >> nth=2")
+    assert page.locator("#digits [aria-pressed='true']").inner_text() == "7"
+    assert (page.locator("#frame").is_visible(), desktop.find_violations()) == (False, [])
+    outlined = page.evaluate(content)
+    page.focus("#number")
+    page.keyboard.press("Space")
+    desktop.wait_for_text("result", "Predicted")
+    assert page.evaluate(content) != outlined
+    page.click("#clear")
+    page.check("#number")
+    desktop.wait_for_text("result", "Draw a number")
 
 
 @pytest.mark.parametrize("width", [320, 360, 600, 768, 1024, 1920])

@@ -13,6 +13,7 @@ export class DrawingCanvas {
     this.content = BLANK;
     this.history = [];
     this.stroke = null; // the one being drawn
+    this.boxes = []; // of digits on the content: left, top, width and height in pixels of the image
     this.pointer = null; // id of the pointer that draws it
     this.pen = null; // position of the pen moved by arrow keys
     this.pressedKeys = new Set(); // arrow keys
@@ -63,13 +64,19 @@ export class DrawingCanvas {
     return image;
   }
 
-  draw(withPen = true) {
+  showBoxes(boxes) {
+    this.boxes = boxes;
+    this.draw();
+  }
+
+  draw(withOverlay = true) {
     const { context, canvas } = this;
     context.fillStyle = BACKGROUND;
     context.fillRect(0, 0, canvas.width, canvas.height);
     if (this.content.file) this.#drawImage();
     for (const stroke of this.stroke ? [...this.content.strokes, this.stroke] : this.content.strokes) drawStroke(context, stroke);
-    if (withPen && this.pen && document.activeElement === canvas) this.#drawPen();
+    if (withOverlay) this.#drawBoxes();
+    if (withOverlay && this.pen && document.activeElement === canvas) this.#drawPen();
   }
 
   #drawImage() {
@@ -84,10 +91,25 @@ export class DrawingCanvas {
       context.fillText("no preview in this browser", canvas.width / 2, canvas.height / 2);
       return;
     }
-    const scale = Math.min(canvas.width / image.width, canvas.height / image.height);
-    const [width, height] = [image.width * scale, image.height * scale];
+    const [left, top, scale] = this.#placeImage(image);
     context.imageSmoothingEnabled = scale < 1; // a small image keeps its visible pixels
-    context.drawImage(image, (canvas.width - width) / 2, (canvas.height - height) / 2, width, height);
+    context.drawImage(image, left, top, image.width * scale, image.height * scale);
+  }
+
+  // The position and scale of an image on the canvas.
+  #placeImage({ width, height }) {
+    const { canvas } = this;
+    const scale = Math.min(canvas.width / width, canvas.height / height);
+    return [(canvas.width - width * scale) / 2, (canvas.height - height * scale) / 2, scale];
+  }
+
+  #drawBoxes() {
+    const { context, content: { file, image } } = this;
+    if (this.stroke || (file && !image)) return; // the content is changing, or has no preview
+    const [left, top, scale] = this.#placeImage(image ?? this.canvas);
+    context.strokeStyle = "#1d4ed8";
+    context.lineWidth = 2;
+    for (const [x, y, width, height] of this.boxes) context.strokeRect(left + x * scale, top + y * scale, width * scale, height * scale);
   }
 
   #drawPen() {
@@ -114,6 +136,7 @@ export class DrawingCanvas {
     this.changes++;
     this.content = next;
     this.stroke = this.pointer = null;
+    this.boxes = [];
     this.draw();
   }
 

@@ -1,4 +1,4 @@
-// The page: predicts a digit that is drawn, dropped, pasted or photographed, explains it and compares versions.
+// The page: predicts a digit that is drawn, dropped, pasted or photographed, explains it and compares versions; reads numbers.
 
 import { DrawingCanvas } from "/draw/canvas.js";
 import * as messages from "/draw/messages.js";
@@ -22,7 +22,7 @@ async function handleChange() {
     controller.abort();
     current = null;
     view.showProblem("");
-    view.clearPrediction(START);
+    view.clearPrediction(find("number").checked ? "Draw a number." : START);
   } else {
     await predict();
   }
@@ -34,17 +34,20 @@ async function predict(notice = "") {
     startPrediction();
     const image = await canvas.getImage();
     const version = find("version").value;
-    current = await service.predict(image, version, signal);
-    view.showPrediction(current);
+    const isNumber = find("number").checked;
+    current = await (isNumber ? service.readNumber : service.predict)(image, version, signal);
+    (isNumber ? view.showNumber : view.showPrediction)(current);
+    if (isNumber) canvas.showBoxes(current.digits.map((digit) => digit.box));
     view.showProblem(notice);
     if (version === "" && current.model_version !== state.default && !(await updateState())) return waitUntilReady();
-    await explainCurrent(image, signal);
+    if (!isNumber) await explainCurrent(image, signal);
   });
 }
 
 // The prediction shown is outdated until the new one arrives.
 function startPrediction() {
   current = null;
+  canvas.showBoxes([]);
   view.markOutdated(true);
 }
 
@@ -186,6 +189,7 @@ function addListeners() {
   find("clear").addEventListener("click", () => { canvas.clear(); handleChange(); });
   find("undo").addEventListener("click", () => { if (canvas.undo()) handleChange(); });
   find("predict").addEventListener("click", () => predict());
+  find("number").addEventListener("change", handleChange);
   find("compare").addEventListener("click", compareVersions);
   for (const id of ["version", "other"]) {
     find(id).addEventListener("change", (event) => { event.target.dataset.selected = event.target.value; });
@@ -202,7 +206,11 @@ function addListeners() {
   }
   for (const button of document.querySelectorAll("[data-example]")) {
     button.addEventListener("click", () =>
-      runRequest(async (signal) => openFile(await service.getExample(button.dataset.example, signal))));
+      runRequest(async (signal) => {
+        const file = await service.getExample(button.dataset.example, signal);
+        find("number").checked ||= "number" in button.dataset;
+        await openFile(file);
+      }));
   }
   document.addEventListener("paste", (event) => {
     event.preventDefault();

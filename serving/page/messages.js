@@ -7,6 +7,7 @@ const WARNINGS = {
   touches_border: "Touches the border and may be cut off.",
   low_resolution: "Few pixels: the prediction is uncertain.",
   lines_removed: "A box or lines were removed.",
+  unread_marks: "A part of the image belongs to no digit.",
 };
 
 export function formatWarning(name) {
@@ -23,8 +24,18 @@ export function formatPrediction(prediction) {
   return `Predicted ${prediction.digit}, confidence ${confidence}, ${accepted}. Version ${prediction.model_version}.`;
 }
 
+export function formatNumber(number) {
+  const accepted = number.accepted ? "accepted" : "rejected: it may be misread";
+  return `Read ${number.number}, confidence ${formatPercent(number.confidence)}, ${accepted}. Version ${number.model_version}.`;
+}
+
+export function formatDigit({ digit, confidence, accepted }) {
+  return `${digit}: confidence ${formatPercent(confidence)}, ${accepted ? "accepted" : "rejected"}`;
+}
+
 export function formatError(error) {
-  if (error.status === 422) return `Blank: ${error.message}.`;
+  const isShown = error.message.startsWith("the image shows"); // something, but no number
+  if (error.status === 422) return `${isShown ? "Not read" : "Blank"}: ${error.message}.`;
   if (error.type === "InvalidImage") return `Invalid image: ${error.message}.`;
   return `${error.message}${error.status ? ` (${error.status} ${error.type})` : ""}.`;
 }

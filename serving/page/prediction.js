@@ -22,25 +22,54 @@ export function makeBars(onSelect) {
 }
 
 export function showPrediction(prediction) {
-  showResult(messages.formatPrediction(prediction));
-  find("digit").textContent = prediction.digit;
+  showOutcome(prediction, messages.formatPrediction(prediction), prediction.digit);
+  document.body.classList.add("unexplained");
+  showBars([prediction]);
+}
+
+// Shows a number and its digits, of which the first is selected.
+export function showNumber(number) {
+  showOutcome(number, messages.formatNumber(number), "");
+  clearExplanation();
+  find("digits").replaceChildren(...number.digits.map(makeDigit));
+  find("digits").querySelector("button").click();
+}
+
+function makeDigit(digit) {
+  const item = document.createElement("li"), className = digit.accepted ? "" : "rejected";
+  const button = makeElement("button", { type: "button", textContent: digit.digit, className });
+  button.setAttribute("aria-label", messages.formatDigit(digit));
+  button.addEventListener("click", () => showDigit(digit, button));
+  item.append(button);
+  return item;
+}
+
+function showDigit(digit, button) {
+  for (const other of find("digits").querySelectorAll("button")) other.setAttribute("aria-pressed", String(other === button));
+  showBars([digit]);
+  for (const bar of getBars()) bar.disabled = true; // a number has no explanation
+}
+
+function showOutcome(prediction, text, digit) {
+  showResult(text);
+  find("digit").textContent = digit;
+  find("digits").replaceChildren();
   const warnings = prediction.warnings.map(messages.formatWarning);
   find("warnings").replaceChildren(...warnings.map((textContent) => makeElement("li", { textContent })));
   const state = document.body.classList;
   state.toggle("accepted", prediction.accepted);
   state.toggle("rejected", !prediction.accepted);
   state.remove("outdated");
-  state.add("unexplained");
   selectBar(null);
   showProblem("");
   hideComparison();
-  showBars([prediction]);
 }
 
 // Clears the prediction and shows `text` instead.
 export function clearPrediction(text) {
   showResult(text);
   find("digit").textContent = "?";
+  find("digits").replaceChildren();
   find("warnings").replaceChildren();
   document.body.classList.remove("accepted", "rejected", "outdated");
   hideComparison();

@@ -19,6 +19,10 @@ export function predict(image, version, signal) {
   return fetchJson(`/draw/predictions?${makeQuery({ version })}`, { method: "POST", body: image, signal });
 }
 
+export function readNumber(image, version, signal) {
+  return fetchJson(`/draw/numbers?${makeQuery({ version })}`, { method: "POST", body: image, signal });
+}
+
 export function explain(image, target, version, signal) {
   return fetchJson(`/draw/explanations?${makeQuery({ target, version })}`, { method: "POST", body: image, signal });
 }
