@@ -34,7 +34,8 @@ IRREGULAR = re.compile(
 )  # without those that are verbs as well: cut, let, put, read, run, set, split
 NO_PARTICIPLES = {"embed", "exceed", "feed", "need", "proceed", "seed", "speed", "succeed"}  # verbs that end in -ed
 GENERATED_PAGES = {
-    f"docs/{name}.md" for name in ("accuracy_by_kind", "licences", "performance/bench", "reference/commands", "report")
+    f"docs/{name}.md"
+    for name in ("accuracy_by_kind", "licences", "numbers_report", "performance/bench", "reference/commands", "report")
 }
 OTHER_PAGES = {"CHANGELOG.md", "README.md"}  # a history, which grows; a page with a limit of its own
 

@@ -15,7 +15,7 @@ import schemathesis
 
 import handler
 from handler.decoding import MAX_BYTES
-from handler.protocol import MAX_INSTANCES, WARNINGS
+from handler.protocol import MAX_INSTANCES, MAX_NUMBER_DIGITS, WARNINGS
 from serving.archive import build_archive
 from serving.config import Config
 from serving.local_management import LocalManagementClient
@@ -58,9 +58,11 @@ def test_document_is_valid_openapi_3_1() -> None:
     SCHEMA.validate()
 
 
-def test_warnings_and_the_limit_of_a_batch_request_are_the_handlers() -> None:
+def test_warnings_and_limits_of_batch_requests_and_numbers_are_the_handlers() -> None:
     properties = {name: schema.get("properties") for name, schema in DOCUMENT["components"]["schemas"].items()}
     assert properties["Prediction"]["warnings"]["items"]["enum"] == list(WARNINGS)
+    assert properties["Number"]["warnings"]["items"]["enum"] == list(WARNINGS)
+    assert properties["Number"]["digits"]["maxItems"] == MAX_NUMBER_DIGITS
     assert properties["Instances"]["instances"]["maxItems"] == MAX_INSTANCES
     assert properties["Predictions"]["predictions"]["maxItems"] == MAX_INSTANCES
 
@@ -113,8 +115,10 @@ TARGETS: dict[str, dict[str, Any]] = {
     "header": IMAGES["bytes"] | {"headers": {"X-Target": "3"}},
     "field": {"body": {"data": SMOKE[7], "target": 3}, "media_type": FORM},
 }
-BATCH = {"body": {"instances": [{"b64": b64encode(SMOKE[digit]).decode()} for digit in (7, 3)]}, "media_type": JSON}
+INSTANCES = {"instances": [{"b64": b64encode(SMOKE[digit]).decode()} for digit in (7, 3)]}
+BATCH = {"body": INSTANCES, "media_type": JSON}
 TEXT = {"headers": {"Accept": "text/plain"}}
+READ = {"headers": {"X-Digits-Read": "number"}}
 
 
 def with_version(path: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -130,6 +134,20 @@ def test_every_documented_form_of_an_image_is_predicted(path: str, method: str, 
     assert [predict(image)["digit"] for image in IMAGES.values()] == [7, 7, 7]
     assert [prediction["digit"] for prediction in predict(BATCH)["predictions"]] == [7, 3]
     assert predict(IMAGES["bytes"] | TEXT) == "7"
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+@pytest.mark.parametrize("path", ["/predictions/digits", "/predictions/digits/{version}"])
+def test_every_documented_form_of_a_number_is_read(path: str, method: str, service: Service) -> None:
+    def read(request: dict[str, Any], status: int = 200) -> Any:
+        return service.call(method, path, status, **with_version(path, request))
+
+    batch: dict[str, Any] = BATCH | {"body": {**INSTANCES, "read": "number"}}
+    assert [read(image | READ)["number"] for image in IMAGES.values()] == ["7"] * 3
+    assert [number["number"] for number in read(batch)["predictions"]] == ["7", "3"]
+    assert read(IMAGES["bytes"] | {"headers": READ["headers"] | TEXT["headers"]}) == "7"
+    for invalid in (IMAGES["bytes"] | {"headers": {"X-Digits-Read": "digits"}}, BATCH | READ):
+        assert read(invalid, 400)["type"] == "InvalidRequest"
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])
