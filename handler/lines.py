@@ -16,6 +16,7 @@ ENLARGED_SIDE = 112  # pixels; smaller images are enlarged to about this, so tha
 REDUCED_SIDE = 128  # pixels; longer side of the reduced foreground in which lines are looked for
 MAX_TILT = np.deg2rad(6)  # of a straight line from the image's axes
 MIN_FILL = 0.8  # share of a straight line's length that is foreground
+MIN_ROW_FILL = 0.9  # the same between the boxes of a row, whose lines a 1 may almost be as high as
 MAX_EXTENSION = 0.25  # distance of a box's sides from the foreground's edges, as a share of its side
 MAX_LINE_RATIO = 0.7  # thickness of a single line relative to the digit's stroke; with more, it is a stroke as well
 MAX_THICKNESS = 0.1  # of a straight line, as a share of the foreground's longer side
@@ -89,7 +90,7 @@ def _erase_straight_lines(mask: GrayImage, margins: tuple[int, ...], is_number: 
     """Erase a box or row of boxes, which digits may touch, or lines across the whole image; None if there are none."""
     height, width = mask.shape
     side = min(mask.shape) if is_number else max(mask.shape)
-    rows, columns = _find_lines(mask, side), _find_lines(mask.T, side)
+    rows, columns = _find_lines(mask, side), _find_lines(mask.T, side, MIN_ROW_FILL if is_number else MIN_FILL)
     across, down = len(rows) > 0 and not any(margins[2:]), len(columns) > 0 and not any(margins[:2])
     sides = _select_sides(columns, width), _select_sides(rows, height)
     is_box = all(map(len, sides))
@@ -118,11 +119,11 @@ def _erase_straight_lines(mask: GrayImage, margins: tuple[int, ...], is_number: 
     return np.asarray(np.where(kept, 255, 0).astype(np.uint8)[labels])
 
 
-def _find_lines(mask: GrayImage, side: int) -> Lines:
+def _find_lines(mask: GrayImage, side: int, min_fill: float = MIN_FILL) -> Lines:
     """Find straight lines that reach from the left to the right side; `side` decides how far the mask is reduced."""
     step = -(-side // REDUCED_SIDE)
     thick = np.ascontiguousarray(cv2.dilate(mask, np.ones((2 * step + 1, step), np.uint8))[::step, ::step])
-    votes, angles = int(MIN_FILL * thick.shape[1]), (np.pi / 2 - MAX_TILT, np.pi / 2 + MAX_TILT)
+    votes, angles = int(min_fill * thick.shape[1]), (np.pi / 2 - MAX_TILT, np.pi / 2 + MAX_TILT)
     lines = cv2.HoughLines(thick, 1, np.deg2rad(1), votes, min_theta=angles[0], max_theta=angles[1])
     distance, angle = np.empty((2, 0)) if lines is None else lines[:, 0].T.astype(float)
     ends = [(distance - x * np.cos(angle)) / np.sin(angle) for x in (0, thick.shape[1])]
