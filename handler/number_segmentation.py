@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from handler.background import Foreground
 from handler.decoding import ImageError
 from handler.geometry import MAX_SLANT
+from handler.protocol import MAX_NUMBER_DIGITS
 from handler.segmentation import binarize, select_components
 
 MAX_PIECES = 128  # of a line; more are no number
@@ -85,7 +86,8 @@ def segment_line(foreground: Foreground) -> Line:
     _, labels, stats, _ = cv2.connectedComponentsWithStats(binary)
     selected = np.flatnonzero(select_components(smooth, labels, stats, foreground.is_evenly_lit))
     if len(selected) > MAX_PIECES:
-        raise ImageError(422, f"the image shows {len(selected)} separate marks; expected a number of at most 32 digits")
+        message = f"the image shows {len(selected)} separate marks; expected at most {MAX_NUMBER_DIGITS} digits"
+        raise ImageError(422, message)
     boxes = stats[selected, :4] + np.pad(stats[selected, :2], ((0, 0), (2, 0)))  # left, top, right, bottom
     heights = boxes[:, 3] - boxes[:, 1]
     height = float(np.median(heights[heights >= MIN_LINE_HEIGHT * heights.max()]))

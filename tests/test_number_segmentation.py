@@ -32,7 +32,7 @@ def test_lines_one_above_the_other_are_an_error_with_their_boxes() -> None:
 def test_far_too_many_marks_are_an_error() -> None:
     dots = np.zeros((200, 200), np.uint8)
     dots[::10, ::10] = 255
-    with pytest.raises(ImageError, match=r"400 separate marks; expected a number"):
+    with pytest.raises(ImageError, match=r"400 separate marks; expected at most 32 digits"):
         segment_line(make_foreground(dots))
     assert MAX_PIECES < 400
 
