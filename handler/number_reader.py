@@ -9,7 +9,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,17 +26,18 @@ from handler.protocol import MAX_NUMBER_DIGITS, UNREAD_MARKS
 from handler.segmentation import Components
 
 NOT_A_DIGIT = 10  # class of the segment model, after the ten digits
-MAX_RUN = 8  # pieces of a digit
-MAX_WIDTH, MAX_HEIGHT = 1.35, 1.5  # of a candidate that is no component, in heights of the line
+FIRST_PAIR = 11  # class of the pair "00", the first of a hundred pairs of touching digits
+SEGMENT_CLASSES = FIRST_PAIR + 100
+MAX_WIDTH, MAX_PAIR_WIDTH, MAX_HEIGHT = 1.35, 2.2, 1.5  # of a candidate that is no component, in heights of the line
 MAX_GAP = 0.12  # between the components of a digit, in heights of the line; dots have none
 DOT_SIZE = 0.3  # a component whose sides are both smaller, in heights of the line, is a dot
 SURE = 0.9  # probability of a digit below which its pieces are cut
 SURE_WIDTH = 1.1  # width of a digit, in heights of the line, above which its pieces are cut
 MIN_CUT_WIDTH = 0.4  # of a piece that is cut, in heights of the line
+COMPONENT_LOG_ODDS = 3.0  # added to those of a component as narrow as a digit; most cut ones are none, it seldom is
 SKIP_COST = 5.0  # of a piece that belongs to no digit, in nats per height of the line
-CUT_COST = 1.0  # of a cut, in nats
 MIN_PROBABILITY = 1e-9  # smaller probabilities count as this
-MIN_IS_DIGIT = math.log(0.5)  # logarithm of the probability of being a digit, below which one is rejected
+MIN_IS_READ = math.log(0.5)  # logarithm of the probability of being a digit or a pair, below which it is rejected
 SEGMENT_MODEL, SEGMENT_RECORD = "segment_model.pt", "segment_model.json"  # files beside this module
 
 
@@ -46,38 +46,37 @@ class NumberCalibration:
     """Exponent of a number's confidence and acceptance thresholds, fitted to numbers of validation digits."""
 
     exponent: float = 1.0
-    threshold: float = 0.0  # of the confidence, if every digit is made of whole components
-    cut_threshold: float = 0.0  # of the confidence, if a component was cut
+    threshold: float = 0.0  # of the confidence, if no digits touch
+    touch_threshold: float = 0.0  # of the confidence, if some do
 
     def compute_confidence(self, reading: "Reading") -> float:
         """Return the probability that the whole number is right."""
         return math.exp(self.exponent * reading.log_probability)
 
     def accept(self, reading: "Reading") -> bool:
-        threshold = self.cut_threshold if reading.has_cuts else self.threshold
+        threshold = self.touch_threshold if reading.has_touches else self.threshold
         return self.compute_confidence(reading) >= threshold
 
 
 class Candidate(NamedTuple):
-    """The pieces first to last (exclusive) of a line, which may be one digit."""
+    """The pieces first to last (exclusive) of a line, which may be one digit or a pair of touching ones."""
 
     first: int
     last: int
 
 
 def list_candidates(line: Line) -> list[Candidate]:
-    """Return all runs of pieces that may be one digit: components, and runs of a digit's size with small gaps."""
+    """Return all runs of pieces that may be digits: components, and runs of such a size with small gaps."""
     candidates, count = [], len(line.pieces)
     for first in range(count):
-        for last in range(first + 1, min(count, first + MAX_RUN) + 1):
+        for last in range(first + 1, count + 1):
             width, height = line.measure(first, last)
+            is_connected = line.is_connected(first, last)
             added = last - 1
-            if added > first and not _may_belong_together(line, first, added):
+            if not is_connected and (width > MAX_WIDTH or not _may_belong_together(line, first, added)):
                 break
-            is_component = all(row == count or line.pieces[row].cut_cost is None for row in (first, last)) and all(
-                piece.cut_cost is not None for piece in line.pieces[first + 1 : last]
-            )
-            if height >= MIN_DIGIT_HEIGHT and (is_component or (width <= MAX_WIDTH and height <= MAX_HEIGHT)):
+            is_small = width <= MAX_PAIR_WIDTH and height <= MAX_HEIGHT
+            if height >= MIN_DIGIT_HEIGHT and (is_small or line.is_component(first, last)):
                 candidates.append(Candidate(first, last))
     return candidates
 
@@ -85,7 +84,7 @@ def list_candidates(line: Line) -> list[Candidate]:
 def _may_belong_together(line: Line, first: int, added: int) -> bool:
     """Return whether the added piece may belong to the digit of those before it: a part, or a component near them."""
     piece = line.pieces[added]
-    if piece.cut_cost is not None:
+    if piece.is_cut:
         return True
     gap = piece.left - max(other.right for other in line.pieces[first:added])
     is_dot = any(max(line.measure(row, row + 1)) < DOT_SIZE for row in (added - 1, added))
@@ -103,60 +102,59 @@ def frame_candidate(line: Line, candidate: Candidate) -> GrayImage:
     return place_in_frame(deslant(cropped))
 
 
-class Scores(NamedTuple):
-    """Logarithms of N candidates' probabilities: of the ten digits [N,10] if it is one, and of being one [N]."""
+class Segment(NamedTuple):
+    """A candidate read as one digit or as a pair; logarithms of probabilities."""
 
-    digits: NDArray[np.float64]
-    is_digit: NDArray[np.float64]
+    candidate: Candidate
+    digits: NDArray[np.float64]  # [1 or 2,10], if it is one digit, or a pair
+    is_read: float  # of being one digit, or a pair
+
+    @property
+    def log_probability(self) -> float:
+        return float(self.digits.max(1).sum() + self.is_read)
+
+    def find_boxes(self, line: Line) -> list[tuple[int, int, int, int]]:
+        """Return left, top, right and bottom of every digit."""
+        return line.split_box(*self.candidate) if len(self.digits) > 1 else [line.find_box(*self.candidate)]
 
 
 class Reading(NamedTuple):
-    """The best path through a line's graph: its digits' candidates and scores, and whether pieces are left over."""
+    """The best path through a line's graph, and whether pieces are left over."""
 
     line: Line
-    digits: list[Candidate]
-    scores: Scores
+    segments: tuple[Segment, ...]
     has_rest: bool
 
     @property
     def text(self) -> str:
-        return "".join(map(str, self.scores.digits.argmax(1)))
-
-    @property
-    def log_probabilities(self) -> NDArray[np.float64]:
-        """Logarithm of the probability [N] that a digit is one and is read right."""
-        return np.asarray(self.scores.digits.max(1) + self.scores.is_digit)
+        return "".join(str(digit) for segment in self.segments for digit in segment.digits.argmax(1))
 
     @property
     def log_probability(self) -> float:
-        return float(self.log_probabilities.sum())
+        """Logarithm of the probability that every digit is right, were they independent."""
+        return sum(segment.log_probability for segment in self.segments)
 
     @property
-    def has_cuts(self) -> bool:
-        return any(self.line.pieces[digit.first].cut_cost is not None for digit in self.digits)
+    def has_touches(self) -> bool:
+        return any(
+            len(segment.digits) > 1 or self.line.pieces[segment.candidate.first].is_cut for segment in self.segments
+        )
 
 
-def find_best_path(line: Line, candidates: Sequence[Candidate], scores: Scores) -> Reading:
+def find_best_path(line: Line, segments: Sequence[Segment]) -> Reading:
     """Find the most probable path through the graph by dynamic programming (Viterbi)."""
-    count = len(line.pieces)
-    best = [0.0] + [-math.inf] * count
-    steps = [(0, -1)] * (count + 1)  # the node before and the candidate between
-    gains = scores.digits.max(1) + scores.is_digit
-    edges: list[list[tuple[float, int, int]]] = [[] for _ in best]  # to a node: gain, node before, candidate
-    for row, (candidate, gain) in enumerate(zip(candidates, gains.tolist(), strict=True)):
-        is_cut = line.pieces[candidate.first].cut_cost is not None
-        edges[candidate.last].append((gain - CUT_COST * is_cut, candidate.first, row))
-    for last in range(1, count + 1):
-        edges[last].append((-SKIP_COST * (0.5 + line.measure(last - 1, last)[1]), last - 1, -1))
-        best[last], *step = max((best[first] + gain, first, row) for gain, first, row in edges[last])
-        steps[last] = step[0], step[1]
-    rows, node = [], count
-    while node:
-        node, row = steps[node]
-        rows.append(row)
-    digits = [row for row in reversed(rows) if row >= 0]
-    path = Scores(scores.digits[digits], scores.is_digit[digits])
-    return Reading(line, [candidates[row] for row in digits], path, -1 in rows)
+    paths: list[tuple[float, tuple[Segment, ...], bool]] = [(0.0, (), False)]  # the best to every node, with its gain
+    for last in range(1, len(line.pieces) + 1):
+        gain, path, _ = paths[last - 1]
+        skip_cost = SKIP_COST * (0.5 + line.measure(last - 1, last)[1])
+        options = [(gain - skip_cost, path, True)]
+        for segment in segments:
+            if segment.candidate.last == last:
+                gain, path, has_rest = paths[segment.candidate.first]
+                options.append((gain + segment.log_probability, (*path, segment), has_rest))
+        paths.append(max(options, key=lambda option: option[0]))
+    _, path, has_rest = paths[-1]
+    return Reading(line, path, has_rest)
 
 
 class NumberReader:
@@ -174,12 +172,12 @@ class NumberReader:
     def read(self, image: NumberImage) -> dict[str, Any]:
         """Return the fields of a number's response; raise ImageError 422 without a digit or with too many."""
         reading = self.segment(image.line)
-        if not 1 <= len(reading.digits) <= MAX_NUMBER_DIGITS:
-            found = len(reading.digits) or "no"
+        digits = self._describe_digits(reading, image.position)
+        if not 1 <= len(digits) <= MAX_NUMBER_DIGITS:
+            found = len(digits) or "no"
             raise ImageError(
                 422, f"the image shows {found} digits; expected a number of 1 to {MAX_NUMBER_DIGITS} digits"
             )
-        digits = self._describe_digits(reading, image.position)
         is_sure = self.calibration.accept(reading) and all(digit["accepted"] for digit in digits)
         return {
             "number": reading.text,
@@ -191,30 +189,33 @@ class NumberReader:
         }
 
     def _describe_digits(self, reading: Reading, position: Position) -> list[dict[str, Any]]:
-        probabilities = np.exp(reading.scores.digits)
-        negative_entropy = compute_negative_entropy(torch.from_numpy(probabilities)).numpy()
-        accepted = (negative_entropy >= self.classifier.calibration.threshold) & (
-            reading.scores.is_digit > MIN_IS_DIGIT
-        )
-        return [
-            {
-                "digit": int(row.argmax()),
-                "confidence": float(row.max()),
-                "accepted": bool(is_accepted),
-                "probabilities": row.tolist(),
-                "box": position.to_image_box(reading.line.find_box(*candidate)),
-            }
-            for row, is_accepted, candidate in zip(probabilities, accepted, reading.digits, strict=True)
-        ]
+        digits = []
+        for segment in reading.segments:
+            probabilities = np.exp(segment.digits)
+            sure = compute_negative_entropy(torch.from_numpy(probabilities)) >= self.classifier.calibration.threshold
+            boxes = segment.find_boxes(reading.line)
+            for row, is_sure, box in zip(probabilities, sure.tolist(), boxes, strict=True):
+                digits.append(
+                    {
+                        "digit": int(row.argmax()),
+                        "confidence": float(row.max()),
+                        "accepted": bool(is_sure and segment.is_read > MIN_IS_READ),
+                        "probabilities": row.tolist(),
+                        "box": position.to_image_box(box),
+                    }
+                )
+        return digits
 
     def segment(self, line: Line) -> Reading:
         """Read a line; cut pieces that belong to no sure digit, and read it again."""
         reading = self._read_pieces(line)
-        is_sure = [
-            log >= math.log(SURE) and line.measure(*candidate)[0] <= SURE_WIDTH
-            for log, candidate in zip(reading.log_probabilities, reading.digits, strict=True)
-        ]
-        sure = {row for candidate in compress(reading.digits, is_sure) for row in range(*candidate)}
+        sure = {
+            row
+            for segment in reading.segments
+            if segment.log_probability >= math.log(SURE)
+            and line.measure(*segment.candidate)[0] <= SURE_WIDTH * len(segment.digits)
+            for row in range(*segment.candidate)
+        }
         pieces = set(range(len(line.pieces))) - sure
         wide = {row for row in pieces if line.measure(row, row + 1)[0] > MIN_CUT_WIDTH}
         if not wide:
@@ -224,18 +225,32 @@ class NumberReader:
 
     def _read_pieces(self, line: Line) -> Reading:
         candidates = list_candidates(line)
-        scores = self._score([frame_candidate(line, candidate) for candidate in candidates])
-        return find_best_path(line, candidates, scores)
+        is_narrow = [line.is_component(*run) and line.measure(*run)[0] <= SURE_WIDTH for run in candidates]
+        frames = [frame_candidate(line, candidate) for candidate in candidates]
+        digits, is_digit, pairs, is_pair = self._classify(frames, torch.tensor(is_narrow).double())
+        singles = [Segment(*values) for values in zip(candidates, digits, is_digit, strict=True)]
+        touching = [Segment(*values) for values in zip(candidates, pairs, is_pair, strict=True)]
+        return find_best_path(line, singles + [pair for pair in touching if line.is_connected(*pair.candidate)])
 
-    def _score(self, frames: list[GrayImage]) -> Scores:
-        """Multiply both models' probabilities of the digits (product of experts: Hinton, Neural Computation 2002)."""
-        logs = [torch.empty((0, NOT_A_DIGIT))], [torch.empty(0)]
-        with torch.inference_mode():
-            for start in range(0, len(frames), MODEL_BATCH_SIZE):
-                images = to_input(frames[start : start + MODEL_BATCH_SIZE])[:, :1]
-                probabilities = self.classifier.calibration.compute_probabilities(self.classifier.network(images))
-                segments = self.segment_model(images).double().log_softmax(1)[:, :NOT_A_DIGIT]
-                digits = (probabilities.clamp_min(MIN_PROBABILITY).log() + segments).log_softmax(1)
-                logs[0].append(digits)
-                logs[1].append(segments.logsumexp(1).clamp_min(math.log(MIN_PROBABILITY)))
-        return Scores(*(torch.cat(parts).numpy() for parts in logs))
+    @torch.inference_mode()
+    def _classify(self, frames: list[GrayImage], is_narrow: torch.Tensor) -> tuple[NDArray[np.float64], ...]:
+        """Return logarithms of probabilities: digits [N,1,10], of one [N]; digits of pairs [N,2,10], of a pair [N].
+
+        Both models' probabilities of a single digit are multiplied (product of experts: Hinton, Neural Computation 14,
+        2002).
+        """
+        logits = [torch.empty((0, NOT_A_DIGIT))], [torch.empty((0, SEGMENT_CLASSES))]
+        for start in range(0, len(frames), MODEL_BATCH_SIZE):
+            images = to_input(frames[start : start + MODEL_BATCH_SIZE])[:, :1]
+            logits[0].append(self.classifier.network(images))
+            logits[1].append(self.segment_model(images))
+        probabilities = self.classifier.calibration.compute_probabilities(torch.cat(logits[0]))
+        segment_logits = torch.cat(logits[1]).double()
+        segment_logits[:, NOT_A_DIGIT] -= COMPONENT_LOG_ODDS * is_narrow
+        segments = segment_logits.log_softmax(1).clamp_min(math.log(MIN_PROBABILITY))
+        singles, pairs = segments[:, :NOT_A_DIGIT], segments[:, FIRST_PAIR:].reshape(-1, 10, 10)
+        product = (probabilities.clamp_min(MIN_PROBABILITY).log() + singles).log_softmax(1)
+        is_pair = pairs.logsumexp((1, 2))
+        digits_of_pairs = torch.stack((pairs.logsumexp(2), pairs.logsumexp(1)), 1) - is_pair[:, None, None]
+        values = product.unsqueeze(1), singles.logsumexp(1), digits_of_pairs, is_pair
+        return tuple(value.numpy() for value in values)

@@ -3,6 +3,7 @@
 Every digit is one piece or several neighboring ones; which, the classifier decides (handler/number_reader.py).
 """
 
+import math
 from collections.abc import Container
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -23,12 +24,8 @@ MIN_DIGIT_HEIGHT = 0.4  # share of the line's height; a lower piece is a part of
 MAX_SLANT_WIDTH = 1.1  # share of the line's height; a wider component may be several digits and tells no slant
 MIN_OVERLAP = 0.3  # share of the lower component's height in which neighbors of the same line overlap
 MAX_BREAK = 0.25  # share of the line's height; gap between parts of a digit, one above the other
-SEAM_ROWS = 32  # rows of the reduced component in which seams are looked for
-SEAM_STEP, SEAM_REACH = 0.1, 0.15  # distance between the middles of neighboring bands, half their width; in heights
-MIN_SEAM_DISTANCE = 0.08  # share of the line's height; of two closer seams, the cheaper one is kept
-MIN_PIECE_WIDTH = 0.12  # share of the line's height; a seam nearer to the component's end is dropped
-MAX_SEAM_COST = 0.45  # of a seam, in heights of stroke that it crosses; about three strokes
-DIAGONAL_COST = 0.1  # of a seam's step to a neighboring column, in pixels of foreground
+CUT_DISTANCE = 0.1  # smallest distance between cuts, share of the line's height
+MIN_PIECE_WIDTH = 0.12  # at the ends of a component that is cut, share of the line's height
 
 Boxes = NDArray[np.int32]  # [n,4], pixels: left, top, right, bottom; right and bottom are exclusive
 
@@ -44,12 +41,12 @@ class SeveralLinesError(ImageError):
 
 
 class Piece(NamedTuple):
-    """A piece of a line: its box, its ends along the line if that were upright, and the cost of the cut before it."""
+    """A piece of a line: its box, its ends along the line if that were upright, and whether a cut is before it."""
 
     box: tuple[int, int, int, int]  # pixels: left, top, right, bottom
     left: float
     right: float
-    cut_cost: float | None = None  # stroke pixels that the cut crosses, per height; None where a component begins
+    is_cut: bool = False  # from the piece before, of the same component
 
     @property
     def height(self) -> int:
@@ -78,6 +75,23 @@ class Line:
         run = self.pieces[first:last]
         width = max(piece.right for piece in run) - min(piece.left for piece in run)
         return width / self.height, (bottom - top) / self.height
+
+    def is_connected(self, first: int, last: int) -> bool:
+        """Return whether these pieces are of one component."""
+        return all(piece.is_cut for piece in self.pieces[first + 1 : last])
+
+    def is_component(self, first: int, last: int) -> bool:
+        """Return whether these pieces are a whole component."""
+        ends = [self.pieces[row].is_cut for row in (first, last) if row < len(self.pieces)]
+        return self.is_connected(first, last) and not any(ends)
+
+    def split_box(self, first: int, last: int) -> list[tuple[int, int, int, int]]:
+        """Return the boxes of a pair of touching digits, split in the emptiest column near the middle."""
+        left, top, right, bottom = self.find_box(first, last)
+        labels, start = self.labels[top:bottom, left:right], (right - left) // 4
+        filled = ((labels >= first) & (labels < last)).sum(0)[start : right - left - start]
+        middle = left + start + int(filled.argmin())
+        return [(left, top, middle, bottom), (middle, top, right, bottom)]
 
 
 def segment_line(foreground: Foreground) -> Line:
@@ -143,66 +157,35 @@ def _measure_ends(mask: NDArray[np.bool_], left: int, top: int, slant: float) ->
 
 
 def cut_pieces(line: Line, rows: Container[int]) -> Line:
-    """Cut the pieces of these indices, each along the seams where few strokes are crossed."""
+    """Cut the pieces of these indices along the slant, at the minima of their projection."""
     labels = np.full_like(line.labels, -1)
     pieces: list[Piece] = []
     for row, piece in enumerate(line.pieces):
         left, top, right, bottom = piece.box
         mask = line.labels[top:bottom, left:right] == row
-        costs, seams = _find_seams(mask, line.slant, line.height) if row in rows else ([], np.empty((0, len(mask))))
-        part = (np.arange(right - left) >= seams[..., np.newaxis]).sum(0)  # [height,width]: seams to the left
-        is_first = True  # a seam may pass on the left of the component
-        for index, cost in enumerate([piece.cut_cost, *costs]):
-            cut = mask & (part == index)
-            if not cut.any():
-                continue
-            x, y, width, height = cv2.boundingRect(cut.view(np.uint8))
-            labels[top:bottom, left:right][cut] = len(pieces)
+        upright = np.arange(right - left) - line.slant * np.arange(bottom - top)[:, np.newaxis]  # [height,width]
+        cuts = _find_cuts(upright[mask], line.height) if row in rows else []
+        part = np.searchsorted(cuts, upright)  # number of cuts to the left
+        is_cut = piece.is_cut
+        for index in np.unique(part[mask]):
+            own = mask & (part == index)
+            x, y, width, height = cv2.boundingRect(own.view(np.uint8))
+            labels[top:bottom, left:right][own] = len(pieces)
             box = left + x, top + y, left + x + width, top + y + height
-            ends = _measure_ends(cut, left, top, line.slant)
-            pieces.append(Piece(box, *ends, piece.cut_cost if is_first else cost))
-            is_first = False
+            pieces.append(Piece(box, *_measure_ends(own, left, top, line.slant), is_cut))
+            is_cut = True
     return replace(line, labels=labels, pieces=pieces)
 
 
-def _find_seams(mask: NDArray[np.bool_], slant: float, line_height: float) -> tuple[list[float], NDArray[np.float64]]:
-    """Find seams [seams,height] (columns by row) from top to bottom that cross few pixels, and their costs.
-
-    A seam is the cheapest path within a band of columns along the slant (dynamic programming, as in S. Avidan and
-    A. Shamir: Seam carving for content-aware image resizing, ACM Trans. Graphics 26, 2007).
-    """
-    height, width = mask.shape
-    rows = min(SEAM_ROWS, height)
-    scale = rows / height
-    columns = max(1, round(width * scale))
-    small = cv2.resize(mask.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
-    shift = slant * (np.arange(rows) - (rows - 1) / 2)  # columns by which a row lies to the left of an upright one
-    unit = line_height * scale
-    middles = np.arange(MIN_PIECE_WIDTH * unit, columns, SEAM_STEP * unit)
-    reach = max(1, round(SEAM_REACH * unit))
-    band = np.arange(-reach, reach + 1)
-    index = np.rint(middles[:, np.newaxis, np.newaxis] + shift[:, np.newaxis] + band).astype(int)  # [bands,rows,band]
-    inside = (index >= 0) & (index < columns)
-    costs = np.where(inside, small[np.arange(rows)[:, np.newaxis], index.clip(0, columns - 1)], 0)
-    total, moves = costs[:, 0], np.zeros(index.shape, int)
-    for row in range(1, rows):
-        padded = np.pad(total, ((0, 0), (1, 1)), constant_values=np.inf)
-        options = np.stack((padded[:, :-2] + DIAGONAL_COST, padded[:, 1:-1], padded[:, 2:] + DIAGONAL_COST))
-        moves[:, row] = options.argmin(0) - 1
-        total = options.min(0) + costs[:, row]
-    place = total.argmin(1)
-    cost = total.min(1) / unit
-    paths = np.empty(index.shape[:2])
-    for row in range(rows - 1, -1, -1):
-        paths[:, row] = index[np.arange(len(index)), row, place]
-        place = place + moves[np.arange(len(index)), row, place]
-    kept: list[int] = []
-    for seam in np.argsort(cost).tolist():
-        if cost[seam] <= MAX_SEAM_COST and all(
-            np.abs(paths[seam] - paths[other]).mean() >= MIN_SEAM_DISTANCE * unit for other in kept
+def _find_cuts(positions: NDArray[np.float64], line_height: float) -> list[float]:
+    """Find where along the line a component of pixels at positions [n] may be cut, the thinnest places first."""
+    start = float(positions.min())
+    thickness = np.bincount((positions - start).astype(int))
+    edge = math.ceil(MIN_PIECE_WIDTH * line_height)
+    cuts: list[int] = []
+    for place in np.argsort(thickness, kind="stable").tolist():
+        if edge <= place < len(thickness) - edge and all(
+            abs(place - cut) >= CUT_DISTANCE * line_height for cut in cuts
         ):
-            kept.append(seam)
-    kept = sorted(kept, key=lambda seam: float(paths[seam].mean()))
-    full = np.maximum.accumulate(paths[kept], 0) / scale  # seams do not cross
-    full = np.array([np.interp((np.arange(height) + 0.5) * scale - 0.5, np.arange(rows), path) for path in full])
-    return [float(cost[seam]) for seam in kept], full.reshape(-1, height)
+            cuts.append(place)
+    return [start + cut for cut in sorted(cuts)]

@@ -130,6 +130,20 @@ class DrawPage:
         self.page.evaluate(write, b64encode(png).decode())
         self.page.keyboard.press("Control+V")
 
+    def find_outline(self) -> list[int]:
+        """Return left, top, right and bottom of the outlines of digits on the canvas, in its pixels."""
+        outline: list[int] = self.page.evaluate("""() => {
+          const canvas = document.getElementById("canvas"), xs = [], ys = [];
+          const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+          for (let i = 0; i < data.length; i += 4) {
+            if (data[i + 2] < data[i] + 100) continue;
+            xs.push((i / 4) % canvas.width);
+            ys.push(Math.floor(i / 4 / canvas.width));
+          }
+          return [Math.min(...xs), Math.min(...ys), Math.max(...xs), Math.max(...ys)];
+        }""")
+        return outline
+
     def find_violations(self) -> list[str]:
         """Return axe's findings against WCAG and best practices, including minor ones."""
         violations = Axe().run(self.page).response["violations"]

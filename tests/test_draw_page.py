@@ -61,7 +61,7 @@ def test_a_dropped_a_chosen_and_a_pasted_image_are_predicted(desktop: DrawPage) 
 
 def test_an_invalid_image_is_explained_in_plain_words(desktop: DrawPage, tmp_path: Path) -> None:
     desktop.page.click("#predict")
-    desktop.wait_for_text("problem", "Blank: ")
+    desktop.wait_for_text("problem", "Not read: ")
     desktop.draw(SCRIBBLE)
     desktop.wait_for_text("result", "rejected: it may not be a digit")
     assert desktop.text("problem") == ""
@@ -103,6 +103,7 @@ def test_a_number_is_read_and_its_digits_are_outlined_until_the_content_changes(
     page.click("#digits button >> nth=2")
     assert page.locator("#digits [aria-pressed='true']").inner_text() == "7"
     assert (page.locator("#frame").is_visible(), desktop.find_violations()) == (False, [])
+    assert desktop.find_outline() == pytest.approx([40, 199, 427, 293], abs=2)  # where number.png has its digits
     outlined = page.evaluate(content)
     page.focus("#number")
     page.keyboard.press("Space")
@@ -242,7 +243,7 @@ def test_the_page_is_accessible_in_every_state_and_respects_reduced_motion(deskt
         assert page.find_violations() == []
         page.page.click("#clear")
         page.page.click("#predict")
-        page.wait_for_text("problem", "Blank")
+        page.wait_for_text("problem", "Not read")
         assert page.find_violations() == []
     desktop.page.emulate_media(reduced_motion="reduce")
     moves = "getComputedStyle(document.querySelector('.track span')).transitionDuration"

@@ -38,9 +38,14 @@ def test_number_of_any_length_is_read(number: str, handler: DigitHandler, model_
     assert read_number(handler, model_dir, encode_number(number))[1]["number"] == number
 
 
-@pytest.mark.parametrize("number", ["33", "58", "92"])
+@pytest.mark.parametrize("number", ["33", "58", "92", "388"])
 def test_touching_digits_are_read(number: str, handler: DigitHandler, model_dir: Path) -> None:
-    assert read_number(handler, model_dir, encode_number(number, gap=-2))[1]["number"] == number
+    response = read_number(handler, model_dir, encode_number(number, gap=-2))[1]
+    assert response["number"] == number
+    right = 8
+    for digit, box in zip(number, (digit["box"] for digit in response["digits"]), strict=True):
+        right += crop_digit(int(digit)).shape[1] - 2
+        assert box[0] + box[2] == pytest.approx(right + 1, abs=3)
 
 
 def test_over_32_digits_are_an_error(handler: DigitHandler, model_dir: Path) -> None:

@@ -43,10 +43,7 @@ def test_touching_digits_are_cut_between_them(scale: int) -> None:
     line = segment_line(make_foreground(image))
     assert len(line.pieces) == 1
     cut = cut_pieces(line, [0])
-    costs = [piece.cut_cost for piece in cut.pieces]
-    assert costs[0] is None
-    cheapest = min(
-        (cost, piece.box[0]) for cost, piece in zip(costs[1:], cut.pieces[1:], strict=True) if cost is not None
-    )
-    assert cheapest[1] / scale == pytest.approx(8 + draw_number("3").shape[1] - 16, abs=4)
+    assert [piece.is_cut for piece in cut.pieces] == [False] + [True] * (len(cut.pieces) - 1)
+    border = 8 + draw_number("3").shape[1] - 16
+    assert min(abs(piece.box[0] / scale - border) for piece in cut.pieces[1:]) <= 3
     assert np.array_equal(cut.labels >= 0, line.labels >= 0)

@@ -10,7 +10,7 @@ import pytest
 from evaluation.__main__ import make_parser as make_evaluation_parser
 from evaluation.number_report import run_number_report
 from evaluation.number_sets import count_touches, make_number_sets, make_other_sets
-from handler.number_reader import NOT_A_DIGIT, NumberCalibration
+from handler.number_reader import NOT_A_DIGIT, SEGMENT_CLASSES, NumberCalibration
 from tests.images import digits
 from training import number_calibration
 from training.__main__ import make_parser
@@ -32,13 +32,14 @@ def test_number_is_the_union_of_its_digits_from_left_to_right() -> None:
         assert (count_touches(number) == 0) == (gaps == WIDE_GAPS)
 
 
-def test_segments_are_digits_and_a_majority_of_others() -> None:
+def test_segments_are_digits_pairs_and_a_majority_of_others() -> None:
     data = load_data("mnist5k")
     frames, classes = make_segments(data.train.frames, data.train.labels, 1, 0, 1)
     assert frames.shape == (len(classes), 64, 64)
     counts = Counter(classes.tolist())
-    assert counts.keys() == set(range(NOT_A_DIGIT + 1))
-    assert counts[NOT_A_DIGIT] > sum(counts[digit] for digit in range(10))
+    assert counts.keys() >= set(range(NOT_A_DIGIT + 1))
+    assert NOT_A_DIGIT < max(counts) < SEGMENT_CLASSES
+    assert counts[NOT_A_DIGIT] > counts.total() / 2
 
 
 def test_number_sets_have_their_lengths_and_touches() -> None:
@@ -56,13 +57,12 @@ def test_number_sets_have_their_lengths_and_touches() -> None:
 @pytest.mark.slow
 def test_segment_model_is_trained_and_calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(number_calibration, "NUMBERS", 20)
-    monkeypatch.setattr("training.segment_model.VALIDATION_NUMBERS", 1)
     options = ["segment-model", "--data", "mnist5k", "--numbers", "250", "--epochs", "1", "--out", str(tmp_path)]
     assert run_segment_model(make_parser().parse_args(options)) == 0
     record = json.loads((tmp_path / "segment_model.json").read_text())
     assert (record["numbers"], record["epochs"], record["data"]["name"]) == (250, 1, "mnist5k")
     calibration = NumberCalibration(**record["calibration"])
-    assert 0 <= calibration.threshold <= 1
+    assert 0 <= calibration.touch_threshold <= 1
     assert (tmp_path / "segment_model.pt").exists()
 
 

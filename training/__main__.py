@@ -102,7 +102,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     text = "Train the segment model, which reading numbers needs, and calibrate it with the current default model."
     command = add_command(commands, "segment-model", "training.segment_model:run_segment_model", text, [data])
-    command.add_argument("--numbers", type=positive_int, default=40_000, help=f"numbers to compose {_DEFAULT}")
+    command.add_argument("--numbers", type=positive_int, default=70_000, help=f"numbers to compose {_DEFAULT}")
     command.add_argument("--epochs", type=positive_int, default=5, help=_DEFAULT)
     command.add_argument("--seed", type=int, default=0, help=_DEFAULT)
     command.add_argument("--out", type=Path, default=Path("handler"), help=f"folder of the two files {_DEFAULT}")

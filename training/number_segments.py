@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from common.command_line import show_progress
 from handler.background import estimate_background, extract_foreground
 from handler.decoding import GrayImage
-from handler.number_reader import NOT_A_DIGIT, frame_candidate, list_candidates
+from handler.number_reader import FIRST_PAIR, NOT_A_DIGIT, frame_candidate, list_candidates
 from handler.number_segmentation import cut_pieces, segment_line
 from handler.preprocessing import ImageError
 from training.augment import augment_images
@@ -22,13 +22,13 @@ from training.synthetic_outliers import CANVAS, draw_letter, draw_scribble, draw
 Random = np.random.Generator
 Segments = tuple[NDArray[np.uint8], NDArray[np.int64]]  # frames [N,64,64], classes [N]
 
-LENGTHS = {1: 0.2, 2: 0.35, 3: 0.2, 4: 0.15, 5: 0.1}  # digits of a number -> share of numbers
-NARROW_RATIO = 0.65  # share of numbers with narrow gaps, whose digits touch
+LENGTHS = {1: 0.15, 2: 0.45, 3: 0.2, 4: 0.12, 5: 0.08}  # digits of a number -> share of numbers
+NARROW_RATIO = 0.75  # share of numbers with narrow gaps, whose digits touch
 SYNTHETIC_RATIO, OUTLIER_RATIO = 0.12, 0.08  # shares of the digits that are drawn in a style, or are none
 OUTLIERS = (draw_symbol, draw_symbol, draw_letter, draw_scribble, draw_shapes)
-MIN_COVERED, MIN_PURE = 0.9, 0.88  # shares of the digit's pixels, and of the segment's, that a digit's segment has
-MAX_SHARED = 0.78  # smaller share of the two in a segment that is no digit; between the limits it is not used
-MIN_NEGATIVES = 3  # segments without a digit taken from a number; otherwise twice as many as digits
+MIN_COVERED, MIN_PURE = 0.85, 0.85  # shares of the digit's pixels, and of the segment's, that a digit's segment has
+MAX_SHARED = 0.74  # smaller share of the two in a segment that is no digit; between the limits it is not used
+MIN_OTHERS = 3  # segments without a digit taken from a number; otherwise twice as many as digits
 AUGMENTED_RATIO, MILD_RATIO = 0.5, 0.4  # shares of the segments, of the augmented ones
 NUMBERS_PER_TASK = 250
 
@@ -92,17 +92,21 @@ def _label_segments(number: ComposedNumber, classes: list[int], random: Random) 
     areas = np.bincount((line.labels + 1).ravel(), minlength=count)[1:]
     layers = number.layers >= INK_LEVEL
     shared = np.array([np.bincount(line.labels[layer] + 1, minlength=count)[1:] for layer in layers])  # [digits,pieces]
-    positive, negative = [], []
+    singles, pairs, others = [], [], []
     for candidate in list_candidates(line):
         part = slice(candidate.first, candidate.last)
         common = shared[:, part].sum(1)
         covered, pure = common / np.maximum(layers.sum((1, 2)), 1), common / areas[part].sum()
         best = int(np.minimum(covered, pure).argmax())
-        if covered[best] >= MIN_COVERED and pure[best] >= MIN_PURE:
-            positive.append((candidate, classes[best]))
+        inside = np.flatnonzero(covered >= MIN_COVERED)
+        if len(inside) == 2 and inside[1] == inside[0] + 1 and pure[inside].sum() >= MIN_PURE:
+            first, second = (classes[row] for row in inside)
+            is_pair = NOT_A_DIGIT not in (first, second)
+            pairs.append((candidate, FIRST_PAIR + 10 * first + second if is_pair else NOT_A_DIGIT))
+        elif covered[best] >= MIN_COVERED and pure[best] >= MIN_PURE:
+            singles.append((candidate, classes[best]))
         elif min(covered[best], pure[best]) < MAX_SHARED:
-            negative.append((candidate, NOT_A_DIGIT))
-    kept = random.permutation(len(negative))[: max(MIN_NEGATIVES, 2 * len(positive))]
-    return [
-        (frame_candidate(line, candidate), label) for candidate, label in positive + [negative[row] for row in kept]
-    ]
+            others.append((candidate, NOT_A_DIGIT))
+    kept = random.permutation(len(others))[: max(MIN_OTHERS, 2 * len(singles))]
+    labeled = singles + pairs + [others[row] for row in kept]
+    return [(frame_candidate(line, candidate), label) for candidate, label in labeled]

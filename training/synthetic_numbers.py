@@ -12,7 +12,7 @@ from handler.geometry import measure_foreground
 
 Random = np.random.Generator
 
-WIDE_GAPS, NARROW_GAPS = (0.05, 0.5), (-0.2, 0.05)  # between digits, in heights; digits overlap where it is negative
+WIDE_GAPS, NARROW_GAPS = (0.05, 0.5), (-0.22, 0.02)  # between digits, in heights; digits overlap where it is negative
 HEIGHTS = (20, 60)  # pixels of a number's digits
 SIZES = (0.85, 1.15)  # height of a digit, relative to its number's
 SLANTS, SLANT_DEVIATION = (-0.3, 0.4), 0.05  # pixels to the left per row down: the number's, and the digits' deviation

@@ -34,8 +34,7 @@ export function formatDigit({ digit, confidence, accepted }) {
 }
 
 export function formatError(error) {
-  const isShown = error.message.startsWith("the image shows"); // something, but no number
-  if (error.status === 422) return `${isShown ? "Not read" : "Blank"}: ${error.message}.`;
+  if (error.status === 422) return `Not read: ${error.message}.`;
   if (error.type === "InvalidImage") return `Invalid image: ${error.message}.`;
   return `${error.message}${error.status ? ` (${error.status} ${error.type})` : ""}.`;
 }
