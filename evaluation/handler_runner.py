@@ -18,7 +18,6 @@ from ts.context import Context, RequestProcessor
 from common.command_line import show_progress
 from handler.calibration import compute_negative_entropy
 from handler.digit_handler import DigitHandler
-from handler.protocol import NUMBER, READ_HEADER
 from serving.archive import build_archive
 from training.model import CLASSES
 
@@ -57,7 +56,7 @@ class HandlerRunner:
         """Predict all images in batches of the shipped size; raise ValueError for any error other than 422."""
         starts = show_progress(range(0, len(images), self.batch_size), name)
         batches = (images[start : start + self.batch_size] for start in starts)
-        responses = [response for batch in batches for response in self._predict_batch(batch)]
+        responses = [response for batch in batches for response in self.respond(batch)]
         blank = np.array([status == 422 for status, _ in responses])
         missing: dict[str, Any] = {"digit": -1, "probabilities": [0.0] * CLASSES, "accepted": False}
         predictions = [missing if status == 422 else body for status, body in responses]
@@ -71,21 +70,17 @@ class HandlerRunner:
             blank,
         )
 
-    def read_numbers(self, images: list[bytes], name: str) -> list[dict[str, Any]]:
-        """Read the numbers of all images; return the responses, which may be errors of status 422."""
-        rows = show_progress(images, name)
-        return [response for image in rows for _, response in self._predict_batch([image], {READ_HEADER: NUMBER})]
-
-    def _predict_batch(
-        self, images: list[bytes], headers: dict[str, str] | None = None
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
+    def respond(self, images: list[bytes], headers: dict[str, str] | None = None) -> list[tuple[int, Any]]:
+        """Return status and response to requests for the images; raise ValueError for any error other than 422."""
         context = self._make_context(len(images), headers)
         bodies = self.handler.handle([{"body": image} for image in images], context)
+        responses = []
         for row, body in enumerate(bodies):
             status, _ = context.get_response_status(row)
             if status not in (200, 422):
                 raise ValueError(f"the handler responded with status {status}: {body!r}; expected 200 or 422")
-            yield status, json.loads(body)
+            responses.append((status, json.loads(body)))
+        return responses
 
     def _make_context(self, requests: int, headers: dict[str, str] | None = None) -> Context:
         context = Context("digits", str(self.folder), self.manifest, 16, None, "0.12.0")

@@ -5,22 +5,30 @@ import math
 from collections.abc import Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
+from time import perf_counter
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
 from PIL import Image
 
+from common.command_line import show_progress
 from common.models import MODEL_FOLDERS
-from evaluation.handler_runner import start_handler
+from evaluation.handler_runner import HandlerRunner, start_handler
 from evaluation.number_sets import NumberSet, make_number_sets, make_other_sets
+from evaluation.ood_scores import compute_binary_calibration_error
 from handler.preprocessing import load_gray
+from handler.protocol import NUMBER, READ_HEADER
 from serving.config import ROOT
 from training.data import load_raw_images
 from training.plots import write_figure
 
 SEED = 38
+HEADERS = {READ_HEADER: NUMBER}
 MISTAKES = 24  # numbers in the figure
 
 PAGE = """# Numbers: evaluation
@@ -29,9 +37,12 @@ Whole numbers as the shipped models read them, `default` and `large`, through th
 numbers are composed of {data}; their gaps, sizes, slant, baseline and pen vary. "Touches" are connections between the
 digits of a number. A number is right if all its digits are; an error counts as wrong. Written by `{command}`.
 
-| set | numbers | right | large | right count | large | accepted | large | right of accepted | large |
-|---|---|---|---|---|---|---|---|---|---|
+| set | numbers | right | large | right count | large | accepted | large | right of accepted | large | ECE | large |
+|---|---|---|---|---|---|---|---|---|---|---|---|
 {sets}
+
+ECE is the calibration error of the numbers' confidence. Reading five separate digits takes {times}
+as predicting one digit with the same model, in the median, in process and on one core.
 
 ## By length and touches
 
@@ -54,39 +65,33 @@ The wrong numbers with the highest confidence of the default model:
 
 
 class Readings(NamedTuple):
-    """Responses to the images of a set; an error response has no number and is not accepted."""
+    """A model's responses to the images of a set; an error response has no number and is not accepted."""
 
     number_set: NumberSet
     responses: list[dict[str, Any]]
 
     @property
-    def right(self) -> list[bool]:
-        pairs = zip(self.responses, self.number_set.labels, strict=True)
-        return [response.get("number") == label for response, label in pairs]
+    def right(self) -> NDArray[np.bool_]:
+        return np.asarray(np.equal(self.get_values("number", ""), self.number_set.labels))
 
     @property
-    def accepted(self) -> list[bool]:
-        return [response.get("accepted", False) for response in self.responses]
+    def accepted(self) -> NDArray[np.bool_]:
+        return np.array(self.get_values("accepted", False))
 
-    @property
-    def right_count(self) -> list[bool]:
-        pairs = zip(self.responses, self.number_set.labels, strict=True)
-        return [len(response.get("number", "")) == len(label) for response, label in pairs]
-
-    @property
-    def right_of_accepted(self) -> list[bool]:
-        return [right for right, accepted in zip(self.right, self.accepted, strict=True) if accepted]
+    def get_values(self, field: str, missing: Any) -> list[Any]:
+        return [response.get(field, missing) for response in self.responses]
 
 
 def run_number_report(args: argparse.Namespace) -> int:
-    """Write numbers_report.md and its figure, print its path; raise DataError if MNIST's part is missing."""
+    """Write numbers_report.md and its figures, print its path; raise DataError if MNIST's part is missing."""
     out = args.out or ROOT / "docs"
     images, labels = load_raw_images(args.data, args.part)
     sets = [*make_number_sets(images, labels, SEED, args.numbers), *make_other_sets(images, SEED, args.numbers // 2)]
-    columns = []
+    columns, times = [], []
     for model in MODEL_FOLDERS:
         with start_handler(model) as handler:
-            columns.append([Readings(part, handler.read_numbers(part.images, part.name)) for part in sets])
+            columns.append([Readings(part, _read_numbers(handler, part)) for part in sets])
+            times.append(_measure_times(handler, sets))
     rows = list(zip(*columns, strict=True))
     numbers = [row for row in rows if row[0].number_set.labels[0]]
     command = f"python -m evaluation numbers --data {args.data} --part {args.part} --numbers {args.numbers}"
@@ -96,9 +101,14 @@ def run_number_report(args: argparse.Namespace) -> int:
     page = PAGE.format(
         data=f"MNIST's {args.part} digits",
         command=command,
-        sets="\n".join(map(_format_set, numbers)),
+        times=" and ".join(f"{number:.1f} ms ({number / digit:.1f} times as long)" for digit, number in times),
+        sets="\n".join(_format_row(row, "", zip(*map(_measure, row), strict=True)) for row in numbers),
         parts="\n".join(line for row in numbers for line in _format_parts(row)),
-        others="\n".join(_format_other(row) for row in rows if row not in numbers),
+        others="\n".join(
+            _format_row(row, "", [[1 - readings.accepted.mean() for readings in row]])
+            for row in rows
+            if row not in numbers
+        ),
     )
     path = out / "numbers_report.md"
     path.write_text(page)
@@ -106,10 +116,45 @@ def run_number_report(args: argparse.Namespace) -> int:
     return 0
 
 
-def _format_set(row: Sequence[Readings]) -> str:
-    columns = ("right", "right_count", "accepted", "right_of_accepted")
-    cells = [_format_share(getattr(readings, column)) for column in columns for readings in row]
-    return f"| {' | '.join([row[0].number_set.name, f'{len(row[0].responses):,}', *cells])} |"
+def _read_numbers(handler: HandlerRunner, part: NumberSet) -> list[dict[str, Any]]:
+    images = show_progress(part.images, part.name)
+    return [response for image in images for _, response in handler.respond([image], HEADERS)]
+
+
+def _measure_times(handler: HandlerRunner, sets: Sequence[NumberSet]) -> tuple[float, float]:
+    """Return the median milliseconds of predicting a digit and of reading five separate ones, in turns."""
+    images = {part.name: part.images for part in sets}
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    seconds = []
+    for digit, number in zip(images["single digit"], images["separate"], strict=False):
+        start = perf_counter()
+        handler.respond([digit])
+        middle = perf_counter()
+        handler.respond([number], HEADERS)
+        seconds.append((middle - start, perf_counter() - middle))
+    digit_time, number_time = 1000 * np.median(seconds, axis=0)
+    return float(digit_time), float(number_time)
+
+
+def _measure(readings: Readings) -> tuple[float, ...]:
+    """Return the shares right, with the right count, accepted, right of accepted, and the calibration error."""
+    right, accepted = readings.right, readings.accepted
+    counts = [len(number) for number in readings.get_values("number", "")]
+    confidence = np.array(readings.get_values("confidence", 0.0))
+    return (
+        right.mean(),
+        np.equal(counts, [*map(len, readings.number_set.labels)]).mean(),
+        accepted.mean(),
+        right[accepted].sum() / max(1, accepted.sum()),
+        compute_binary_calibration_error(confidence, right),
+    )
+
+
+def _format_row(row: Sequence[Readings], part: str, columns: Iterable[Iterable[float]], count: int = 0) -> str:
+    cells = [f"{share:.2%}" for shares in columns for share in shares]
+    name = [row[0].number_set.name, part] if part else [row[0].number_set.name]
+    return f"| {' | '.join([*name, f'{count or len(row[0].responses):,}', *cells])} |"
 
 
 def _format_parts(row: Sequence[Readings]) -> Iterable[str]:
@@ -117,18 +162,10 @@ def _format_parts(row: Sequence[Readings]) -> Iterable[str]:
     number_set = row[0].number_set
     for unit, values in (("digits", [*map(len, number_set.labels)]), ("touches", number_set.touches)):
         for value in sorted(set(values)) if len(set(values)) > 1 else ():
-            chosen = [place for place, other in enumerate(values) if other == value]
-            shares = [_format_share([readings.right[place] for place in chosen]) for readings in row]
-            yield f"| {' | '.join([number_set.name, f'{value} {unit}', f'{len(chosen):,}', *shares])} |"
-
-
-def _format_other(row: Sequence[Readings]) -> str:
-    shares = [_format_share([not accepted for accepted in readings.accepted]) for readings in row]
-    return f"| {' | '.join([row[0].number_set.name, f'{len(row[0].responses):,}', *shares])} |"
-
-
-def _format_share(values: Sequence[bool]) -> str:
-    return f"{sum(values) / len(values):.2%}" if values else "-"
+            chosen = np.equal(values, value)
+            yield _format_row(
+                row, f"{value} {unit}", [[readings.right[chosen].mean() for readings in row]], chosen.sum()
+            )
 
 
 def _plot_example(results: Sequence[Readings], caption: str, path: Path) -> None:

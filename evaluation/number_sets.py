@@ -17,6 +17,7 @@ from training.synthetic_numbers import INK_LEVEL, WIDE_GAPS, ComposedNumber, com
 from training.synthetic_outliers import draw_scribble
 
 Random = np.random.Generator
+Render = Callable[[ComposedNumber, Random], bytes]  # draws and encodes a number
 
 LENGTHS = (2, 10)  # digits, both included
 TOUCHING_GAPS = (-0.2, -0.05)  # in heights; -4 to -1 of MNIST's 28 pixels, whose digits are 20 high
@@ -44,8 +45,9 @@ def make_number_sets(
 ) -> Iterator[NumberSet]:
     """Yield sets of `count` numbers, composed of digits uint8 [N,28,28], and all digits as numbers of one."""
 
-    def compose(name: str, lengths: tuple[int, int], gaps: tuple[float, float], touches: tuple[int, ...]) -> NumberSet:
-        render = RENDERERS.get(name, _encode_number)
+    def compose(
+        name: str, lengths: tuple[int, int], gaps: tuple[float, float], touches: tuple[int, ...], render: Render
+    ) -> NumberSet:
         random = np.random.default_rng([seed, *name.encode()])
         number_set = NumberSet(name, [], [], [])
         for _ in show_progress(range(count), name):
@@ -59,12 +61,12 @@ def make_number_sets(
             number_set.touches.append(touching)
         return number_set
 
-    yield compose("separate", (5, 5), WIDE_GAPS, (0,))
-    yield compose("separate, 2 to 10", LENGTHS, WIDE_GAPS, (0,))
-    yield compose("photographed", LENGTHS, WIDE_GAPS, (0,))
-    yield compose("in a row of boxes", (5, 5), BOXED_GAPS, (0,))
-    yield compose("touching pair", (2, 2), TOUCHING_GAPS, (1,))
-    yield compose("one or two touches", (5, 5), MIXED_GAPS, (1, 2))
+    yield compose("separate", (5, 5), WIDE_GAPS, (0,), _render)
+    yield compose("separate, 2 to 10", LENGTHS, WIDE_GAPS, (0,), _render)
+    yield compose("photographed", LENGTHS, WIDE_GAPS, (0,), _render_photo)
+    yield compose("in a row of boxes", (5, 5), BOXED_GAPS, (0,), _render_boxes)
+    yield compose("touching pair", (2, 2), TOUCHING_GAPS, (1,), _render)
+    yield compose("one or two touches", (5, 5), MIXED_GAPS, (1, 2), _render)
     yield NumberSet("single digit", [encode_png(image) for image in images], [*map(str, labels)], [0] * len(images))
 
 
@@ -136,11 +138,13 @@ def draw_boxes(number: ComposedNumber, random: Random) -> GrayImage:
     return np.maximum(image, lines)
 
 
-def _encode_number(number: ComposedNumber, _random: Random) -> bytes:
+def _render(number: ComposedNumber, _random: Random) -> bytes:
     return encode_png(number.image)
 
 
-RENDERERS: dict[str, Callable[[ComposedNumber, Random], bytes]] = {
-    "photographed": lambda number, random: make_photo(number.image, random, PHOTO_SIZES),
-    "in a row of boxes": lambda number, random: encode_png(draw_boxes(number, random)),
-}
+def _render_photo(number: ComposedNumber, random: Random) -> bytes:
+    return make_photo(number.image, random, PHOTO_SIZES)
+
+
+def _render_boxes(number: ComposedNumber, random: Random) -> bytes:
+    return encode_png(draw_boxes(number, random))

@@ -19,6 +19,12 @@ def compute_calibration_error(probabilities: Floats, labels: Labels) -> float:
     return float(torchmetrics.functional.classification.multiclass_calibration_error(*inputs, CLASSES, BINS, "l1"))
 
 
+def compute_binary_calibration_error(confidence: Floats, correct: NDArray[np.bool_]) -> float:
+    """Return the expected calibration error of confidences [N] that something is correct [N]."""
+    inputs = torch.from_numpy(confidence), torch.from_numpy(correct).long()
+    return float(torchmetrics.functional.classification.binary_calibration_error(*inputs, BINS, "l1"))
+
+
 def compute_auroc(digits: Floats, outliers: Floats) -> float:
     """Return the AUROC of scores of digits [N] against scores of outliers [M]: 0.5 is chance, 1 is perfect."""
     scores = torch.from_numpy(np.concatenate((digits, outliers)))
