@@ -51,7 +51,7 @@ class NumberCalibration:
 
     def compute_confidence(self, reading: "Reading") -> float:
         """Return the probability that the whole number is right."""
-        return math.exp(self.exponent * reading.log_probability)
+        return min(1.0, math.exp(self.exponent * reading.log_probability))
 
     def accept(self, reading: "Reading") -> bool:
         threshold = self.touch_threshold if reading.has_touches else self.threshold
