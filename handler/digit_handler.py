@@ -66,11 +66,8 @@ class DigitHandler:
         started = time.perf_counter()
         requests = [parse_request(row, context.get_all_request_header(index)) for index, row in enumerate(rows)]
         for image, deadline in _interleave_images(requests):
-            _decode_and_frame(image, deadline)
-        images = [image for request in requests for image in request.images]
-        self._classify([image for image in images if image.framed])
-        for image in images:
-            self._read_number(image)
+            _decode_and_frame(image, deadline, self.reader)
+        self._classify([image for request in requests for image in request.images if image.framed])
         for index, request in enumerate(requests):
             self._respond(request)
             _set_response(context, index, request)
@@ -85,18 +82,6 @@ class DigitHandler:
             seconds = time.perf_counter() - started
             for image, prediction in zip(batch, predictions, strict=True):
                 image.prediction, image.inference_seconds = prediction, seconds
-
-    def _read_number(self, image: ImageRecord) -> None:
-        if image.number is None:
-            return
-        started = time.perf_counter()
-        try:
-            image.prediction = self.reader.read(image.number)
-        except ImageError as error:
-            image.error = error.drop_traceback()
-        except Exception as error:
-            image.error = InternalError.from_exception(error)
-        image.inference_seconds = time.perf_counter() - started
 
     def _respond(self, request: Request) -> None:
         """Fill in the request's status, content type and body."""
@@ -113,10 +98,8 @@ class DigitHandler:
         if image.error:
             request.status = image.error.status
         elif request.plain:
-            request.content_type, request.body = (
-                "text/plain",
-                str(image.prediction["number" if image.number else "digit"]),
-            )
+            field = "number" if image.reads_number else "digit"
+            request.content_type, request.body = "text/plain", str(image.prediction[field])
             return
         request.body = json.dumps(response)
 
@@ -151,8 +134,8 @@ def _interleave_images(requests: list[Request]) -> Iterator[tuple[ImageRecord, f
                 yield image, deadlines.get(request.kind, now + BATCH_SECONDS)
 
 
-def _decode_and_frame(image: ImageRecord, deadline: float) -> None:
-    """Fill in the image's frame, or its error if anything goes wrong."""
+def _decode_and_frame(image: ImageRecord, deadline: float, reader: NumberReader) -> None:
+    """Fill in the image's frame, or the number that it shows, or its error if anything goes wrong."""
     if image.error:
         return
     if time.monotonic() > deadline:
@@ -160,7 +143,7 @@ def _decode_and_frame(image: ImageRecord, deadline: float) -> None:
         image.error = DeadlineExceededError(503, message)
         return
     try:
-        _decode_and_frame_timed(image)
+        _decode_and_frame_timed(image, reader)
     except ImageError as error:
         image.info = image.info or error.info
         image.error = error.drop_traceback()
@@ -171,7 +154,7 @@ def _decode_and_frame(image: ImageRecord, deadline: float) -> None:
         image.error = InternalError.from_exception(error)
 
 
-def _decode_and_frame_timed(image: ImageRecord) -> None:
+def _decode_and_frame_timed(image: ImageRecord, reader: NumberReader) -> None:
     started = time.perf_counter()
     try:
         plain = load_plain_png(image.content)  # without the limit, which would add half to its time
@@ -179,13 +162,18 @@ def _decode_and_frame_timed(image: ImageRecord) -> None:
     finally:
         image.decode_seconds = time.perf_counter() - started
     started = time.perf_counter()
+    number = None
     try:
         if image.reads_number:
-            image.number = segment_number(gray, image.info)
+            number = segment_number(gray, image.info)
         else:
             image.framed = frame_gray_with_warnings(gray)
     finally:
         image.framing_seconds = time.perf_counter() - started
+    if number:
+        started = time.perf_counter()
+        image.prediction = reader.read(number)
+        image.inference_seconds = time.perf_counter() - started
 
 
 def _set_response(context: Any, index: int, request: Request) -> None:

@@ -13,10 +13,11 @@ Lines = NDArray[np.float64]  # [lines,2], pixels: rows at the left and right end
 
 MIN_SIDE = 24  # pixels; lines are looked for in a foreground whose longer side is at least this
 ENLARGED_SIDE = 112  # pixels; smaller images are enlarged to about this, so that erasing does not break strokes
+MAX_ENLARGED_SIDE = 4096  # pixels; longer side of an enlarged number, whose shorter side becomes ENLARGED_SIDE
 REDUCED_SIDE = 128  # pixels; longer side of the reduced foreground in which lines are looked for
 MAX_TILT = np.deg2rad(6)  # of a straight line from the image's axes
 MIN_FILL = 0.8  # share of a straight line's length that is foreground
-MIN_ROW_FILL = 0.9  # the same between the boxes of a row, whose lines a 1 may almost be as high as
+MIN_ROW_FILL = 0.9  # the same of lines down a number, in which a 1 may be almost as high as its box
 MAX_EXTENSION = 0.25  # distance of a box's sides from the foreground's edges, as a share of its side
 MAX_LINE_RATIO = 0.7  # thickness of a single line relative to the digit's stroke; with more, it is a stroke as well
 MAX_THICKNESS = 0.1  # of a straight line, as a share of the foreground's longer side
@@ -41,12 +42,12 @@ def remove_lines(foreground: Foreground, is_number: bool = False) -> Foreground 
         return None
     mask = binarize(foreground)[1]
     factor = round(ENLARGED_SIDE / (min(shape) if is_number else max(shape)))
+    factor = min(factor, MAX_ENLARGED_SIDE // max(shape))
     if factor > 1:
         intensity = cv2.resize(intensity, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
         mask = binarize(foreground._replace(intensity=intensity))[1]
     tilt = _measure_tilt(mask) if is_number else 0.0
-    if tilt:
-        mask = _shear_columns(mask, -tilt)
+    mask = _shear_columns(mask, -tilt)
     left, top, width, height = cv2.boundingRect(mask)
     inside = np.ascontiguousarray(mask[top : top + height, left : left + width])
     margins = top, mask.shape[0] - top - height, left, mask.shape[1] - left - width
@@ -72,6 +73,8 @@ def _measure_tilt(mask: GrayImage) -> float:
 
 def _shear_columns(mask: GrayImage, tilt: float) -> GrayImage:
     """Move column x of the mask down by `tilt * x` pixels, counted from its middle."""
+    if not tilt:
+        return mask
     matrix = np.array(((1, 0, 0), (tilt, 1, -tilt * mask.shape[1] / 2)))
     sheared: GrayImage = cv2.warpAffine(mask, matrix, mask.shape[::-1], flags=cv2.INTER_NEAREST)
     return sheared
@@ -95,7 +98,7 @@ def _erase_straight_lines(mask: GrayImage, margins: tuple[int, ...], is_number: 
     sides = _select_sides(columns, width), _select_sides(rows, height)
     is_box = all(map(len, sides))
     if not across and not down:
-        columns, rows = columns if is_number and is_box else sides[0], sides[1]
+        columns, rows = columns if is_number else sides[0], sides[1]
     rows, columns = rows[: None if is_box or across else 0], columns[: None if is_box or down else 0]
     rest, along_rows, row_thickness = _erase_rows(mask, rows, side)
     rest, along_columns, column_thickness = _erase_rows(rest.T, columns, side)

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, values
 
 from handler.drift import CONFIDENCE_BINS, FOREGROUND_BINS, IMAGE_SIZE_BINS, STROKE_WIDTH_BINS
 from handler.geometry import measure_foreground
-from handler.protocol import METRICS_FOLDER, UNREAD_MARKS, WARNINGS
+from handler.protocol import METRICS_FOLDER, WARNINGS
 from handler.records import KINDS, ImageRecord, Request
 
 DURATION_BUCKETS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # seconds
@@ -99,7 +99,7 @@ class Metrics:
         for reason, count in Tally([image.error.reason for image in images if image.error]).items():
             self.errors[reason].inc(count)
         for image in images:
-            if image.number and not image.error:
+            if image.reads_number and not image.error:
                 self._record_number(image)
         if predicted := [image for image in images if image.framed and not image.error]:
             self._record_predictions(predicted)
@@ -108,7 +108,8 @@ class Metrics:
         self.numbers[image.prediction["accepted"]].inc()
         self.number_length.observe(len(image.prediction["digits"]))
         self.inference.observe(image.inference_seconds or 0.0)
-        self.warnings[UNREAD_MARKS].inc(UNREAD_MARKS in image.prediction["warnings"])
+        for name in image.prediction["warnings"]:
+            self.warnings[name].inc()
 
     def _record_predictions(self, images: Sequence[ImageRecord]) -> None:
         predictions = [image.prediction for image in images]

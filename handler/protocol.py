@@ -13,9 +13,8 @@ REQUEST_LOG_PATH, REQUEST_LOG_LEVEL = "DIGITS_REQUEST_LOG", "DIGITS_REQUEST_LOG_
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # environment of workers, defined by prometheus_client
 SEVERAL_MARKS = "several_marks"  # an image with this warning is rejected, whatever its score
 UNREAD_MARKS = "unread_marks"  # a number with this warning is rejected: a part of its image belongs to no digit
-WARNINGS = (  # in predictions
-    *("inverted", SEVERAL_MARKS, "faint", "touches_border", "low_resolution", "lines_removed", UNREAD_MARKS),
-)
+# In predictions:
+WARNINGS = ("inverted", SEVERAL_MARKS, "faint", "touches_border", "low_resolution", "lines_removed", UNREAD_MARKS)
 READ_HEADER, NUMBER = "X-Digits-Read", "number"  # a request with this header and value reads a number, not a digit
 MAX_NUMBER_DIGITS = 32
 MAX_INSTANCES = 256  # images in a batch request

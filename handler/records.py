@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from handler.decoding import ImageError, ImageInfo
 
 if TYPE_CHECKING:
-    from handler.preprocessing import FramedImage, NumberImage  # its import costs seconds of torch
+    from handler.preprocessing import FramedImage  # its import costs seconds of torch
 
 JSON = "application/json"
 KINDS = ("predict", "read_number", "predict_batch", "explain", "describe")
@@ -42,29 +42,27 @@ class InternalError(ImageError):
 
 @dataclass(slots=True)
 class ImageRecord:
-    """An image: its bytes, then its frame and prediction, or its error; and the duration of the steps, in seconds.
-
-    An image of a number has a segmented `number` instead of a frame.
-    """
+    """An image: its bytes, then its frame and prediction, or its error; and the duration of the steps, in seconds."""
 
     content: bytes = b""
     error: ImageError | None = None
     info: ImageInfo | None = None
     reads_number: bool = False
     framed: "FramedImage | None" = None
-    number: "NumberImage | None" = None
     prediction: dict[str, Any] = field(default_factory=dict)
     decode_seconds: float | None = None
     framing_seconds: float | None = None
-    inference_seconds: float | None = None  # of the model call, which other images shared
+    inference_seconds: float | None = (
+        None  # of the model call, which other images shared, or of the reading of a number
+    )
 
     @property
     def response(self) -> dict[str, Any]:
         """The prediction, or the error in TorchServe's shape."""
         if self.error is None:
             return self.prediction
-        error: dict[str, Any] = {"code": self.error.status, "type": self.error.type, "message": self.error.message}
-        return {**error, **self.error.details}
+        error = self.error
+        return {"code": error.status, "type": error.type, "message": error.message, **error.details}
 
 
 @dataclass(slots=True)

@@ -74,7 +74,7 @@ def _describe_image(image: ImageRecord) -> dict[str, Any]:
     if image.error:
         fields: dict[str, Any] = {"reason": image.error.reason}
     else:
-        kind = "number" if image.number else "digit"
+        kind = "number" if image.reads_number else "digit"
         fields = {name: image.prediction[name] for name in (kind, "confidence", "accepted")}
         fields["confidence"] = round(fields["confidence"], 6)
     if image.info:

@@ -85,10 +85,7 @@ def _parse_instances(body: bytes | bytearray | dict[str, Any]) -> list[ImageReco
     if len(instances) > MAX_INSTANCES:
         raise RequestError(413, f"the JSON has {len(instances)} instances; at most {MAX_INSTANCES} are accepted")
     reads_number = _parse_read(parsed.get("read"))
-    images = [_parse_instance(instance) for instance in instances]
-    for image in images:
-        image.reads_number = reads_number
-    return images
+    return [_parse_instance(instance, reads_number) for instance in instances]
 
 
 def _parse_json(body: bytes | bytearray) -> Any:
@@ -103,14 +100,14 @@ def _parse_json(body: bytes | bytearray) -> Any:
         raise RequestError(400, f"the body is not JSON: {ascii(str(error))[1:-1][:80]}") from error
 
 
-def _parse_instance(instance: Any) -> ImageRecord:
+def _parse_instance(instance: Any, reads_number: bool) -> ImageRecord:
     """Parse one instance of a batch request; an invalid one gets its own error."""
     text = instance.get("b64") if isinstance(instance, dict) else None
     if not isinstance(text, str):
         message = 'the instance has no text "b64"; expected {"b64": "…"} with the image in base64'
         return ImageRecord(error=ImageError(400, message))
     try:
-        return ImageRecord(b64decode(text, validate=True))
+        return ImageRecord(b64decode(text, validate=True), reads_number=reads_number)
     except (binascii.Error, ValueError) as error:
         message = f"the instance's b64 is not base64 without line breaks or data: prefix: {error}"
         return ImageRecord(error=ImageError(400, message))

@@ -88,10 +88,10 @@ def test_unexpected_exception_stays_in_its_row(
 
 
 @pytest.mark.parametrize("name", ["truncated png", "blank white", "header bomb"])
-def test_bad_image_is_not_kept_in_memory_until_its_batch_is_done(name: str) -> None:
+def test_bad_image_is_not_kept_in_memory_until_its_batch_is_done(name: str, handler: DigitHandler) -> None:
     """An error's traceback would hold its pixels: 16 large images would take gigabytes."""
     image = ImageRecord(bad_images()[name].body)
-    _decode_and_frame(image, math.inf)
+    _decode_and_frame(image, math.inf, handler.reader)
     error = image.error
     assert error is not None
     assert (error.__traceback__, error.__cause__, error.__context__) == (None, None, None)

@@ -101,6 +101,12 @@ def test_blank_image_is_an_error(handler: DigitHandler, model_dir: Path) -> None
     assert (status, error["type"]) == (422, "InvalidImage")
 
 
+def test_image_of_one_row_is_no_internal_error(handler: DigitHandler, model_dir: Path) -> None:
+    gray = np.zeros((1, 512), np.uint8)
+    gray[:, ::4] = 255
+    assert read_number(handler, model_dir, encode(Image.fromarray(gray)))[0] in (200, 422)
+
+
 def test_batch_request_reads_numbers_and_errors_alone(handler: DigitHandler, model_dir: Path) -> None:
     images = [encode_number("12"), b"", encode_number("345")]
     body = json.dumps({"read": "number", "instances": [{"b64": b64encode(image).decode()} for image in images]})
