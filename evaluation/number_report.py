@@ -1,16 +1,14 @@
 """Evaluate how the current models read numbers, through the handler; write docs/numbers_report.md and its figure."""
 
 import argparse
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
@@ -29,7 +27,8 @@ from training.plots import write_figure
 
 SEED = 38
 HEADERS = {READ_HEADER: NUMBER}
-MISTAKES = 24  # numbers in the figure
+NOT_READ = {"number": "", "confidence": 0.0, "accepted": False}
+ROWS, COLUMNS = 6, 4  # of the figure of mistakes
 
 PAGE = """# Numbers: evaluation
 
@@ -41,8 +40,8 @@ digits of a number. A number is right if all its digits are; an error counts as 
 |---|---|---|---|---|---|---|---|---|---|---|---|
 {sets}
 
-ECE is the calibration error of the numbers' confidence. Reading five separate digits takes {times}
-as predicting one digit with the same model, in the median, in process and on one core.
+ECE is the calibration error of the numbers' confidence. Median time to read five separate digits, in process and on one
+core, and its ratio to that of predicting one digit with the same model: {times}.
 
 ## By length and touches
 
@@ -65,21 +64,21 @@ The wrong numbers with the highest confidence of the default model:
 
 
 class Readings(NamedTuple):
-    """A model's responses to the images of a set; an error response has no number and is not accepted."""
+    """A model's responses to the images of a set; an error response has the fields of NOT_READ."""
 
     number_set: NumberSet
     responses: list[dict[str, Any]]
 
     @property
     def right(self) -> NDArray[np.bool_]:
-        return np.asarray(np.equal(self.get_values("number", ""), self.number_set.labels))
+        return np.asarray(np.equal(self.get_values("number"), self.number_set.labels))
 
     @property
     def accepted(self) -> NDArray[np.bool_]:
-        return np.array(self.get_values("accepted", False))
+        return np.array(self.get_values("accepted"))
 
-    def get_values(self, field: str, missing: Any) -> list[Any]:
-        return [response.get(field, missing) for response in self.responses]
+    def get_values(self, field: str) -> list[Any]:
+        return [response[field] for response in self.responses]
 
 
 def run_number_report(args: argparse.Namespace) -> int:
@@ -101,14 +100,10 @@ def run_number_report(args: argparse.Namespace) -> int:
     page = PAGE.format(
         data=f"MNIST's {args.part} digits",
         command=command,
-        times=" and ".join(f"{number:.1f} ms ({number / digit:.1f} times as long)" for digit, number in times),
-        sets="\n".join(_format_row(row, "", zip(*map(_measure, row), strict=True)) for row in numbers),
+        times=" and ".join(f"{number:.1f} ms ({number / digit:.1f})" for digit, number in times),
+        sets="\n".join(map(_format_set, numbers)),
         parts="\n".join(line for row in numbers for line in _format_parts(row)),
-        others="\n".join(
-            _format_row(row, "", [[1 - readings.accepted.mean() for readings in row]])
-            for row in rows
-            if row not in numbers
-        ),
+        others="\n".join(map(_format_other, [row for row in rows if row not in numbers])),
     )
     path = out / "numbers_report.md"
     path.write_text(page)
@@ -118,14 +113,12 @@ def run_number_report(args: argparse.Namespace) -> int:
 
 def _read_numbers(handler: HandlerRunner, part: NumberSet) -> list[dict[str, Any]]:
     images = show_progress(part.images, part.name)
-    return [response for image in images for _, response in handler.respond([image], HEADERS)]
+    return [NOT_READ | response for image in images for _, response in handler.respond([image], HEADERS)]
 
 
 def _measure_times(handler: HandlerRunner, sets: Sequence[NumberSet]) -> tuple[float, float]:
     """Return the median milliseconds of predicting a digit and of reading five separate ones, in turns."""
     images = {part.name: part.images for part in sets}
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
     seconds = []
     for digit, number in zip(images["single digit"], images["separate"], strict=False):
         start = perf_counter()
@@ -137,35 +130,42 @@ def _measure_times(handler: HandlerRunner, sets: Sequence[NumberSet]) -> tuple[f
     return float(digit_time), float(number_time)
 
 
+def _format_set(row: Sequence[Readings]) -> str:
+    number_set, columns = row[0].number_set, zip(*map(_measure, row), strict=True)
+    return _format_row([number_set.name, f"{len(number_set.labels):,}"], chain(*columns))
+
+
 def _measure(readings: Readings) -> tuple[float, ...]:
     """Return the shares right, with the right count, accepted, right of accepted, and the calibration error."""
     right, accepted = readings.right, readings.accepted
-    counts = [len(number) for number in readings.get_values("number", "")]
-    confidence = np.array(readings.get_values("confidence", 0.0))
+    counts, right_counts = ([*map(len, n)] for n in (readings.get_values("number"), readings.number_set.labels))
     return (
         right.mean(),
-        np.equal(counts, [*map(len, readings.number_set.labels)]).mean(),
+        np.equal(counts, right_counts).mean(),
         accepted.mean(),
         right[accepted].sum() / max(1, accepted.sum()),
-        compute_binary_calibration_error(confidence, right),
+        compute_binary_calibration_error(np.array(readings.get_values("confidence")), right),
     )
 
 
-def _format_row(row: Sequence[Readings], part: str, columns: Iterable[Iterable[float]], count: int = 0) -> str:
-    cells = [f"{share:.2%}" for shares in columns for share in shares]
-    name = [row[0].number_set.name, part] if part else [row[0].number_set.name]
-    return f"| {' | '.join([*name, f'{count or len(row[0].responses):,}', *cells])} |"
-
-
-def _format_parts(row: Sequence[Readings]) -> Iterable[str]:
+def _format_parts(row: Sequence[Readings]) -> Iterator[str]:
     """Yield a row per length and per number of touches, of sets with several."""
     number_set = row[0].number_set
     for unit, values in (("digits", [*map(len, number_set.labels)]), ("touches", number_set.touches)):
         for value in sorted(set(values)) if len(set(values)) > 1 else ():
             chosen = np.equal(values, value)
-            yield _format_row(
-                row, f"{value} {unit}", [[readings.right[chosen].mean() for readings in row]], chosen.sum()
-            )
+            names = [number_set.name, f"{value} {unit}", f"{chosen.sum():,}"]
+            yield _format_row(names, [readings.right[chosen].mean() for readings in row])
+
+
+def _format_other(row: Sequence[Readings]) -> str:
+    number_set = row[0].number_set
+    names = [number_set.name, f"{len(number_set.labels):,}"]
+    return _format_row(names, [1 - readings.accepted.mean() for readings in row])
+
+
+def _format_row(names: list[str], shares: Iterable[float]) -> str:
+    return f"| {' | '.join([*names, *(f'{share:.2%}' for share in shares)])} |"
 
 
 def _plot_example(results: Sequence[Readings], caption: str, path: Path) -> None:
@@ -190,17 +190,14 @@ def _plot_example(results: Sequence[Readings], caption: str, path: Path) -> None
 def _plot_mistakes(results: Sequence[Readings], caption: str, path: Path) -> None:
     mistakes = [
         (response["confidence"], image, label, response["number"])
-        for readings in results
-        for image, label, response in zip(
-            readings.number_set.images, readings.number_set.labels, readings.responses, strict=True
-        )
-        if response.get("number", label) != label
+        for number_set, responses in results
+        for image, label, response in zip(number_set.images, number_set.labels, responses, strict=True)
+        if response["number"] not in ("", label)
     ]
     mistakes.sort(key=lambda mistake: -mistake[0])
-    figure = Figure(figsize=(12, 1.3 * math.ceil(MISTAKES / 4)), layout="constrained")
-    for axes, (confidence, image, label, number) in zip(
-        figure.subplots(-(-MISTAKES // 4), 4).flat, mistakes, strict=False
-    ):
+    figure = Figure(figsize=(12, 1.3 * ROWS), layout="constrained")
+    subplots = figure.subplots(ROWS, COLUMNS).flat
+    for axes, (confidence, image, label, number) in zip(subplots, mistakes, strict=False):
         axes.imshow(load_gray(image)[0], cmap="gray")
         axes.set_title(f"{label} read as {number} ({confidence:.0%})", fontsize=9)
     for axes in figure.axes:

@@ -46,7 +46,11 @@ def make_number_sets(
     """Yield sets of `count` numbers, composed of digits uint8 [N,28,28], and all digits as numbers of one."""
 
     def compose(
-        name: str, lengths: tuple[int, int], gaps: tuple[float, float], touches: tuple[int, ...], render: Render
+        name: str,
+        lengths: tuple[int, int],
+        gaps: tuple[float, float],
+        touches: tuple[int, ...],
+        render: Render = lambda number, _: encode_png(number.image),
     ) -> NumberSet:
         random = np.random.default_rng([seed, *name.encode()])
         number_set = NumberSet(name, [], [], [])
@@ -61,12 +65,17 @@ def make_number_sets(
             number_set.touches.append(touching)
         return number_set
 
-    yield compose("separate", (5, 5), WIDE_GAPS, (0,), _render)
-    yield compose("separate, 2 to 10", LENGTHS, WIDE_GAPS, (0,), _render)
-    yield compose("photographed", LENGTHS, WIDE_GAPS, (0,), _render_photo)
-    yield compose("in a row of boxes", (5, 5), BOXED_GAPS, (0,), _render_boxes)
-    yield compose("touching pair", (2, 2), TOUCHING_GAPS, (1,), _render)
-    yield compose("one or two touches", (5, 5), MIXED_GAPS, (1, 2), _render)
+    yield compose("separate", (5, 5), WIDE_GAPS, (0,))
+    yield compose("separate, 2 to 10", LENGTHS, WIDE_GAPS, (0,))
+    yield compose(
+        *("photographed", LENGTHS, WIDE_GAPS, (0,)),
+        lambda number, random: make_photo(number.image, random, PHOTO_SIZES),
+    )
+    yield compose(
+        *("in a row of boxes", (5, 5), BOXED_GAPS, (0,)), lambda number, random: encode_png(draw_boxes(number, random))
+    )
+    yield compose("touching pair", (2, 2), TOUCHING_GAPS, (1,))
+    yield compose("one or two touches", (5, 5), MIXED_GAPS, (1, 2))
     yield NumberSet("single digit", [encode_png(image) for image in images], [*map(str, labels)], [0] * len(images))
 
 
@@ -125,26 +134,11 @@ def draw_boxes(number: ComposedNumber, random: Random) -> GrayImage:
     edge = round(height * (BOX_MARGINS[1] + random.random())) + 2 * width
     image = np.pad(number.image, edge)
     lefts, tops = lefts + edge, tops + edge
-    columns = [
-        lefts[0] - side_margins[0],
-        *(lefts[1:] + (lefts + widths)[:-1]) / 2,
-        (lefts + widths)[-1] + side_margins[1],
-    ]
+    rights = lefts + widths
+    columns = [lefts[0] - side_margins[0], *(lefts[1:] + rights[:-1]) / 2, rights[-1] + side_margins[1]]
     distance = BOX_DISTANCE * height / 2 if random.random() < SEPARATE_BOX_RATIO else 0
     top, bottom = round(tops.min() - top_margin), round((tops + heights).max() + bottom_margin)
     lines, level = np.zeros_like(image), int(random.integers(*LINE_LEVELS, endpoint=True))
     for left, right in pairwise(columns):
         cv2.rectangle(lines, (round(left + distance), top), (round(right - distance), bottom), level, width)
     return np.maximum(image, lines)
-
-
-def _render(number: ComposedNumber, _random: Random) -> bytes:
-    return encode_png(number.image)
-
-
-def _render_photo(number: ComposedNumber, random: Random) -> bytes:
-    return make_photo(number.image, random, PHOTO_SIZES)
-
-
-def _render_boxes(number: ComposedNumber, random: Random) -> bytes:
-    return encode_png(draw_boxes(number, random))
