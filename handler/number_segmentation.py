@@ -23,6 +23,7 @@ MIN_LINE_HEIGHT = 0.5  # share of the highest component's height; the line's hei
 MIN_DIGIT_HEIGHT = 0.4  # share of the line's height; a lower piece is a part of a digit, a dot or a dash
 MAX_SLANT_WIDTH = 1.1  # share of the line's height; a wider component may be several digits and tells no slant
 MIN_OVERLAP = 0.3  # share of the lower component's height in which neighbors of the same line overlap
+MIN_STACKED_OVERLAP = 0.3  # share of the narrower component's width in which parts one above the other overlap
 MAX_BREAK = 0.25  # share of the line's height; gap between parts of a digit, one above the other
 CUT_DISTANCE = 0.1  # smallest distance between cuts, share of the line's height
 MIN_PIECE_WIDTH = 0.12  # at the ends of a component that is cut, share of the line's height
@@ -41,16 +42,12 @@ class SeveralLinesError(ImageError):
 
 
 class Piece(NamedTuple):
-    """A piece of a line: its box, its ends along the line if that were upright, and whether a cut is before it."""
+    """A piece of a line: its box, its ends with the slant removed, and whether a cut is before it."""
 
     box: tuple[int, int, int, int]  # pixels: left, top, right, bottom
     left: float
     right: float
     is_cut: bool = False  # from the piece before, of the same component
-
-    @property
-    def height(self) -> int:
-        return self.box[3] - self.box[1]
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class Line:
     labels: NDArray[np.int32]  # [height,width]: index of the piece, -1 elsewhere
     pieces: list[Piece]  # from left to right
     height: float
-    slant: float  # pixels to the left per row down
+    slant: float  # pixels to the right per row down
 
     def find_box(self, first: int, last: int) -> tuple[int, int, int, int]:
         """Return left, top, right, bottom of the pieces from `first` to `last`, exclusive."""
@@ -102,11 +99,11 @@ def segment_line(foreground: Foreground) -> Line:
     if len(selected) > MAX_PIECES:
         message = f"the image shows {len(selected)} separate marks; expected at most {MAX_NUMBER_DIGITS} digits"
         raise ImageError(422, message)
-    boxes = stats[selected, :4] + np.pad(stats[selected, :2], ((0, 0), (2, 0)))  # left, top, right, bottom
-    heights = boxes[:, 3] - boxes[:, 1]
-    height = float(np.median(heights[heights >= MIN_LINE_HEIGHT * heights.max()]))
-    tall = heights >= MIN_DIGIT_HEIGHT * height
-    _check_single_line(boxes[tall], height)
+    left, top, width, height = stats[selected, :4].T
+    boxes = np.stack((left, top, left + width, top + height), 1)
+    _check_single_line(boxes)
+    height = _measure_height(_join_stacked(boxes))
+    tall = boxes[:, 3] - boxes[:, 1] >= MIN_DIGIT_HEIGHT * height
     slant = _estimate_slant(labels, selected[tall], boxes[tall], height)
     ends = [
         _measure_ends(labels[top:bottom, left:right] == label, left, top, slant)
@@ -119,23 +116,43 @@ def segment_line(foreground: Foreground) -> Line:
     return Line(foreground, contrast, numbers[labels], pieces, height, slant)
 
 
-def _check_single_line(boxes: Boxes, height: float) -> None:
+def _measure_height(boxes: Boxes) -> float:
+    """Return the median height of all but low boxes."""
+    heights = boxes[:, 3] - boxes[:, 1]
+    return float(np.median(heights[heights >= MIN_LINE_HEIGHT * heights.max()]))
+
+
+def _join_stacked(boxes: Boxes) -> Boxes:
+    """Join the boxes of a line that lie one above the other, as the parts of a broken digit do."""
+    boxes = boxes[np.argsort(boxes[:, 0])]
+    joined = [boxes[0]]
+    for box in boxes[1:]:
+        last = joined[-1]
+        if min(last[2], box[2]) - box[0] >= MIN_STACKED_OVERLAP * min(last[2] - last[0], box[2] - box[0]):
+            joined[-1] = np.concatenate((np.minimum(last[:2], box[:2]), np.maximum(last[2:], box[2:])))
+        else:
+            joined.append(box)
+    return np.array(joined)
+
+
+def _check_single_line(boxes: Boxes) -> None:
     """Raise SeveralLinesError if components that should be digits do not lie beside each other."""
+    height = _measure_height(boxes)
+    boxes = boxes[boxes[:, 3] - boxes[:, 1] >= MIN_DIGIT_HEIGHT * height]
     order = np.argsort(boxes[:, 0] + boxes[:, 2])
-    line = {int(row): {int(row)} for row in order}
+    lines = np.arange(len(boxes))  # number of the line of every box
     for place, first in enumerate(order.tolist()):
         for second in order[place + 1 :].tolist():
             overlap = min(boxes[first, 3], boxes[second, 3]) - max(boxes[first, 1], boxes[second, 1])
             lower = min(boxes[first, 3] - boxes[first, 1], boxes[second, 3] - boxes[second, 1])
-            is_above = boxes[second, 0] < boxes[first, 2]
-            if overlap >= MIN_OVERLAP * lower or (is_above and overlap >= -MAX_BREAK * height):
-                joined = line[first] | line[second]
-                line.update(dict.fromkeys(joined, joined))
+            is_stacked = boxes[second, 0] < boxes[first, 2]
+            if overlap >= MIN_OVERLAP * lower or (is_stacked and overlap >= -MAX_BREAK * height):
+                lines[lines == lines[second]] = lines[first]
                 if overlap >= MIN_OVERLAP * lower:
                     break
-    lines = {id(rows): boxes[sorted(rows)] for rows in line.values()}.values()
-    if len(lines) > 1:
-        ends = [[*rows[:, :2].min(0).tolist(), *rows[:, 2:].max(0).tolist()] for rows in lines]
+    if np.ptp(lines):
+        parts = [boxes[lines == number] for number in np.unique(lines)]
+        ends = [[*part[:, :2].min(0).tolist(), *part[:, 2:].max(0).tolist()] for part in parts]
         raise SeveralLinesError(sorted(ends, key=lambda box: box[1]))
 
 
@@ -150,7 +167,7 @@ def _estimate_slant(labels: NDArray[np.int32], selected: NDArray[np.int64], boxe
 
 
 def _measure_ends(mask: NDArray[np.bool_], left: int, top: int, slant: float) -> tuple[float, float]:
-    """Return the left and right ends of a component if the line were upright."""
+    """Return the left and right ends of a component with the slant removed."""
     firsts, lasts = mask.argmax(1), mask.shape[1] - mask[:, ::-1].argmax(1)
     filled, shift = mask.any(1), left - slant * (top + np.arange(len(mask)))
     return float((firsts + shift)[filled].min()), float((lasts + shift)[filled].max())
@@ -183,9 +200,7 @@ def _find_cuts(positions: NDArray[np.float64], line_height: float) -> list[float
     thickness = np.bincount((positions - start).astype(int))
     edge = math.ceil(MIN_PIECE_WIDTH * line_height)
     cuts: list[int] = []
-    for place in np.argsort(thickness, kind="stable").tolist():
-        if edge <= place < len(thickness) - edge and all(
-            abs(place - cut) >= CUT_DISTANCE * line_height for cut in cuts
-        ):
+    for place in sorted(range(edge, len(thickness) - edge), key=lambda place: thickness[place]):
+        if all(abs(place - cut) >= CUT_DISTANCE * line_height for cut in cuts):
             cuts.append(place)
     return [start + cut for cut in sorted(cuts)]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from handler.decoding import ImageError
+from handler.number_reader import Candidate, list_candidates
 from handler.number_segmentation import MAX_PIECES, SeveralLinesError, cut_pieces, segment_line
 from tests.images import draw_boxes, make_foreground
 from tests.number_images import draw_number
@@ -20,6 +21,12 @@ def test_pieces_are_in_the_order_of_a_slanted_line() -> None:
 def test_detached_bar_belongs_to_the_line_of_its_digit() -> None:
     line = segment_line(make_foreground(draw_boxes((20, 60, 10, 30), (20, 30, 40, 60), (38, 60, 40, 50))))
     assert len(line.pieces) == 3
+
+
+def test_parts_of_a_broken_digit_are_measured_as_one() -> None:
+    line = segment_line(make_foreground(draw_boxes((10, 24, 10, 30), (26, 40, 12, 30))))
+    assert line.height == 30
+    assert Candidate(0, 2) in list_candidates(line)
 
 
 def test_lines_one_above_the_other_are_an_error_with_their_boxes() -> None:
