@@ -2,7 +2,9 @@
 
 Over-segmentation and recognition: LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document
 recognition, Proc. IEEE 86, 1998, section V. The graph's nodes are the gaps between a line's pieces, its edges are the
-candidates; the segment model was trained to know which of these are one whole digit.
+candidates. The segment model was trained to know which of these are one digit, and to read pairs of touching digits
+whole, as in Hochuli, Oliveira, Britto, Sabourin: Segmentation-free approaches for handwritten numeral string
+recognition, 2018. Components that are wide or belong to no sure digit are cut, and the line is read again.
 """
 
 import json
@@ -28,16 +30,17 @@ from handler.segmentation import Components
 NOT_A_DIGIT = 10  # class of the segment model, after the ten digits
 FIRST_PAIR = 11  # class of the pair "00", the first of a hundred pairs of touching digits
 SEGMENT_CLASSES = FIRST_PAIR + 100
-MAX_WIDTH, MAX_PAIR_WIDTH, MAX_HEIGHT = 1.35, 2.2, 1.5  # of a candidate that is no component, in heights of the line
-MAX_GAP = 0.12  # between the components of a digit, in heights of the line; dots have none
+MAX_WIDTH, MAX_PAIR_WIDTH = 1.35, 2.2  # of a group of components, of a part of one; in heights of the line
+MAX_HEIGHT = 1.5  # of both
+MAX_GAP = 0.12  # between the components of a digit, in heights of the line; a dot has to lie above or below
 DOT_SIZE = 0.3  # a component whose sides are both smaller, in heights of the line, is a dot
 SURE = 0.9  # probability of a digit below which its pieces are cut
 SURE_WIDTH = 1.1  # width of a digit, in heights of the line, above which its pieces are cut
 MIN_CUT_WIDTH = 0.4  # of a piece that is cut, in heights of the line
 COMPONENT_LOG_ODDS = 3.0  # added to those of a component as narrow as a digit; most cut ones are none, it seldom is
-SKIP_COST = 5.0  # of a piece that belongs to no digit, in nats per height of the line
-MIN_PROBABILITY = 1e-9  # smaller probabilities count as this
-MIN_IS_READ = math.log(0.5)  # logarithm of the probability of being a digit or a pair, below which it is rejected
+SKIP_COST = 5.0  # in nats, of a piece that belongs to no digit, half as high as the line; it grows with the height
+MIN_PROBABILITY = 1e-9  # smaller probabilities of the classifier count as this
+MIN_LOG_IS_READ = math.log(0.5)  # logarithm of the probability of being a digit or a pair, below which it is rejected
 SEGMENT_MODEL, SEGMENT_RECORD = "segment_model.pt", "segment_model.json"  # files beside this module
 
 
@@ -87,7 +90,7 @@ def _may_belong_together(line: Line, first: int, added: int) -> bool:
     if piece.is_cut:
         return True
     gap = piece.left - max(other.right for other in line.pieces[first:added])
-    is_dot = any(max(line.measure(row, row + 1)) < DOT_SIZE for row in (added - 1, added))
+    is_dot = any(max(line.measure(index, index + 1)) < DOT_SIZE for index in (added - 1, added))
     return gap <= (0 if is_dot else MAX_GAP * line.height)
 
 
@@ -106,12 +109,12 @@ class Segment(NamedTuple):
     """A candidate read as one digit or as a pair; logarithms of probabilities."""
 
     candidate: Candidate
-    digits: NDArray[np.float64]  # [1 or 2,10], if it is one digit, or a pair
-    is_read: float  # of being one digit, or a pair
+    digits: NDArray[np.float64]  # [1 or 2,10], given that it is one digit, or a pair
+    log_is_read: float  # of being one digit, or a pair
 
     @property
     def log_probability(self) -> float:
-        return float(self.digits.max(1).sum() + self.is_read)
+        return float(self.digits.max(1).sum() + self.log_is_read)
 
     def find_boxes(self, line: Line) -> list[tuple[int, int, int, int]]:
         """Return left, top, right and bottom of every digit."""
@@ -119,11 +122,10 @@ class Segment(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """The best path through a line's graph, and whether pieces are left over."""
+    """The best path through a line's graph."""
 
     line: Line
     segments: tuple[Segment, ...]
-    has_rest: bool
 
     @property
     def text(self) -> str:
@@ -131,8 +133,13 @@ class Reading(NamedTuple):
 
     @property
     def log_probability(self) -> float:
-        """Logarithm of the probability that every digit is right, were they independent."""
+        """Logarithm of the product of the digits' probabilities."""
         return sum(segment.log_probability for segment in self.segments)
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether there are pieces that belong to no digit."""
+        return sum(last - first for (first, last), *_ in self.segments) < len(self.line.pieces)
 
     @property
     def has_touches(self) -> bool:
@@ -143,18 +150,16 @@ class Reading(NamedTuple):
 
 def find_best_path(line: Line, segments: Sequence[Segment]) -> Reading:
     """Find the most probable path through the graph by dynamic programming (Viterbi)."""
-    paths: list[tuple[float, tuple[Segment, ...], bool]] = [(0.0, (), False)]  # the best to every node, with its gain
+    paths: list[tuple[float, tuple[Segment, ...]]] = [(0.0, ())]  # the best to every node, with its gain
     for last in range(1, len(line.pieces) + 1):
-        gain, path, _ = paths[last - 1]
-        skip_cost = SKIP_COST * (0.5 + line.measure(last - 1, last)[1])
-        options = [(gain - skip_cost, path, True)]
+        gain, path = paths[-1]
+        options = [(gain - SKIP_COST * (0.5 + line.measure(last - 1, last)[1]), path)]
         for segment in segments:
             if segment.candidate.last == last:
-                gain, path, has_rest = paths[segment.candidate.first]
-                options.append((gain + segment.log_probability, (*path, segment), has_rest))
+                gain, path = paths[segment.candidate.first]
+                options.append((gain + segment.log_probability, (*path, segment)))
         paths.append(max(options, key=lambda option: option[0]))
-    _, path, has_rest = paths[-1]
-    return Reading(line, path, has_rest)
+    return Reading(line, paths[-1][1])
 
 
 class NumberReader:
@@ -171,13 +176,11 @@ class NumberReader:
 
     def read(self, image: NumberImage) -> dict[str, Any]:
         """Return the fields of a number's response; raise ImageError 422 without a digit or with too many."""
-        reading = self.segment(image.line)
+        reading = self.read_line(image.line)
         digits = self._describe_digits(reading, image.position)
         if not 1 <= len(digits) <= MAX_NUMBER_DIGITS:
-            found = len(digits) or "no"
-            raise ImageError(
-                422, f"the image shows {found} digits; expected a number of 1 to {MAX_NUMBER_DIGITS} digits"
-            )
+            expected = f"expected a number of 1 to {MAX_NUMBER_DIGITS} digits"
+            raise ImageError(422, f"the image shows {len(digits) or 'no'} digits; {expected}")
         is_sure = self.calibration.accept(reading) and all(digit["accepted"] for digit in digits)
         return {
             "number": reading.text,
@@ -199,25 +202,25 @@ class NumberReader:
                     {
                         "digit": int(row.argmax()),
                         "confidence": float(row.max()),
-                        "accepted": bool(is_sure and segment.is_read > MIN_IS_READ),
+                        "accepted": bool(is_sure and segment.log_is_read > MIN_LOG_IS_READ),
                         "probabilities": row.tolist(),
                         "box": position.to_image_box(box),
                     }
                 )
         return digits
 
-    def segment(self, line: Line) -> Reading:
+    def read_line(self, line: Line) -> Reading:
         """Read a line; cut pieces that belong to no sure digit, and read it again."""
         reading = self._read_pieces(line)
         sure = {
-            row
+            index
             for segment in reading.segments
             if segment.log_probability >= math.log(SURE)
             and line.measure(*segment.candidate)[0] <= SURE_WIDTH * len(segment.digits)
-            for row in range(*segment.candidate)
+            for index in range(*segment.candidate)
         }
-        pieces = set(range(len(line.pieces))) - sure
-        wide = {row for row in pieces if line.measure(row, row + 1)[0] > MIN_CUT_WIDTH}
+        unsure = set(range(len(line.pieces))) - sure
+        wide = {index for index in unsure if line.measure(index, index + 1)[0] > MIN_CUT_WIDTH}
         if not wide:
             return reading
         cut = cut_pieces(line, wide)
@@ -225,11 +228,13 @@ class NumberReader:
 
     def _read_pieces(self, line: Line) -> Reading:
         candidates = list_candidates(line)
+        if not candidates:
+            return Reading(line, ())
         is_narrow = [line.is_component(*run) and line.measure(*run)[0] <= SURE_WIDTH for run in candidates]
         frames = [frame_candidate(line, candidate) for candidate in candidates]
-        digits, is_digit, pairs, is_pair = self._classify(frames, torch.tensor(is_narrow).double())
-        singles = [Segment(*values) for values in zip(candidates, digits, is_digit, strict=True)]
-        touching = [Segment(*values) for values in zip(candidates, pairs, is_pair, strict=True)]
+        digits, log_is_digit, pairs, log_is_pair = self._classify(frames, torch.tensor(is_narrow).double())
+        singles = [Segment(*values) for values in zip(candidates, digits, log_is_digit, strict=True)]
+        touching = [Segment(*values) for values in zip(candidates, pairs, log_is_pair, strict=True)]
         return find_best_path(line, singles + [pair for pair in touching if line.is_connected(*pair.candidate)])
 
     @torch.inference_mode()
@@ -239,18 +244,16 @@ class NumberReader:
         Both models' probabilities of a single digit are multiplied (product of experts: Hinton, Neural Computation 14,
         2002).
         """
-        logits = [torch.empty((0, NOT_A_DIGIT))], [torch.empty((0, SEGMENT_CLASSES))]
-        for start in range(0, len(frames), MODEL_BATCH_SIZE):
-            images = to_input(frames[start : start + MODEL_BATCH_SIZE])[:, :1]
-            logits[0].append(self.classifier.network(images))
-            logits[1].append(self.segment_model(images))
-        probabilities = self.classifier.calibration.compute_probabilities(torch.cat(logits[0]))
-        segment_logits = torch.cat(logits[1]).double()
+        starts = range(0, len(frames), MODEL_BATCH_SIZE)
+        batches = [to_input(frames[start : start + MODEL_BATCH_SIZE])[:, :1] for start in starts]
+        logits = torch.cat([self.classifier.network(images) for images in batches])
+        segment_logits = torch.cat([self.segment_model(images) for images in batches]).double()
+        probabilities = self.classifier.calibration.compute_probabilities(logits)
         segment_logits[:, NOT_A_DIGIT] -= COMPONENT_LOG_ODDS * is_narrow
-        segments = segment_logits.log_softmax(1).clamp_min(math.log(MIN_PROBABILITY))
-        singles, pairs = segments[:, :NOT_A_DIGIT], segments[:, FIRST_PAIR:].reshape(-1, 10, 10)
+        segments = segment_logits.log_softmax(1)
+        singles, pairs = segments[:, :10], segments[:, FIRST_PAIR:].reshape(-1, 10, 10)
         product = (probabilities.clamp_min(MIN_PROBABILITY).log() + singles).log_softmax(1)
-        is_pair = pairs.logsumexp((1, 2))
-        digits_of_pairs = torch.stack((pairs.logsumexp(2), pairs.logsumexp(1)), 1) - is_pair[:, None, None]
-        values = product.unsqueeze(1), singles.logsumexp(1), digits_of_pairs, is_pair
+        log_is_pair = pairs.logsumexp((1, 2))
+        digits_of_pairs = torch.stack((pairs.logsumexp(2), pairs.logsumexp(1)), 1) - log_is_pair[:, None, None]
+        values = product.unsqueeze(1), singles.logsumexp(1), digits_of_pairs, log_is_pair
         return tuple(value.numpy() for value in values)

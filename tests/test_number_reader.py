@@ -101,6 +101,14 @@ def test_blank_image_is_an_error(handler: DigitHandler, model_dir: Path) -> None
     assert (status, error["type"]) == (422, "InvalidImage")
 
 
+def test_marks_that_can_be_no_digits_are_an_error(handler: DigitHandler, model_dir: Path) -> None:
+    gray = np.zeros((70, 160), np.uint8)
+    for top in (20, 32, 44):
+        gray[top : top + 10, 20:140] = 255
+    status, error = read_number(handler, model_dir, encode(Image.fromarray(gray)))
+    assert (status, error["message"][:26]) == (422, "the image shows no digits;")
+
+
 def test_image_of_one_row_is_no_internal_error(handler: DigitHandler, model_dir: Path) -> None:
     gray = np.zeros((1, 512), np.uint8)
     gray[:, ::4] = 255

@@ -1,4 +1,4 @@
-"""Fit the confidence of numbers and their acceptance threshold to numbers of validation digits."""
+"""Fit the confidence of numbers and their acceptance thresholds to numbers of validation digits."""
 
 from contextlib import suppress
 
@@ -56,7 +56,8 @@ def _read_numbers(
         rows = random.integers(len(images), size=random.integers(*LENGTHS, endpoint=True))
         number = compose_number(list(images.frames[rows]), gaps, random)
         with suppress(ImageError):
-            reading = reader.segment(segment_line(extract_foreground(number.image, estimate_background(number.image))))
+            foreground = extract_foreground(number.image, estimate_background(number.image))
+            reading = reader.read_line(segment_line(foreground))
             if reading.segments and not reading.has_rest:
                 readings.append((reading, reading.text == "".join(map(str, images.labels[rows]))))
     return readings

@@ -1,4 +1,4 @@
-"""Training data of the segment model: segments of synthetic numbers, labeled by the digit that they are, or as none.
+"""Training data of the segment model: segments of synthetic numbers, labeled as a digit, a pair of digits or neither.
 
 The segments are the candidates of handler/number_reader.py, so the model learns from the cuts that it will be shown.
 """
@@ -29,7 +29,7 @@ OUTLIERS = (draw_symbol, draw_symbol, draw_letter, draw_scribble, draw_shapes)
 MIN_COVERED, MIN_PURE = 0.85, 0.85  # shares of the digit's pixels, and of the segment's, that a digit's segment has
 MAX_SHARED = 0.74  # smaller share of the two in a segment that is no digit; between the limits it is not used
 MIN_OTHERS = 3  # segments without a digit taken from a number; otherwise twice as many as digits
-AUGMENTED_RATIO, MILD_RATIO = 0.5, 0.4  # shares of the segments, of the augmented ones
+AUGMENTED_RATIO, MILD_RATIO = 0.5, 0.4  # shares of the segments that are augmented, and of these only mildly
 NUMBERS_PER_TASK = 250
 
 
@@ -43,10 +43,8 @@ def make_segments(
 
 
 def _make_part(frames: NDArray[np.uint8], labels: NDArray[np.int64], seed: list[int]) -> Segments:
-    random, torch_random = (
-        np.random.default_rng(seed),
-        torch.Generator().manual_seed(int(np.random.default_rng(seed).integers(2**62))),
-    )
+    random = np.random.default_rng(seed)
+    torch_random = torch.Generator().manual_seed(int(np.random.default_rng(seed).integers(2**62)))
     torch.set_num_threads(1)
     segments: list[tuple[GrayImage, int]] = []
     for _ in range(NUMBERS_PER_TASK):

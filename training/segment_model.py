@@ -1,4 +1,4 @@
-"""Train the segment model, by which number reading knows whether a part of an image is one whole digit."""
+"""Train the segment model, by which number reading knows a digit or a pair of touching ones from other segments."""
 
 import json
 from argparse import Namespace

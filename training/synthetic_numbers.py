@@ -19,7 +19,7 @@ SLANTS, SLANT_DEVIATION = (-0.3, 0.4), 0.05  # pixels to the left per row down: 
 BASELINE_SHIFT = 0.12  # of a digit, up or down, in heights
 SLOPE = 0.08  # of the baseline, up or down, in pixels per pixel
 PENS = (0.07, 0.17)  # stroke width of a number's digits, in heights
-MAX_THINNING, MAX_THICKENING = 0.02, 0.03  # largest change on both sides of a digit's strokes, in heights
+MAX_THINNING, MAX_THICKENING = 0.02, 0.03  # largest change on either side of a digit's strokes, in heights
 BREAK_RATIO, BREAKS = 0.08, (0.02, 0.07)  # share of digits with broken strokes, width of the gap in heights
 MARGINS = (0.3, 1.0)  # around the number, in heights
 DRAWN_HEIGHT = 160  # pixels of a digit's longer side while the pen is changed
@@ -53,7 +53,7 @@ def compose_number(digits: Sequence[GrayImage], gaps: tuple[float, float], rando
 
 
 def _draw_digit(digit: GrayImage, height: float, slant: float, pen: float, random: Random) -> GrayImage:
-    """Return the digit, cropped, in this height (pixels) with its strokes thickened by `pen`."""
+    """Return the digit, cropped, in this height (pixels) with strokes about `pen` wide."""
     left, top, width, rows = cv2.boundingRect((digit >= INK_LEVEL).view(np.uint8))
     cropped, longer = digit[top : top + rows, left : left + width], max(rows, width)
     scale = DRAWN_HEIGHT / longer
