@@ -22,10 +22,10 @@ from handler.calibration import compute_negative_entropy
 from handler.classifier import MODEL_BATCH_SIZE, Classifier, load_gray_network
 from handler.decoding import GrayImage, ImageError
 from handler.geometry import crop_components, deslant, place_in_frame
-from handler.number_segmentation import MAX_PIECES, MIN_DIGIT_HEIGHT, Line, cut_pieces
+from handler.number_segmentation import MAX_PIECES, Line, cut_pieces
 from handler.preprocessing import NumberImage, Position, to_input
 from handler.protocol import MAX_NUMBER_DIGITS, UNREAD_MARKS
-from handler.segmentation import Components
+from handler.segmentation import MIN_DIGIT_HEIGHT, Components
 
 NOT_A_DIGIT = 10  # class of the segment model, after the ten digits
 FIRST_PAIR = 11  # class of the pair "00", the first of a hundred pairs of touching digits

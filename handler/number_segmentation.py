@@ -16,11 +16,10 @@ from handler.background import Foreground
 from handler.decoding import ImageError
 from handler.geometry import MAX_SLANT
 from handler.protocol import MAX_NUMBER_DIGITS
-from handler.segmentation import binarize, select_components
+from handler.segmentation import MIN_DIGIT_HEIGHT, binarize, select_components
 
 MAX_PIECES = 128  # of a line; more are no number
 MIN_LINE_HEIGHT = 0.5  # share of the highest component's height; the line's height is the median of components above
-MIN_DIGIT_HEIGHT = 0.4  # share of the line's height; a lower piece is a part of a digit, a dot or a dash
 MAX_SLANT_WIDTH = 1.1  # share of the line's height; a wider component may be several digits and tells no slant
 MIN_OVERLAP = 0.3  # share of the lower component's height in which neighbors of the same line overlap
 MIN_STACKED_OVERLAP = 0.3  # share of the narrower component's width in which parts one above the other overlap
@@ -95,12 +94,12 @@ def segment_line(foreground: Foreground) -> Line:
     """Find the line's components; raise ImageError 422 if there are none, or if they form several lines."""
     smooth, binary, contrast = binarize(foreground)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(binary)
-    selected = np.flatnonzero(select_components(smooth, labels, stats, foreground.is_evenly_lit))
+    selected = np.flatnonzero(select_components(smooth, labels, stats, foreground.is_evenly_lit, is_number=True))
     if len(selected) > MAX_PIECES:
         message = f"the image shows {len(selected)} separate marks; expected at most {MAX_NUMBER_DIGITS} digits"
         raise ImageError(422, message)
-    left, top, width, height = stats[selected, :4].T
-    boxes = np.stack((left, top, left + width, top + height), 1)
+    boxes = stats[selected, :4]
+    boxes[:, 2:] += boxes[:, :2]  # right, bottom
     _check_single_line(boxes)
     height = _measure_height(_join_stacked(boxes))
     tall = boxes[:, 3] - boxes[:, 1] >= MIN_DIGIT_HEIGHT * height

@@ -20,6 +20,8 @@ FOREGROUND_THRESHOLD = 0.2  # share of the contrast; weaker pixels belong to no 
 FOREGROUND_THRESHOLD_UNEVEN = 0.3  # threshold under uneven light, which leaves weak remains beside the strokes
 MIN_COMPONENT_MASS = 0.04  # share of the largest component's mass; a component with less is a speck
 MIN_INNER_MASS = 0.05  # share of the largest component's mass from which a component inside the image is the digit
+MIN_DIGIT_HEIGHT = 0.4  # share of the median height in a number; a lower component is a speck, a dot, a bar or a dash
+MIN_DIGIT_MASS = 0.01  # share of the largest mass in a number; a component that high and with less is a speck
 MIN_COMPONENT_STRENGTH = 0.5  # share of the digit's strength; a weaker component under uneven light is background
 
 
@@ -63,18 +65,22 @@ def find_components(foreground: Foreground) -> Components:
 
 
 def select_components(
-    intensity: GrayImage, labels: NDArray[np.int32], stats: NDArray[np.int32], is_even: bool
+    intensity: GrayImage, labels: NDArray[np.int32], stats: NDArray[np.int32], is_even: bool, is_number: bool = False
 ) -> NDArray[np.bool_]:
-    """Return which labels [components] belong to the digit; label 0, the background, never does."""
+    """Return which labels [components] belong to the digit or number; label 0, the background, never does."""
     squared = np.square(intensity.ravel(), dtype=np.float32)  # so that strength counts more than area
     mass = np.bincount(labels.ravel(), squared, len(stats)).astype(np.float64)
     mass[0] = 0
-    if is_even:
-        return np.asarray(mass >= MIN_COMPONENT_MASS * mass.max())
-    strength = np.sqrt(mass / stats[:, 4])  # root mean square of a component's intensity
-    mass[_find_outer_components(intensity.shape, stats, mass)] = 0
-    is_strong = strength >= MIN_COMPONENT_STRENGTH * strength[mass.argmax()]
-    return np.asarray((mass >= MIN_COMPONENT_MASS * mass.max()) & is_strong)
+    if not is_even:
+        mass[_find_outer_components(intensity.shape, stats, mass)] = 0
+    selected = mass >= MIN_COMPONENT_MASS * mass.max()
+    if not is_even:
+        strength = np.sqrt(mass / stats[:, 4])  # root mean square of a component's intensity
+        selected &= strength >= MIN_COMPONENT_STRENGTH * strength[mass.argmax()]
+    if is_number:  # one of its digits may be much thinner or fainter than the others
+        is_tall = stats[:, 3] >= MIN_DIGIT_HEIGHT * np.median(stats[selected, 3])
+        selected |= is_tall & (mass >= MIN_DIGIT_MASS * mass.max())
+    return np.asarray(selected)
 
 
 def _find_outer_components(

@@ -29,6 +29,14 @@ def test_parts_of_a_broken_digit_are_measured_as_one() -> None:
     assert Candidate(0, 2) in list_candidates(line)
 
 
+@pytest.mark.parametrize("is_evenly_lit", [True, False])
+def test_thin_faint_digit_is_kept_but_a_speck_is_not(is_evenly_lit: bool) -> None:
+    bold, thin, speck = draw_boxes((20, 60, 10, 35)), draw_boxes((22, 58, 50, 52)), draw_boxes((40, 46, 70, 78))
+    intensity = bold + thin // 5 * 2 + speck // 5 * 2
+    line = segment_line(make_foreground(intensity, is_evenly_lit=is_evenly_lit))
+    assert [piece.box for piece in line.pieces] == [(10, 20, 35, 60), (50, 22, 52, 58)]
+
+
 def test_lines_one_above_the_other_are_an_error_with_their_boxes() -> None:
     lines = draw_boxes((10, 30, 10, 20), (10, 30, 30, 40), (50, 70, 10, 20), (50, 70, 30, 45))
     with pytest.raises(SeveralLinesError, match="the image shows 2 lines") as caught:
