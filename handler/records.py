@@ -52,9 +52,7 @@ class ImageRecord:
     prediction: dict[str, Any] = field(default_factory=dict)
     decode_seconds: float | None = None
     framing_seconds: float | None = None
-    inference_seconds: float | None = (
-        None  # of the model call, which other images shared, or of the reading of a number
-    )
+    inference_seconds: float | None = None  # of the model call, which other images shared, or of reading a number
 
     @property
     def response(self) -> dict[str, Any]:
