@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from benchmarks.servers import OURS, start_server
 from common.command_line import show_progress
 from common.errors import UserError
+from common.models import RECORD
 from digits_client.client import DigitsClient
 from digits_client.types import Prediction
 from handler.calibration import read_calibration
@@ -18,7 +19,6 @@ from handler.preprocessing import frame
 from serving.config import ROOT, Config, read_config
 from training.augmented_data import compute_logits
 from training.data import load_raw_images
-from training.export import RECORD
 from training.model import load_model
 from training.predict import CURRENT_MODEL
 
@@ -53,4 +53,4 @@ def predict_offline(images: Sequence[bytes]) -> NDArray[np.float64]:
     """Return probabilities [N,10] by training's code: the current state dict, the same preprocessing."""
     frames = torch.from_numpy(np.stack([frame(image) for image in images]))
     logits = compute_logits(load_model(CURRENT_MODEL), frames)
-    return np.asarray(read_calibration(ROOT / RECORD).compute_probabilities(logits).numpy())
+    return read_calibration(ROOT / RECORD).compute_probabilities(logits)

@@ -61,7 +61,7 @@ class HandlerRunner:
         missing: dict[str, Any] = {"digit": -1, "probabilities": [0.0] * CLASSES, "accepted": False}
         predictions = [missing if status == 422 else body for status, body in responses]
         probabilities = np.array([prediction["probabilities"] for prediction in predictions])
-        scores = compute_negative_entropy(torch.from_numpy(probabilities)).numpy()
+        scores = compute_negative_entropy(probabilities)
         return Predictions(
             np.array([prediction["digit"] for prediction in predictions]),
             probabilities,

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from common.models import MODEL_FOLDERS
+from common.models import MODEL_FOLDERS, RECORD
 from evaluation import figures, sets
 from evaluation.handler_runner import start_handler
 from evaluation.ood_scores import BINS, compute_auroc
@@ -19,7 +19,6 @@ from evaluation.results import Result, evaluate_set
 from handler.calibration import Calibration, read_calibration
 from serving.config import ROOT
 from training.data import load_raw_images
-from training.export import RECORD
 from training.model_metrics import Evaluation
 from training.plots import plot_confusion_matrix
 from training.runs import read_record

@@ -5,11 +5,14 @@ import math
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from handler.protocol import SEVERAL_MARKS
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -19,23 +22,37 @@ class Calibration:
     temperature: float = 1.0
     threshold: float = -math.inf  # of the score; an image below it is rejected
 
-    def compute_probabilities(self, logits: Tensor) -> Tensor:
-        """Logits [N,10] -> probabilities float64 [N,10] (temperature scaling: Guo et al., ICML 2017)."""
-        return (logits.double() / self.temperature).softmax(1)
+    def compute_probabilities(self, logits: ArrayLike) -> Floats:
+        """Logits [N,10] -> probabilities [N,10] (temperature scaling: Guo et al., ICML 2017)."""
+        return np.exp(log_softmax(np.asarray(logits, np.float64) / self.temperature))
 
-    def compute_scores(self, logits: Tensor) -> Tensor:
-        """Logits [N,10] -> float64 [N], at most 0, higher for digits: negative entropy of the probabilities."""
+    def compute_scores(self, logits: ArrayLike) -> Floats:
+        """Logits [N,10] -> [N], at most 0, higher for digits: negative entropy of the probabilities."""
         return compute_negative_entropy(self.compute_probabilities(logits))
 
-    def accept(self, logits: Tensor, warnings: Sequence[Container[str]] = ()) -> Tensor:
+    def accept(self, logits: ArrayLike, warnings: Sequence[Container[str]] = ()) -> NDArray[np.bool_]:
         """Logits [N,10] -> bool [N]: whether the score reaches the threshold and no warning names several marks."""
-        reached = self.compute_scores(logits) >= self.threshold
-        return reached & torch.tensor([SEVERAL_MARKS not in names for names in warnings] or True)
+        return self.accept_probabilities(self.compute_probabilities(logits), warnings)
+
+    def accept_probabilities(self, probabilities: Floats, warnings: Sequence[Container[str]] = ()) -> NDArray[np.bool_]:
+        """Decide from probabilities [N,10] as `accept` does from logits."""
+        is_single = np.array([SEVERAL_MARKS not in names for names in warnings] or True)
+        is_accepted: NDArray[np.bool_] = (compute_negative_entropy(probabilities) >= self.threshold) & is_single
+        return is_accepted
 
 
-def compute_negative_entropy(probabilities: Tensor) -> Tensor:
+def log_softmax(logits: NDArray[Any]) -> Floats:
+    """Logits [N,classes] -> logarithms of probabilities [N,classes]."""
+    shifted = logits - logits.max(1, keepdims=True)
+    log_probabilities: Floats = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return log_probabilities
+
+
+def compute_negative_entropy(probabilities: Floats) -> Floats:
     """Probabilities [N,10] -> negative entropy [N], in nats."""
-    return torch.xlogy(probabilities, probabilities).sum(1)
+    tiny = np.finfo(np.float64).tiny
+    entropy: Floats = (probabilities * np.log(np.maximum(probabilities, tiny))).sum(1)
+    return entropy
 
 
 def read_calibration(record_path: Path) -> Calibration:

@@ -1,33 +1,31 @@
-"""Classify frames (handler/preprocessing.py) with the scripted model and its calibration."""
+"""Classify frames (handler/preprocessing.py) with a model and its calibration."""
 
 from collections.abc import Iterable, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from handler.calibration import read_calibration
-from handler.preprocessing import FramedImage, to_input
+from handler.networks import load_network
+from handler.preprocessing import FramedImage, to_gray_input
 
 # Images in one model call; malloc would return the memory of more to the system every time (serving/java_command.py).
 MODEL_BATCH_SIZE = 32
 
 
 class Classifier:
-    """The scripted model and the calibration of its model.json."""
+    """A scripted or ONNX model and the calibration of its model.json."""
 
-    def __init__(self, scripted: Path, record_path: Path, version: str) -> None:
+    def __init__(self, model: Path, record_path: Path, version: str) -> None:
         self.calibration = read_calibration(record_path)
-        self.network = load_gray_network(scripted)
+        self.network = load_network(model)
         self.version = version
 
     def predict(self, images: Sequence[FramedImage]) -> list[dict[str, Any]]:
         """Predict at most MODEL_BATCH_SIZE images in one model call; return the fields of their responses, in order."""
-        with torch.inference_mode():
-            logits = self.network(to_input([image.frame for image in images])[:, :1])  # [N,10]
-            probabilities = self.calibration.compute_probabilities(logits)  # [N,10]
-            accepted = self.calibration.accept(logits, [image.warnings for image in images])  # [N]
+        logits = self.network(to_gray_input([image.frame for image in images]))  # [N,10]
+        probabilities = self.calibration.compute_probabilities(logits)  # [N,10]
+        accepted = self.calibration.accept_probabilities(probabilities, [image.warnings for image in images])  # [N]
         columns = (images, probabilities.tolist(), accepted.tolist())
         return [self._make_prediction(*row) for row in zip(*columns, strict=True)]
 
@@ -46,14 +44,3 @@ class Classifier:
             "warnings": image.warnings,
             "model_version": self.version,
         }
-
-
-def load_gray_network(scripted: Path) -> torch.jit.ScriptModule:
-    """Load a scripted model for gray float32 [N,1,64,64], frozen.
-
-    The default model's weights of three equal channels are summed; the large model uses one channel itself.
-    """
-    model = torch.jit.load(str(scripted), map_location="cpu").eval()
-    if hasattr(model, "conv1"):
-        model.conv1.weight.data = model.conv1.weight.data.sum(1, keepdim=True)
-    return torch.jit.optimize_for_inference(torch.jit.freeze(model))

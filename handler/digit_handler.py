@@ -9,30 +9,19 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 
-from handler.classifier import MODEL_BATCH_SIZE, Classifier
-from handler.decoding import GrayImage, ImageError
+from handler.decoding import GrayImage
 from handler.explanation import compute_attribution
+from handler.image_reader import ImageReader
 from handler.metrics import Metrics
 from handler.model_metadata import describe_model
-from handler.number_reader import NumberReader
-from handler.preprocessing import (
-    frame_gray_with_warnings,
-    frame_with_warnings,
-    load_gray,
-    load_plain_png,
-    load_with_pillow,
-    segment_number,
-)
+from handler.number_reader import SEGMENT_MODEL
 from handler.protocol import CORRELATION_HEADER
-from handler.records import DeadlineExceededError, ImageRecord, InternalError, Request
+from handler.records import ImageRecord, InternalError, Request
 from handler.request_log import RequestLog
 from handler.request_parser import Row, parse_request
-from handler.time_limit import CpuLimitError, run_with_cpu_limit
 
-IMAGE_CPU_SECONDS = 5.0  # to decode one image; the slowest intact images of 50 million pixels take 2
 BATCH_SECONDS = 30.0  # to decode and frame the images of TorchServe's batch; TorchServe waits for 60
 BATCH_REQUESTS_SECONDS = 3.0  # the same, for the images of all predict_batch requests in it; clients wait for 10
 SEQUENCE_HEADERS = {f"ts_request_sequence_{part}" for part in ("id", "start", "end")}  # gRPC StreamPredictions2
@@ -44,20 +33,16 @@ class DigitHandler:
     def initialize(self, context: Any) -> None:
         """Load and warm up the archive's scripted model."""
         torch.set_num_threads(1)  # every worker has one core; more threads would only compete for it
-        cv2.setNumThreads(1)
         folder = Path(context.system_properties["model_dir"])
         model = context.manifest["model"]
         scripted, record_path = folder / model["serializedFile"], folder / "model.json"
         self.scripted = torch.jit.load(str(scripted), map_location="cpu").eval()  # for explanations: differentiable
-        self.classifier = Classifier(scripted, record_path, model["modelVersion"])
+        self.reader = ImageReader(scripted, record_path, folder / "handler" / SEGMENT_MODEL, model["modelVersion"])
+        self.version = model["modelVersion"]
         smoke = {path.stem: path.read_bytes() for path in sorted((folder / "handler" / "smoke").glob("*.png"))}
-        self.description = describe_model(self.classifier.version, json.loads(record_path.read_text()), smoke)
-        self.reader = NumberReader.load(self.classifier, folder / "handler")
-        framed = [frame_with_warnings(image) for image in smoke.values()]
-        self.classifier.warm_up(framed, context.system_properties["batch_size"])
-        for image in smoke.values():
-            self.reader.read(segment_number(*load_gray(image)))
-        self.metrics = Metrics(self.classifier.version)  # last, once the version is loaded
+        self.description = describe_model(self.version, json.loads(record_path.read_text()), smoke)
+        self.reader.warm_up(smoke.values(), context.system_properties["batch_size"])
+        self.metrics = Metrics(self.version)  # last, once the version is loaded
         self.log = RequestLog.from_environment()
         logging.getLogger().setLevel(logging.WARNING)  # TorchServe's worker logs a line for every batch
 
@@ -66,22 +51,13 @@ class DigitHandler:
         started = time.perf_counter()
         requests = [parse_request(row, context.get_all_request_header(index)) for index, row in enumerate(rows)]
         for image, deadline in _interleave_images(requests):
-            _decode_and_frame(image, deadline, self.reader)
-        self._classify([image for request in requests for image in request.images if image.framed])
+            self.reader.decode_and_frame(image, deadline)
+        self.reader.classify(image for request in requests for image in request.images)
         for index, request in enumerate(requests):
             self._respond(request)
             _set_response(context, index, request)
         self._record_batch(requests, time.perf_counter() - started)
         return [request.body.encode() for request in requests]  # bytes, as TorchServe would indent a dict
-
-    def _classify(self, images: list[ImageRecord]) -> None:
-        for start in range(0, len(images), MODEL_BATCH_SIZE):
-            batch = images[start : start + MODEL_BATCH_SIZE]
-            started = time.perf_counter()
-            predictions = self.classifier.predict([image.framed for image in batch if image.framed])
-            seconds = time.perf_counter() - started
-            for image, prediction in zip(batch, predictions, strict=True):
-                image.prediction, image.inference_seconds = prediction, seconds
 
     def _respond(self, request: Request) -> None:
         """Fill in the request's status, content type and body."""
@@ -107,7 +83,7 @@ class DigitHandler:
         digit = image.prediction["digit"]
         target = digit if target is None else target
         try:
-            values = compute_attribution(self.scripted, self.classifier.calibration, frame, target)
+            values = compute_attribution(self.scripted, self.reader.classifier.calibration, frame, target)
         except Exception as error:
             image.error = InternalError.from_exception(error)
             return image.response
@@ -119,7 +95,7 @@ class DigitHandler:
             self.metrics.probes.inc(sum(request.is_probe for request in requests))
             counted = [request for request in requests if not request.is_probe]
             self.metrics.record(counted, seconds)
-            self.log.write(counted, seconds, self.classifier.version)
+            self.log.write(counted, seconds, self.version)
         except Exception:  # such as MemoryError; the responses are complete
             logging.exception("a batch is not counted or logged")
 
@@ -132,48 +108,6 @@ def _interleave_images(requests: list[Request]) -> Iterator[tuple[ImageRecord, f
         for request, image in zip(requests, images, strict=True):
             if image is not None:
                 yield image, deadlines.get(request.kind, now + BATCH_SECONDS)
-
-
-def _decode_and_frame(image: ImageRecord, deadline: float, reader: NumberReader) -> None:
-    """Fill in the image's frame, or the number that it shows, or its error if anything goes wrong."""
-    if image.error:
-        return
-    if time.monotonic() > deadline:
-        message = "not read: the images before it used up the batch's time; send it again, fewer at a time"
-        image.error = DeadlineExceededError(503, message)
-        return
-    try:
-        _decode_and_frame_timed(image, reader)
-    except ImageError as error:
-        image.info = image.info or error.info
-        image.error = error.drop_traceback()
-    except CpuLimitError:
-        message = f"the image takes over {IMAGE_CPU_SECONDS:g} s to read; send it smaller or as PNG"
-        image.error = ImageError(413, message)
-    except Exception as error:
-        image.error = InternalError.from_exception(error)
-
-
-def _decode_and_frame_timed(image: ImageRecord, reader: NumberReader) -> None:
-    started = time.perf_counter()
-    try:
-        plain = load_plain_png(image.content)  # without the limit, which would add half to its time
-        gray, image.info = plain or run_with_cpu_limit(IMAGE_CPU_SECONDS, load_with_pillow, image.content)
-    finally:
-        image.decode_seconds = time.perf_counter() - started
-    started = time.perf_counter()
-    number = None
-    try:
-        if image.reads_number:
-            number = segment_number(gray, image.info)
-        else:
-            image.framed = frame_gray_with_warnings(gray)
-    finally:
-        image.framing_seconds = time.perf_counter() - started
-    if number:
-        started = time.perf_counter()
-        image.prediction = reader.read(number)
-        image.inference_seconds = time.perf_counter() - started
 
 
 def _set_response(context: Any, index: int, request: Request) -> None:

@@ -91,9 +91,10 @@ class Metrics:
         _observe_all(self.handling, [seconds] * len(requests))
         for (kind, status), count in Tally([(request.kind, request.status) for request in requests]).items():
             self.requests(kind, status).inc(count)
-        self._record_images([image for request in requests for image in request.images])
+        self.record_images([image for request in requests for image in request.images])
 
-    def _record_images(self, images: Sequence[ImageRecord]) -> None:
+    def record_images(self, images: Sequence[ImageRecord]) -> None:
+        """Count images, apart from the requests that they came in."""
         _observe_all(self.decoding, [image.decode_seconds for image in images if image.decode_seconds is not None])
         _observe_all(self.framing, [image.framing_seconds for image in images if image.framing_seconds is not None])
         for reason, count in Tally([image.error.reason for image in images if image.error]).items():

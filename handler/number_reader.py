@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from handler.calibration import compute_negative_entropy
-from handler.classifier import MODEL_BATCH_SIZE, Classifier, load_gray_network
+from handler.calibration import log_softmax
+from handler.classifier import MODEL_BATCH_SIZE, Classifier
 from handler.decoding import GrayImage, ImageError
 from handler.geometry import crop_components, deslant, place_in_frame
+from handler.networks import Network, load_network
 from handler.number_segmentation import MAX_PIECES, Line, cut_pieces
-from handler.preprocessing import NumberImage, Position, to_input
+from handler.preprocessing import NumberImage, Position, to_gray_input
 from handler.protocol import MAX_NUMBER_DIGITS, UNREAD_MARKS
 from handler.segmentation import MIN_DIGIT_HEIGHT, Components
 
@@ -42,6 +42,7 @@ SKIP_COST = 5.0  # in nats, of a piece that belongs to no digit, half as high as
 MIN_PROBABILITY = 1e-9  # smaller probabilities of the classifier count as this
 MIN_LOG_IS_READ = math.log(0.5)  # logarithm of the probability of being a digit or a pair, below which it is rejected
 SEGMENT_MODEL, SEGMENT_RECORD = "segment_model.pt", "segment_model.json"  # files beside this module
+SEGMENT_ONNX = "segment_model.onnx"  # the same model for readers without torch; not in archives
 
 
 @dataclass(frozen=True)
@@ -165,14 +166,14 @@ def find_best_path(line: Line, segments: Sequence[Segment]) -> Reading:
 class NumberReader:
     """Reads lines of digits with the classifier and the segment model."""
 
-    def __init__(self, classifier: Classifier, segment_model: torch.nn.Module, calibration: NumberCalibration) -> None:
+    def __init__(self, classifier: Classifier, segment_model: Network, calibration: NumberCalibration) -> None:
         self.classifier, self.segment_model, self.calibration = classifier, segment_model, calibration
 
     @classmethod
-    def load(cls, classifier: Classifier, folder: Path) -> "NumberReader":
-        """Load the segment model and the calibration in its record."""
-        record = json.loads((folder / SEGMENT_RECORD).read_text())
-        return cls(classifier, load_gray_network(folder / SEGMENT_MODEL), NumberCalibration(**record["calibration"]))
+    def load(cls, classifier: Classifier, segment_model: Path) -> "NumberReader":
+        """Load the scripted or ONNX segment model and the calibration in its record."""
+        record = json.loads(segment_model.with_name(SEGMENT_RECORD).read_text())
+        return cls(classifier, load_network(segment_model), NumberCalibration(**record["calibration"]))
 
     def read(self, image: NumberImage) -> dict[str, Any]:
         """Return the fields of a number's response; raise ImageError 422 without a digit or with too many."""
@@ -195,7 +196,7 @@ class NumberReader:
         digits = []
         for segment in reading.segments:
             probabilities = np.exp(segment.digits)
-            sure = compute_negative_entropy(torch.from_numpy(probabilities)) >= self.classifier.calibration.threshold
+            sure = self.classifier.calibration.accept_probabilities(probabilities)
             boxes = segment.find_boxes(reading.line)
             for row, is_sure, box in zip(probabilities, sure.tolist(), boxes, strict=True):
                 digits.append(
@@ -232,28 +233,27 @@ class NumberReader:
             return Reading(line, ())
         is_narrow = [line.is_component(*run) and line.measure(*run)[0] <= SURE_WIDTH for run in candidates]
         frames = [frame_candidate(line, candidate) for candidate in candidates]
-        digits, log_is_digit, pairs, log_is_pair = self._classify(frames, torch.tensor(is_narrow).double())
+        digits, log_is_digit, pairs, log_is_pair = self._classify(frames, np.array(is_narrow))
         singles = [Segment(*values) for values in zip(candidates, digits, log_is_digit, strict=True)]
         touching = [Segment(*values) for values in zip(candidates, pairs, log_is_pair, strict=True)]
         return find_best_path(line, singles + [pair for pair in touching if line.is_connected(*pair.candidate)])
 
-    @torch.inference_mode()
-    def _classify(self, frames: list[GrayImage], is_narrow: torch.Tensor) -> tuple[NDArray[np.float64], ...]:
+    def _classify(self, frames: list[GrayImage], is_narrow: NDArray[np.bool_]) -> tuple[NDArray[np.float64], ...]:
         """Return logarithms of probabilities: digits [N,1,10], of one [N]; digits of pairs [N,2,10], of a pair [N].
 
         Both models' probabilities of a single digit are multiplied (product of experts: Hinton, Neural Computation 14,
         2002).
         """
         starts = range(0, len(frames), MODEL_BATCH_SIZE)
-        batches = [to_input(frames[start : start + MODEL_BATCH_SIZE])[:, :1] for start in starts]
-        logits = torch.cat([self.classifier.network(images) for images in batches])
-        segment_logits = torch.cat([self.segment_model(images) for images in batches]).double()
+        batches = [to_gray_input(frames[start : start + MODEL_BATCH_SIZE]) for start in starts]
+        logits = np.concatenate([self.classifier.network(images) for images in batches])
+        segment_logits = np.concatenate([self.segment_model(images) for images in batches]).astype(np.float64)
         probabilities = self.classifier.calibration.compute_probabilities(logits)
         segment_logits[:, NOT_A_DIGIT] -= COMPONENT_LOG_ODDS * is_narrow
-        segments = segment_logits.log_softmax(1)
+        segments = log_softmax(segment_logits)
         singles, pairs = segments[:, :10], segments[:, FIRST_PAIR:].reshape(-1, 10, 10)
-        product = (probabilities.clamp_min(MIN_PROBABILITY).log() + singles).log_softmax(1)
-        log_is_pair = pairs.logsumexp((1, 2))
-        digits_of_pairs = torch.stack((pairs.logsumexp(2), pairs.logsumexp(1)), 1) - log_is_pair[:, None, None]
-        values = product.unsqueeze(1), singles.logsumexp(1), digits_of_pairs, log_is_pair
-        return tuple(value.numpy() for value in values)
+        product = log_softmax(np.log(np.maximum(probabilities, MIN_PROBABILITY)) + singles)
+        log_digits = np.stack((np.logaddexp.reduce(pairs, 2), np.logaddexp.reduce(pairs, 1)), 1)  # of pairs, [N,2,10]
+        log_is_pair = np.logaddexp.reduce(log_digits[:, 0], 1)
+        digits_of_pairs = log_digits - log_is_pair[:, np.newaxis, np.newaxis]
+        return product[:, np.newaxis], np.logaddexp.reduce(singles, 1), digits_of_pairs, log_is_pair

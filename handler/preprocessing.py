@@ -7,10 +7,10 @@ bytes -> `decode_plain_png`, or `decode_image` and `reduce_image` -> grayscale (
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from handler.background import Foreground, crop_to_page, estimate_background, extract_foreground, reduce_image
 from handler.decoding import GrayImage, ImageInfo, decode_with_info
@@ -21,6 +21,9 @@ from handler.lines import remove_lines
 from handler.number_segmentation import Line, SeveralLinesError, segment_line
 from handler.protocol import WARNINGS
 from handler.segmentation import Components, find_components
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CHANNELS = 3  # all equal, as the architecture takes RGB images
 FAINT_CONTRAST = 64  # gray levels of 255; a digit of less contrast is faint
@@ -133,8 +136,15 @@ def segment_number(gray: GrayImage, info: ImageInfo) -> NumberImage:
     return NumberImage(line, warnings, position)
 
 
-def to_input(frames: Sequence[GrayImage] | GrayImage | torch.Tensor) -> torch.Tensor:
+def to_gray_input(frames: Sequence[GrayImage] | GrayImage) -> NDArray[np.float32]:
+    """Convert frames uint8 [N,64,64] to one of the three channels of `to_input`: float32 [N,1,64,64]."""
+    return np.divide(np.asarray(frames)[:, np.newaxis], np.float32(255), dtype=np.float32)
+
+
+def to_input(frames: "Sequence[GrayImage] | GrayImage | Tensor") -> "Tensor":
     """Convert frames uint8 [N,64,64] to the model's input: float32 [N,3,64,64] in 0..1, all three channels equal."""
+    import torch  # here: a reader of ONNX models does without
+
     gray = frames if isinstance(frames, torch.Tensor) else torch.from_numpy(np.asarray(frames))
     return gray.unsqueeze(1).float().div(255).expand(-1, CHANNELS, -1, -1)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from handler.decoding import ImageError, ImageInfo
 
 if TYPE_CHECKING:
-    from handler.preprocessing import FramedImage  # its import costs seconds of torch
+    from handler.preprocessing import FramedImage
 
 JSON = "application/json"
 KINDS = ("predict", "read_number", "predict_batch", "explain", "describe")

@@ -208,8 +208,8 @@ def _stage_files(sources: dict[str, Path], folder: Path) -> Path:
 def _list_sources(root: Path, model: str) -> dict[str, Path]:
     """Return the files of `root` that an archive of this model bundles, by their name in the archive."""
     handler, folder = root / "handler", root / MODEL_FOLDERS[model]
-    sources = sorted([*handler.glob("*.py"), *handler.glob("segment_model.*"), *handler.glob("smoke/*.png")])
-    sources.append(handler / "model-config.yaml")
+    sources = sorted([*handler.glob("*.py"), *handler.glob("smoke/*.png")])
+    sources += [handler / name for name in ("segment_model.pt", "segment_model.json", "model-config.yaml")]
     files = {_MODEL_FILE: folder / _MODEL_FILE, "model.json": folder / "model" / "model.json"}
     return {path.relative_to(root).as_posix(): path for path in sources} | files
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
+from common.models import RECORD
 from serving.archive import build_archive, get_archive_path
 from serving.config import ROOT
-from training.export import MODEL, RECORD, export_model
+from training.export import MODEL, export_model
 from training.model import DigitCNN, load_model
 
 CACHE = "DIGITS_TEST_ARCHIVES"  # environment: the folder of this run's archives, which its processes share

@@ -3,8 +3,9 @@
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
+from numpy.typing import NDArray
 
 from handler.classifier import MODEL_BATCH_SIZE
 from handler.decoding import GrayImage, ImageInfo
@@ -19,14 +20,13 @@ def test_large_batch_requests_are_split_into_model_calls(
     handler: DigitHandler, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    network = handler.classifier.network
+    network = handler.reader.classifier.network
 
-    def count_images(images: torch.Tensor) -> torch.Tensor:
+    def count_images(images: NDArray[np.float32]) -> NDArray[np.float32]:
         sizes.append(len(images))
-        logits: torch.Tensor = network(images)
-        return logits
+        return network(images)
 
-    monkeypatch.setattr(handler.classifier, "network", count_images)
+    monkeypatch.setattr(handler.reader.classifier, "network", count_images)
     order = [index % 10 for index in range(MAX_INSTANCES)]
     responses = call_handler(
         handler, model_dir, [{"body": make_batch_body(*[SMOKE[digit] for digit in order])}] * 4, [JSON] * 4
@@ -54,7 +54,7 @@ def test_images_before_the_deadline_are_predicted(
         time.sleep(0.06)
         return load_plain_png(image)
 
-    monkeypatch.setattr("handler.digit_handler.load_plain_png", load_slowly)
+    monkeypatch.setattr("handler.image_reader.load_plain_png", load_slowly)
     monkeypatch.setattr("handler.digit_handler.BATCH_REQUESTS_SECONDS", 0.5)
     [(_, response)] = call_handler(handler, model_dir, [{"body": make_batch_body(*[SMOKE[1]] * 20)}], [JSON])
     predicted = ["digit" in prediction for prediction in response["predictions"]]
@@ -72,7 +72,7 @@ def test_request_with_few_images_does_not_wait_for_many(
         decoded.append(image)
         return load_plain_png(image)
 
-    monkeypatch.setattr("handler.digit_handler.load_plain_png", note_and_load)
+    monkeypatch.setattr("handler.image_reader.load_plain_png", note_and_load)
     rows = [make_batch_body(*[SMOKE[1]] * 4), make_batch_body(SMOKE[2], SMOKE[2]), SMOKE[3]]
     responses = call_handler(handler, model_dir, [{"body": row} for row in rows], [JSON, JSON, {}])
     assert [SMOKE[digit] for digit in (1, 2, 3, 1, 2, 1, 1)] == decoded

@@ -3,21 +3,22 @@
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
-from common.models import MODEL_FOLDERS
-from handler.classifier import MODEL_BATCH_SIZE, Classifier, load_gray_network
-from handler.preprocessing import FramedImage, frame_with_warnings, to_input
+from common.models import MODEL_FOLDERS, ONNX, RECORD
+from handler.classifier import MODEL_BATCH_SIZE, Classifier
+from handler.networks import load_network
+from handler.preprocessing import FramedImage, frame_with_warnings, to_gray_input, to_input
 from serving.config import ROOT
 from tests.images import SMOKE, digits, encode
+from training.export import SCRIPTED
 from training.model import load_model
-
-SCRIPTED = ROOT / "scripted_model.pt"
 
 
 @pytest.fixture(scope="module")
 def classifier() -> Classifier:
-    return Classifier(SCRIPTED, ROOT / "model" / "model.json", "2.5")
+    return Classifier(ROOT / SCRIPTED, ROOT / RECORD, "2.5")
 
 
 def frame_smoke_images(count: int) -> list[FramedImage]:
@@ -26,27 +27,25 @@ def frame_smoke_images(count: int) -> list[FramedImage]:
 
 @pytest.mark.parametrize("model", MODEL_FOLDERS)
 @pytest.mark.parametrize("count", [1, 7, 64])
-def test_gray_network_gives_the_scripted_models_logits(count: int, model: str) -> None:
+def test_loaded_networks_give_the_scripted_models_logits(count: int, model: str) -> None:
     """Test digits, and noise of every gray level."""
     noise = np.random.default_rng(0).integers(0, 256, (count, 64, 64), np.uint8)
     frames = [frame_with_warnings(encode(Image.fromarray(gray))).frame for gray in digits()[0][:count]]
-    images = to_input([*noise, *frames])
-    scripted = ROOT / MODEL_FOLDERS[model] / "scripted_model.pt"
+    folder = ROOT / MODEL_FOLDERS[model]
     with torch.inference_mode():
-        expected = load_model(scripted)(images)
-        logits = load_gray_network(scripted)(images[:, :1])
-    assert logits.shape == (2 * count, 10)
-    assert (logits - expected).abs().max() < 1e-4
+        expected = load_model(folder / SCRIPTED)(to_input([*noise, *frames])).numpy()
+    for path in (folder / SCRIPTED, folder / ONNX):
+        logits = load_network(path)(to_gray_input([*noise, *frames]))
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
 
 
 def test_warm_up_calls_the_model_with_every_batch_size(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     network = classifier.network
 
-    def count_images(images: torch.Tensor) -> torch.Tensor:
+    def count_images(images: NDArray[np.float32]) -> NDArray[np.float32]:
         sizes.append(len(images))
-        logits: torch.Tensor = network(images)
-        return logits
+        return network(images)
 
     monkeypatch.setattr(classifier, "network", count_images)
     classifier.warm_up(frame_smoke_images(10), 16)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from handler.decoding import GrayImage, ImageInfo
-from handler.digit_handler import DigitHandler, _decode_and_frame
+from handler.digit_handler import DigitHandler
 from handler.preprocessing import frame_with_warnings, load_with_pillow, to_input
 from handler.records import ImageRecord
 from serving.config import ROOT
@@ -77,7 +77,7 @@ def test_unexpected_exception_stays_in_its_row(
             raise MemoryError
         return load_with_pillow(image)
 
-    monkeypatch.setattr("handler.digit_handler.load_with_pillow", raise_memory_error)
+    monkeypatch.setattr("handler.image_reader.load_with_pillow", raise_memory_error)
     responses = call_handler(handler, model_dir, [{"body": SMOKE[1]}, {"body": b"huge"}, {"body": SMOKE[2]}])
     assert [status for status, _ in responses] == [200, 500, 200]
     assert responses[1][1] == {
@@ -91,7 +91,7 @@ def test_unexpected_exception_stays_in_its_row(
 def test_bad_image_is_not_kept_in_memory_until_its_batch_is_done(name: str, handler: DigitHandler) -> None:
     """An error's traceback would hold its pixels: 16 large images would take gigabytes."""
     image = ImageRecord(bad_images()[name].body)
-    _decode_and_frame(image, math.inf, handler.reader)
+    handler.reader.read([image])
     error = image.error
     assert error is not None
     assert (error.__traceback__, error.__cause__, error.__context__) == (None, None, None)

@@ -170,10 +170,10 @@ def test_every_shell_block_runs_as_written(page: str, checkout: tuple[Path, Serv
 
 
 def read_pins(name: str) -> list[str]:
-    return [line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith("#")]
+    return [line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith(("#", "-r "))]
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt", "requirements-docs.txt"])
+@pytest.mark.parametrize("name", [f"requirements{part}.txt" for part in ("", "-reader", "-bulk", "-dev", "-docs")])
 def test_every_dependency_is_pinned_exactly_and_none_is_cudas(name: str) -> None:
     for pin in read_pins(name):
         assert re.fullmatch(r"[a-z][a-z0-9-]*==[0-9.]+", pin)
@@ -181,7 +181,7 @@ def test_every_dependency_is_pinned_exactly_and_none_is_cudas(name: str) -> None
 
 
 @pytest.mark.parametrize(
-    "name", ["requirements.txt", "requirements-dev.txt"]
+    "name", ["requirements.txt", "requirements-reader.txt", "requirements-dev.txt"]
 )  # `make licences` lists what these install
 def test_licence_of_every_dependency_is_listed(name: str) -> None:
     listed = (DOCS / "licences.md").read_text().lower().replace("_", "-")

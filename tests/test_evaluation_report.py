@@ -9,7 +9,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from common.command_line import run_command
-from common.models import MODEL_FOLDERS
+from common.models import MODEL_FOLDERS, RECORD
 from evaluation import outlier_images
 from evaluation.__main__ import make_parser
 from evaluation.handler_runner import HandlerRunner, start_handler
@@ -23,7 +23,6 @@ from handler.calibration import read_calibration
 from handler.preprocessing import frame, to_input
 from serving.config import ROOT
 from tests.images import digits
-from training.export import RECORD
 from training.model import load_model
 
 BLANK = encode_png(np.full((28, 28), 200, np.uint8))
@@ -42,9 +41,9 @@ def test_predictions_are_the_models_and_blank_images_are_counted(handler: Handle
         logits = load_model(ROOT / "scripted_model.pt")(to_input([frame(image) for image in images]))
     calibration = read_calibration(ROOT / RECORD)
     expected = calibration.compute_probabilities(logits)
-    np.testing.assert_allclose(predictions.scores[:-1], calibration.compute_scores(logits).numpy(), atol=1e-4)
-    np.testing.assert_allclose(predictions.probabilities[:-1], expected.numpy(), atol=1e-4)
-    np.testing.assert_array_equal(predictions.digits[:-1], expected.argmax(1).numpy())
+    np.testing.assert_allclose(predictions.scores[:-1], calibration.compute_scores(logits), atol=1e-4)
+    np.testing.assert_allclose(predictions.probabilities[:-1], expected, atol=1e-4)
+    np.testing.assert_array_equal(predictions.digits[:-1], expected.argmax(1))
     assert predictions.blank.tolist() == [False] * 20 + [True]
     assert (predictions.digits[-1], predictions.confidence[-1], predictions.accepted[-1]) == (-1, 0, False)
 

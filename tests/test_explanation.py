@@ -55,7 +55,7 @@ def test_attributed_pixels_matter_to_the_prediction(handler: DigitHandler) -> No
     for frame in frames:
         [prediction] = _predict_frames(handler, [frame])
         digit, confidence = prediction["digit"], prediction["confidence"]
-        values = compute_attribution(handler.scripted, handler.classifier.calibration, frame, digit)
+        values = compute_attribution(handler.scripted, handler.reader.classifier.calibration, frame, digit)
         shares.append(np.abs(values)[frame >= MIN_INTENSITY].sum() / np.abs(values).sum())
         foreground = np.flatnonzero(frame >= MIN_INTENSITY)
         tenth = len(foreground) // 10
@@ -80,7 +80,7 @@ def _compute_confidences(handler: DigitHandler, frames: list[Any], digit: int) -
 
 
 def _predict_frames(handler: DigitHandler, frames: list[Any]) -> list[dict[str, Any]]:
-    return handler.classifier.predict([FramedImage(frame, ()) for frame in frames])
+    return handler.reader.classifier.predict([FramedImage(frame, ()) for frame in frames])
 
 
 def test_failed_explanation_stays_in_its_row(

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.models import MODEL_FOLDERS
+from common.models import MODEL_FOLDERS, RECORD
 from handler.calibration import Calibration
 from serving.config import ROOT
 from tests.datasets import mnist5k
-from training.export import LIBRARIES, MODEL, PARAMETERS, RECORD, SCRIPTED, export_model, make_record
+from training.export import LIBRARIES, MODEL, PARAMETERS, SCRIPTED, export_model, make_record
 from training.model import DigitCNN, load_model
 from training.recipe import RECIPES, make_config
 from training.train import Trainer
@@ -58,7 +58,8 @@ def test_shipped_weights_have_the_models_recipe_on_mnist(model: str, accuracy: f
     shipped = json.loads((ROOT / MODEL_FOLDERS[model] / RECORD).read_text())
     assert shipped["recipe"] == asdict(RECIPES[model])
     assert (shipped["data"]["name"], shipped["data"]["training_pictures"]) == ("mnist", 54_999)
-    pins = dict(line.split("==") for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line)
+    texts = [(ROOT / name).read_text() for name in ("requirements.txt", "requirements-reader.txt")]
+    pins = dict(line.split("==") for line in "\n".join(texts).splitlines() if "==" in line)
     libraries = {name: version.split("+")[0] for name, version in shipped["libraries"].items()}
     assert all(pins[name] == libraries[name] for name in LIBRARIES)
     assert shipped["metrics"]["test"]["accuracy"] >= accuracy

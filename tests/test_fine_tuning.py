@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from common.command_line import run_command
+from common.models import RECORD
 from serving.config import ROOT
 from tests.datasets import write_folder
 from tests.images import digits
 from training import data as training_data
 from training.__main__ import make_parser
 from training.data import DataSet, load_data
-from training.export import MODEL, PARAMETERS, RECORD, SCRIPTED
+from training.export import MODEL, PARAMETERS, SCRIPTED
 from training.fine_tuning import load_initial_model, mix_in_mnist
 from training.model import DigitCNN, load_model
 from training.model_metrics import evaluate_model

@@ -47,7 +47,7 @@ SLOW: dict[str, Callable[[], bytes]] = {"bmp of runs": make_bmp_of_runs, "png of
 def test_slow_image_fails_alone(
     name: str, handler: DigitHandler, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("handler.digit_handler.IMAGE_CPU_SECONDS", 1.0)  # they take some seconds on any machine
+    monkeypatch.setattr("handler.image_reader.IMAGE_CPU_SECONDS", 1.0)  # they take some seconds on any machine
     context = make_context(model_dir, 3)
     started = time.process_time()
     one, slow, other = handler.handle([{"body": image} for image in (SMOKE[1], SLOW[name](), SMOKE[2])], context)

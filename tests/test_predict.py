@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 
 from common.command_line import run_command
+from common.models import ONNX, RECORD
 from serving.config import ROOT
 from tests.datasets import write_folder, write_mnist
 from tests.test_command_line import list_imports
 from training.__main__ import make_parser
-from training.export import MODEL, PARAMETERS, RECORD, SCRIPTED
+from training.export import MODEL, PARAMETERS, SCRIPTED
 from training.predict import MakePrediction
 
 mpl.use("Agg")
@@ -99,7 +100,7 @@ def test_training_on_own_images_writes_all_files(tmp_path: Path, capsys: pytest.
     assert run_training("train", *options, "--skip-unreadable") == 0
     assert "skipped 1 unreadable images" in capsys.readouterr().err
     written = {path.name for path in (tmp_path / "model").iterdir()}
-    assert written == {MODEL.name, PARAMETERS.name, RECORD.name, "curves.png"}
+    assert written == {MODEL.name, PARAMETERS.name, ONNX.name, RECORD.name, "curves.png"}
     assert (tmp_path / SCRIPTED).is_file()
 
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import pytest
 
 from common.command_line import run_command
-from common.models import MODEL_FOLDERS
+from common.models import MODEL_FOLDERS, RECORD
 from serving.config import ROOT
 from tests.datasets import write_folder
 from training import export
@@ -50,7 +50,7 @@ def read_run(folder: Path) -> dict[Path, bytes]:
 
 @pytest.mark.parametrize("model", MODEL_FOLDERS)
 def test_shipped_run_is_the_one_in_git(model: str) -> None:
-    show = ["git", "show", f"HEAD:{MODEL_FOLDERS[model] / export.RECORD}"]
+    show = ["git", "show", f"HEAD:{MODEL_FOLDERS[model] / RECORD}"]
     assert json.loads(subprocess.check_output(show, cwd=ROOT))["run_id"] == SHIPPED_RUNS[model]
 
 
@@ -70,7 +70,7 @@ def test_training_keeps_the_replaced_run_and_release_restores_it(
     run_id = make_run_id(CONFIG, load_data(str(own)))
     trained = read_run(tmp_path)
     assert read_run(tmp_path / RUNS / run_id) == trained
-    assert json.loads(trained[export.RECORD])["run_id"] == run_id
+    assert json.loads(trained[RECORD])["run_id"] == run_id
     assert read_run(tmp_path / RUNS / SHIPPED_RUN) == read_run(ROOT)
 
     assert run_training("release", "released", "--out", tmp_path) == 0

@@ -16,11 +16,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - as all of torch writes it
 
 from common.command_line import run_command
+from common.models import RECORD
 from serving.config import ROOT
 from tests.datasets import mnist5k, write_mnist
 from training.__main__ import make_parser
 from training.data import DataSet, load_data
-from training.export import CHECKPOINT, PARAMETERS, RECORD
+from training.export import CHECKPOINT, PARAMETERS
 from training.recipe import NO_TEACHER, Config, make_config
 from training.runs import RUNS
 from training.train import ResumeError, Trainer, fit, make_run_id

@@ -1,6 +1,7 @@
 """Command line of training.
 
-python -m training train | release | tune | evaluate | calibrate | drift-baseline | segment-model | predict
+python -m training train | release | tune | evaluate | calibrate | drift-baseline | predict
+                   export-onnx | segment-model
 python -m training train --data mnist5k      no download needed
 python -m training evaluate --data mnist     accuracy of the current model on MNIST's test images: 99.48%
 python -m training predict handler/smoke/7.png
@@ -65,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     top = argparse.ArgumentParser("python -m training", description="Train, evaluate and try the digit model.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    text = "Train a model; write state dict, whole model, scripted model, model.json and learning curves."
+    text = "Train a model; write state dict, whole, scripted and ONNX model, model.json and learning curves."
     command = add_command(commands, "train", "training.training_commands:run_train", text, [data, recipe])
     command.add_argument("--resume", action="store_true", help="resume after the last finished epoch")
     text = "initial weights to fine-tune: released, a run id or a model file; a folder's images are mixed with mnist5k"
@@ -100,12 +101,15 @@ def make_parser() -> argparse.ArgumentParser:
         command.set_defaults(is_calibrated=name == "calibrate")
         command.add_argument("--part", choices=_PARTS, default="validation", help=_DEFAULT)
 
+    text = "Write the ONNX model of a current model that was trained before there was one, for bulk prediction."
+    add_command(commands, "export-onnx", "training.training_commands:run_export_onnx", text, [folder])
+
     text = "Train the segment model, which reading numbers needs, and calibrate it with the current default model."
     command = add_command(commands, "segment-model", "training.segment_model:run_segment_model", text, [data])
     command.add_argument("--numbers", type=positive_int, default=70_000, help=f"numbers to compose {_DEFAULT}")
     command.add_argument("--epochs", type=positive_int, default=5, help=_DEFAULT)
     command.add_argument("--seed", type=int, default=0, help=_DEFAULT)
-    command.add_argument("--out", type=Path, default=Path("handler"), help=f"folder of the two files {_DEFAULT}")
+    command.add_argument("--out", type=Path, default=Path("handler"), help=f"folder of the three files {_DEFAULT}")
 
     text = "Print path, digit, confidence, accepted or rejected, and warnings of images, separated by tabs."
     command = add_command(commands, "predict", "training.predict:run_predict", text, [model])

@@ -17,7 +17,7 @@ def fit_calibration(evaluation: Evaluation) -> Calibration:
     """Fit the temperature, then the threshold that rejects REJECTED_RATIO of the validation images."""
     temperature = _fit_temperature(evaluation.logits, evaluation.labels)
     scores = Calibration(temperature).compute_scores(evaluation.logits)
-    return Calibration(temperature, float(np.quantile(scores.numpy(), REJECTED_RATIO)))
+    return Calibration(temperature, float(np.quantile(scores, REJECTED_RATIO)))
 
 
 def _fit_temperature(logits: Tensor, labels: Tensor) -> float:

@@ -14,7 +14,7 @@ def compute_drift_baseline(images: LabeledImages, evaluation: Evaluation, calibr
     probabilities = calibration.compute_probabilities(evaluation.logits)
     ratios, widths = measure_foreground(images.frames)
     return compute_baseline(
-        confidence=probabilities.amax(1).tolist(),
+        confidence=probabilities.max(1).tolist(),
         foreground_ratio=ratios,
         stroke_width=widths,
         image_size=images.sizes.tolist(),

@@ -2,7 +2,9 @@
 
 import json
 import platform
+import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
@@ -12,14 +14,15 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from common.atomic import ReservedFile, write_atomic
 from common.errors import UserError
+from common.models import ONNX, RECORD
 from handler import __version__
 from handler.calibration import Calibration
-from handler.preprocessing import ImageError, frame, to_input
-from training.model import ARCHITECTURES, CLASSES
+from handler.preprocessing import CHANNELS, ImageError, frame, to_input
+from training.model import ARCHITECTURES, CLASSES, DigitCNN
 
 if TYPE_CHECKING:
     from training.data import DataSet
@@ -30,11 +33,11 @@ if TYPE_CHECKING:
 MODEL = Path("model/DigitRecognitionModel.pt")  # whole model
 PARAMETERS = Path("model/DigitRecognitionModelParameter.pt")  # state dict
 SCRIPTED = Path("scripted_model.pt")  # bundled by `make archive`
-RECORD = Path("model/model.json")
 CURVES = Path("model/curves.png")
 CHECKPOINT = Path("model/checkpoint.pt")
 SMOKE_FOLDER = Path(__file__).resolve().parents[1] / "handler" / "smoke"  # <digit>.png
 LIBRARIES = ("torch", "torchvision", "torchmetrics", "numpy", "pillow", "opencv-python-headless")
+ONNX_OPSET = 20
 RESERVED_BYTES = 1_000_000  # bytes; more than the files of a run need
 
 
@@ -76,12 +79,47 @@ def to_bytes(write: Callable[[IO[bytes]], object]) -> bytes:
     return buffer.getvalue()
 
 
+class _GrayNetwork(nn.Module):
+    """A network that reads the first of the three equal channels, and so an image of one channel as well."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = deepcopy(network)
+        if isinstance(self.network, DigitCNN):
+            self.network.conv1.weight.data = self.network.conv1.weight.data.sum(1, keepdim=True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images[:, :1])
+        return logits
+
+
+def convert_to_onnx(model: nn.Module) -> bytes:
+    """Return an ONNX model: float32 [N,3,64,64] in 0..1, or one channel of it, -> logits float32 [N,classes]."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own
+        program = torch.onnx.export(
+            _GrayNetwork(model).eval(),
+            (torch.zeros(2, CHANNELS, 64, 64),),
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: "batch", 1: "channels"},),
+            opset_version=ONNX_OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    model_proto = program.model_proto
+    for part in (model_proto.graph, *model_proto.graph.node, *model_proto.graph.value_info):
+        part.ClearField("metadata_props")  # stack traces, with this machine's paths
+    return bytes(model_proto.SerializeToString())
+
+
 def export_model(model: nn.Module, record: dict[str, Any], folder: Path) -> None:
-    """Write whole model, state dict, scripted model and model.json to `folder`."""
+    """Write whole model, state dict, scripted model, ONNX model and model.json to `folder`."""
     model = model.cpu().eval().requires_grad_(True)
     scripted = torch.jit.script(model)
     write_atomic(folder / MODEL, to_bytes(lambda file: torch.save(model, file)))
     write_atomic(folder / PARAMETERS, to_bytes(lambda file: torch.save(model.state_dict(), file)))
+    write_atomic(folder / ONNX, convert_to_onnx(model))
     write_record(record, folder)
     write_atomic(folder / SCRIPTED, to_bytes(lambda file: torch.jit.save(scripted, file)))  # last: marks a complete run
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from common.models import MODEL_FOLDERS
+from common.models import MODEL_FOLDERS, RECORD
 from handler.calibration import Calibration, read_calibration
 from handler.preprocessing import ImageError, frame_with_warnings, to_input
-from training.export import PARAMETERS, RECORD
+from training.export import PARAMETERS
 from training.model import load_model
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ class MakePrediction:
         network, calibration = _get_model(Path(model)), _get_calibration(Path(model))
         with torch.inference_mode():
             logits = network(to_input([self.frame]))
-        self.probabilities: Tensor = calibration.compute_probabilities(logits)[0]  # float64 [10], index = digit
+        probabilities = calibration.compute_probabilities(logits)
+        self.probabilities = torch.from_numpy(probabilities[0])  # float64 [10], index = digit
         self.accepted = bool(calibration.accept(logits, [self.warnings])[0])
 
     def show_prediction(self) -> Tensor:

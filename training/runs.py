@@ -10,13 +10,20 @@ from typing import Any
 
 from common.atomic import ReservedFile, write_atomic
 from common.errors import UserError
-from common.models import MODEL_FOLDERS
-from training.export import CURVES, MODEL, PARAMETERS, RECORD, SCRIPTED
+from common.models import MODEL_FOLDERS, ONNX, RECORD
+from training.export import CURVES, MODEL, PARAMETERS, SCRIPTED
 from training.predict import ROOT
 
 RUNS = Path("runs")
 SHIPPED_RUNS = {"default": "e4b77830522d", "large": "9bb9f5ee2208"}  # run ids; in commands, `released`
-FILES = (MODEL, PARAMETERS, CURVES, RECORD, SCRIPTED)  # in the order of writing: a run with the last one is complete
+FILES = (
+    MODEL,
+    PARAMETERS,
+    CURVES,
+    ONNX,
+    RECORD,
+    SCRIPTED,
+)  # as written: a run with the last is complete
 
 
 class RunError(UserError):

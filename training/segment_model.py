@@ -12,8 +12,17 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from common.atomic import write_atomic
 from common.command_line import show_progress
-from handler.classifier import Classifier, load_gray_network
-from handler.number_reader import SEGMENT_CLASSES, SEGMENT_MODEL, SEGMENT_RECORD, NumberCalibration, NumberReader
+from common.models import RECORD
+from handler.classifier import Classifier
+from handler.networks import load_network
+from handler.number_reader import (
+    SEGMENT_CLASSES,
+    SEGMENT_MODEL,
+    SEGMENT_ONNX,
+    SEGMENT_RECORD,
+    NumberCalibration,
+    NumberReader,
+)
 from handler.preprocessing import to_input
 from training import export
 from training.data import load_data
@@ -35,8 +44,9 @@ def run_segment_model(args: Namespace) -> int:
     _fit(model, frames, classes, args.epochs)
     scripted = torch.jit.script(model.eval())
     write_atomic(args.out / SEGMENT_MODEL, export.to_bytes(lambda file: torch.jit.save(scripted, file)))
-    classifier = Classifier(export.SCRIPTED, export.RECORD, "")
-    reader = NumberReader(classifier, load_gray_network(args.out / SEGMENT_MODEL), NumberCalibration())
+    write_atomic(args.out / SEGMENT_ONNX, export.convert_to_onnx(model))
+    classifier = Classifier(export.SCRIPTED, RECORD, "")
+    reader = NumberReader(classifier, load_network(args.out / SEGMENT_MODEL), NumberCalibration())
     record: dict[str, Any] = {
         "seed": args.seed,
         "numbers": args.numbers,

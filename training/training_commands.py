@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.models import MODEL_FOLDERS
+from common.atomic import write_atomic
+from common.models import MODEL_FOLDERS, ONNX, RECORD
 from handler.calibration import read_calibration
 from training import export, model_metrics, plots
 from training.calibrate import fit_calibration
@@ -57,7 +58,7 @@ def run_train(args: Namespace) -> int:
     export.export_model(model, export.make_record(trainer, data, evaluations, calibration, baseline, start), folder)
     for part, evaluation in evaluations.items():
         print(f"{part}: accuracy {evaluation.accuracy:.2%} of {len(evaluation.labels)} images")
-    for path in (export.PARAMETERS, export.MODEL, export.SCRIPTED, export.RECORD):
+    for path in (export.PARAMETERS, export.MODEL, export.SCRIPTED, ONNX, RECORD):
         print(out / path)
     release_run(run_id, out, config.model)
     checkpoint.unlink()
@@ -107,10 +108,18 @@ def run_evaluate(args: Namespace) -> int:
     return 0
 
 
+def run_export_onnx(args: Namespace) -> int:
+    """Run the command `export-onnx`."""
+    out = args.out or MODEL_FOLDERS[args.model]
+    write_atomic(out / ONNX, export.convert_to_onnx(load_model(out / export.PARAMETERS)))
+    print(out / ONNX)
+    return 0
+
+
 def run_drift_baseline(args: Namespace) -> int:
     """Run the command `drift-baseline`, or `calibrate`, which fits the calibration before."""
     out = args.out or MODEL_FOLDERS[args.model]
-    record_path = out / export.RECORD
+    record_path = out / RECORD
     record = json.loads(record_path.read_text())
     model = load_model(out / export.PARAMETERS)
     part, images = _choose_part(load_images(args), args.part)
