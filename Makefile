@@ -12,7 +12,7 @@ set = $(eval override $(1) := $$(if $$(is_given),$$(value $(1)),$(2)))$(eval une
   $(findstring $(newline),$($(1))),$(error $(1) has several lines; expected one))
 HAS_GPU := $(if $(call is_given,TORCH_INDEX),false,nvidia-smi)
 $(call set,TORCH_INDEX,https://download.pytorch.org/whl/cpu)
-$(foreach name,ARGS DATA FROM IMAGE IMAGES KIND MAX MIN MODEL NEW OLD PIP_ARGS PYTHON RUN VERSION,$(call set,$(name)))
+$(foreach name,ARGS DATA FROM IMAGE IMAGES IN KIND MAX MIN MODEL NEW OLD OUT PIP_ARGS PYTHON RUN VERSION,$(call set,$(name)))
 
 VERSION_FORM := [0-9A-Za-z][0-9A-Za-z._-]*
 check_version = $(if $($(1)),$(if $(shell printf %s $(quote) | LC_ALL=C grep -Ex '$(VERSION_FORM)'),,$(error \
@@ -32,6 +32,7 @@ INSTALLED := .venv/installed
 INSTALLED_DEV := .venv/installed-dev
 INSTALLED_BENCH := .venv/installed-bench
 INSTALLED_DOCS := .venv/installed-docs
+INSTALLED_BULK := .venv/installed-bulk
 $(if $(filter-out default large,$(MODEL)),$(error MODEL is $(MODEL); expected default or large))
 $(if $(MODEL),$(if $(filter serve demo,$(MAKECMDGOALS)),$(error MODEL is for make archive, with a VERSION; then make serve VERSION=…)))
 
@@ -52,7 +53,8 @@ require = $(if $($(1)),$(quote),$(error no $(1); make $@ $(1)=$(2)))
 
 .DEFAULT_GOAL := help
 .PHONY: help serve demo stop status token certs archive register compare promote rollback scale unregister models metrics monitor \
-  train release tune evaluate evaluate-served report predict explain bench bench-quick test test-slow soak lint docs audit licences wheel clean
+  train release tune evaluate evaluate-served report predict score explain bench bench-quick test test-slow \
+  test-interop soak lint docs audit licences wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -136,6 +138,9 @@ report: $(INSTALLED) ## write docs/report.md: the current models on all test set
 predict: $(INSTALLED) ## predict images without a server; IMAGES="a.png 'my b.jpg'", names with spaces in single quotes, MODEL=
 	@$(PY) -m training predict $(model_option) $(or $(IMAGES),$(error no images; make predict IMAGES="a.png b.jpg"))
 
+score: $(INSTALLED_BULK) ## predict all images of Parquet files or a folder on Ray; IN=folder OUT=folder, MODEL=, ARGS=--number
+	@$(PY) -m bulk score $(call require,IN,images) $(call require,OUT,predictions) $(model_option) $(ARGS)
+
 explain: $(INSTALLED) ## plot which parts of an image are evidence for its digit; IMAGE=a.png, ARGS="--target 3 -o out.png"
 	@$(PY) -m serving explain $(call require,IMAGE,a.png) $(ARGS)
 
@@ -165,6 +170,9 @@ endef
 
 test-slow: $(INSTALLED_DEV) ## run all tests but the soak tests, and check line coverage, about 20 minutes; ARGS=options of pytest
 	@$(if $(ARGS),$(PY) -m pytest -m "not soak" $(ARGS),$(call measure_coverage,$(call run_parallel_tests,not soak)) && $(call run_serial_tests,not soak))
+
+test-interop: $(INSTALLED_DEV) $(INSTALLED_BULK) ## run the tests that need Ray and pyarrow, with these
+	@$(PY) -m pytest -m "interop and not soak" $(ARGS) $$(grep -l mark.interop tests/test_*.py)
 
 soak: $(INSTALLED_DEV) ## run the soak tests, about 45 minutes: load during promotions and crashes, alerts, memory, fuzzing; ARGS=options of pytest
 	@$(PY) -m pytest -m soak $(ARGS)
@@ -220,7 +228,7 @@ $(HAS_GPU) >/dev/null 2>&1 || RES_OPTIONS='timeout:2 attempts:1' $(PY) -m pip in
   echo "note: cannot install PyTorch from "$(call quote,TORCH_INDEX)"; using PyPI's builds, which may include gigabytes of CUDA" >&2
 endef
 
-$(INSTALLED): requirements.txt
+$(INSTALLED): requirements.txt requirements-reader.txt
 	@$(make_venv)
 	@$(if $(TORCH_INDEX),$(install_cpu_torch),:)
 	$(PY) -m pip install $(PIP_ARGS) -r requirements.txt
@@ -232,6 +240,10 @@ $(INSTALLED_DEV): requirements-dev.txt $(INSTALLED)
 
 $(INSTALLED_DOCS): requirements-docs.txt $(INSTALLED)
 	$(PY) -m pip install $(PIP_ARGS) -r requirements-docs.txt
+	@touch $@
+
+$(INSTALLED_BULK): requirements-bulk.txt requirements-reader.txt $(INSTALLED)
+	$(PY) -m pip install $(PIP_ARGS) -r requirements-bulk.txt
 	@touch $@
 
 $(INSTALLED_BENCH): requirements-bench.txt $(INSTALLED)

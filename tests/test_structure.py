@@ -13,6 +13,7 @@ PACKAGES = (
     "training",
     "serving",
     "evaluation",
+    "bulk",
     "monitoring",
     "benchmarks",
 )

@@ -1,0 +1,1 @@
+"""Bulk prediction: all images of Parquet files or of a folder, on Ray, without a server."""
