@@ -41,10 +41,9 @@ class Checkout:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.programs = folder, folder / "programs"
-        for name in ("Makefile", "config.properties"):
+        for name in ("Makefile", "config.properties", "requirements-reader.txt"):
             shutil.copy(ROOT / name, folder)
         (folder / "requirements.txt").write_text("torch==0.0.1\ntorchmetrics==1.9.0\ntorchvision==0.0.2\n")
-        (folder / "requirements-reader.txt").touch()
         self.programs.mkdir()
         for tool in TOOLS:
             (self.programs / tool).symlink_to(shutil.which(tool) or tool)
@@ -91,8 +90,7 @@ def checkout(tmp_path: Path) -> Checkout:
 FOREIGN = {
     **dict.fromkeys(("VERSION", "OLD", "NEW"), "12 (bookworm)"),
     **dict.fromkeys(("ARGS", "IMAGES", "MODEL", "PIP_ARGS"), "; touch run"),
-    **dict.fromkeys(("DATA", "FROM", "IMAGE", "IN", "KIND", "MAX", "MIN", "OUT"), "foreign"),
-    **dict.fromkeys(("PYTHON", "RUN", "TORCH_INDEX"), "foreign"),
+    **dict.fromkeys("DATA FROM IMAGE IN KIND MAX MIN OUT PYTHON RUN TORCH_INDEX".split(), "foreign"),
 }
 
 
