@@ -24,11 +24,7 @@ def _load_onnx(path: Path) -> Network:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-    def compute_logits(images: NDArray[np.float32]) -> Any:
-        return session.run(None, {"images": images})[0]
-
-    return compute_logits
+    return lambda images: session.run(None, {"images": images})[0]
 
 
 def _load_scripted(path: Path) -> Network:

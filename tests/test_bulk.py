@@ -195,7 +195,8 @@ def test_unsuitable_columns_are_an_error(
     [
         (["{in}/none", "{out}"], "no Parquet files and no images; expected *.parquet or images such as *.png"),
         (["{in}/*.txt", "{out}"], "no Parquet files and no images"),
-        (["{in}", "{in}"], "is not empty; expected a new folder, or one that this command started"),
+        (["{in}/part-000.parquet", "{in}"], "is not empty; expected a new folder, or one that this command started"),
+        (["{in}", "{in}/out"], "/in/out: is in INPUT; choose a folder outside"),
         (["nowhere://x", "{out}"], "nowhere://x: "),
     ],
 )

@@ -85,15 +85,6 @@ def test_killed_workers_tasks_are_repeated(images: Path, expected: list[dict[str
     assert read_rows(tmp_path / "out") == expected
 
 
-def test_address_without_a_cluster_is_an_error(images: Path, tmp_path: Path) -> None:
-    run = score(images, tmp_path / "out", "--address", "127.0.0.1:1")
-    assert run.returncode == 1
-    assert run.stderr.endswith(
-        "error: 127.0.0.1:1: no Ray cluster there: [Errno 111] Connection refused; "
-        "expected host:port of its head node\n"
-    )
-
-
 def test_failed_file_is_named_and_the_others_are_predicted(images: Path, tmp_path: Path) -> None:
     some = tmp_path / "in"
     some.mkdir()

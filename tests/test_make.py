@@ -89,8 +89,8 @@ def checkout(tmp_path: Path) -> Checkout:
 
 FOREIGN = {
     **dict.fromkeys(("VERSION", "OLD", "NEW"), "12 (bookworm)"),
-    **dict.fromkeys(("ARGS", "IMAGES", "MODEL", "PIP_ARGS"), "; touch run"),
-    **dict.fromkeys("DATA FROM IMAGE IN KIND MAX MIN OUT PYTHON RUN TORCH_INDEX".split(), "foreign"),
+    **dict.fromkeys(("ARGS", "IMAGES", "IN", "MODEL", "OUT", "PIP_ARGS"), "; touch run"),
+    **dict.fromkeys(("DATA", "FROM", "IMAGE", "KIND", "MAX", "MIN", "PYTHON", "RUN", "TORCH_INDEX"), "foreign"),
 }
 
 
