@@ -174,7 +174,7 @@ test-slow: $(INSTALLED_DEV) ## run all tests but the soak tests, and check line 
 test-interop: $(INSTALLED_DEV) $(INSTALLED_BULK) ## run the tests that need Ray and pyarrow, with these
 	@$(PY) -m pytest -m "interop and not soak" $(ARGS) $$(grep -l mark.interop tests/test_*.py)
 
-soak: $(INSTALLED_DEV) ## run the soak tests, about 45 minutes: load during promotions and crashes, alerts, memory, fuzzing; ARGS=options of pytest
+soak: $(INSTALLED_DEV) $(INSTALLED_BULK) ## run the soak tests, about 45 minutes: load during promotions and crashes, alerts, memory, fuzzing; ARGS=options of pytest
 	@$(PY) -m pytest -m soak $(ARGS)
 
 lint: $(INSTALLED_DEV) ## run ruff, mypy, import-linter and the check of names, sentences and length of the docs

@@ -11,6 +11,7 @@ import secrets
 import sys
 import tempfile
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -57,18 +58,22 @@ def run_score(args: Namespace) -> int:
     )
     shards = list_shards(job)
     _open_output(job, shards)
+    total, todo, failures = Counter[str](), list[Shard](), 0
     with ThreadPoolExecutor(THREADS) as pool:
-        metrics = dict(zip(shards, pool.map(partial(read_metrics, job), shards), strict=True))
-    failures = 0
-    if todo := [shard for shard in shards if metrics[shard] is None]:
+        for shard, metrics in zip(shards, pool.map(partial(read_metrics, job), shards), strict=True):
+            total.update(metrics or {})
+            todo += [shard] if metrics is None else []
+    if todo:
         print(f"{len(todo):,} of {len(shards):,} files to predict", file=sys.stderr)
         with _connect_ray(args.address or os.environ.get("RAY_ADDRESS"), folder / ONNX.parent):
-            for shard, error in _run_tasks(job, todo):
-                metrics[shard] = read_metrics(job, shard)
-                if error:
+            for shard, failure in _run_tasks(job, todo):
+                metrics = read_metrics(job, shard)
+                if failure or metrics is None:
                     failures += 1
-                    print(f"error: {shard.name}: {error}", file=sys.stderr)
-    summary = summarize(job, filter(None, metrics.values()), record.get("reference", {}).get("shares", {}))
+                    reason = failure or "is not in OUTPUT, which all nodes have to share"
+                    print(f"error: {shard.name}: {reason}", file=sys.stderr)
+                total.update(metrics or {})
+    summary = summarize(job, total, record.get("reference", {}).get("shares", {}))
     _write_file(job.output, SUMMARY_FILE, f"{json.dumps(summary, indent=2)}\n".encode())
     _write_file(job.output, PICTURE_FILE, plot_summary(summary))
     print(format_summary(summary))
@@ -83,28 +88,28 @@ def _locate(place: str) -> str:
 
 def _open_output(job: Job, shards: Sequence[Shard]) -> None:
     """Create the output folder, or check that an equal job started it; remove what killed tasks left."""
-    if f"{job.output}/".startswith(f"{job.input}/"):
-        raise UserError(f"{job.output}: is in INPUT; choose a folder outside")
     filesystem, folder = resolve_location(job.output)
+    if f"{folder}/".startswith(f"{resolve_location(job.input)[1]}/"):
+        raise UserError(f"{job.output}: is in INPUT; choose a folder outside")
     filesystem.create_dir(folder, recursive=True)
-    found = filesystem.get_file_info(FileSelector(folder, recursive=True))
-    options = {name: value for name, value in asdict(job).items() if name not in ("input", "output")}
+    found = {info.path: info.base_name for info in filesystem.get_file_info(FileSelector(folder, recursive=True))}
+    left = [path for path, name in found.items() if name.startswith(".") and name.endswith(".tmp")]
+    options = {name: value for name, value in asdict(job).items() if name != "output"}
     images = "\n".join(name for shard in shards for name in shard.images)  # shards depend on the names of all
-    options["images_sha256"] = hashlib.sha256(images.encode()).hexdigest()
-    if any(info.base_name == JOB_FILE for info in found):
+    options["image_list_sha256"] = hashlib.sha256(images.encode()).hexdigest()
+    if f"{folder}/{JOB_FILE}" in found:
         with filesystem.open_input_stream(f"{folder}/{JOB_FILE}") as file:
             started = json.loads(file.read())
         for name, value in options.items():
             if value != started.get(name):
-                was = f"started with {name} {started.get(name)}, now it is {value}"
-                raise UserError(f"{job.output}: was {was}; choose another OUTPUT")
-    elif found:
+                change = f"{name} {started.get(name)}, now it is {value}"
+                raise UserError(f"{job.output}: was started with {change}; choose another OUTPUT")
+    elif found.keys() - {*left}:
         raise UserError(f"{job.output}: is not empty; expected a new folder, or one that this command started")
     else:
         _write_file(job.output, JOB_FILE, f"{json.dumps(options, indent=2)}\n".encode())
-    for info in found:
-        if info.base_name.startswith(".") and info.base_name.endswith(".tmp"):
-            filesystem.delete_file(info.path)
+    for path in left:
+        filesystem.delete_file(path)
 
 
 def _write_file(location: str, name: str, content: bytes) -> None:
@@ -120,7 +125,7 @@ def _connect_ray(address: str | None, model_folder: Path) -> Iterator[None]:
     """Connect to a cluster or, without an address, start a Ray on 127.0.0.1 that ends with the block."""
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as temporary:
         options: dict[str, Any] = {"address": address}
-        if not address:
+        if address in (None, "", "local"):
             # Ray reads these when it is imported. The first makes it bind to 127.0.0.1, on Linux as well.
             os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
             os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -128,15 +133,17 @@ def _connect_ray(address: str | None, model_folder: Path) -> Iterator[None]:
         import ray
 
         environment = {"py_modules": [bulk, common, handler], "working_dir": str(model_folder), "excludes": ["*.pt"]}
-        ray.init(runtime_env=environment, log_to_driver=False, logging_level="ERROR", **options)
         try:
+            ray.init(runtime_env=environment, log_to_driver=False, logging_level="ERROR", **options)
             yield
+        except (ray.exceptions.RayError, RuntimeError, ValueError) as error:
+            raise UserError(f"Ray at {address or 'this machine'}: {error}") from error
         finally:
             ray.shutdown()
 
 
 def _run_tasks(job: Job, shards: Sequence[Shard]) -> Iterator[tuple[Shard, str]]:
-    """Yield every shard as soon as it is done, with its error or an empty text."""
+    """Yield every shard as soon as its task has ended, with its error or an empty text."""
     import ray
 
     task, waiting, running = ray.remote(score_shard), iter(shards), dict[Any, Shard]()

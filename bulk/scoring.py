@@ -19,7 +19,7 @@ from pyarrow import fs
 import handler
 from bulk.shards import Job, Shard, make_schema, resolve_location
 from common.models import ONNX, RECORD
-from handler.decoding import ImageError
+from handler.decoding import MAX_BYTES, ImageError
 from handler.image_reader import ImageReader
 from handler.metrics import Metrics
 from handler.number_reader import SEGMENT_ONNX
@@ -61,11 +61,12 @@ def _write_predictions(job: Job, shard: Shard, reader: ImageReader, path: str) -
                 writer.write_table(pa.Table.from_batches(group))
                 group.clear()
         writer.write_table(pa.Table.from_batches(group, schema))
-        samples = [sample[:3] for family in metrics.registry.collect() for sample in family.samples]
+        samples = [sample for family in metrics.registry.collect() for sample in family.samples]
+        counts = {json.dumps(sample[:2]): sample.value for sample in samples if not sample.name.endswith("_created")}
         versions = {
             f"digits.{name}": str(getattr(job, name)) for name in ("model_version", "sha256", "program_version")
         }
-        writer.add_key_value_metadata(versions | {METRICS_KEY: json.dumps(samples)})
+        writer.add_key_value_metadata(versions | {METRICS_KEY: json.dumps(counts)})
 
 
 @cache
@@ -91,7 +92,7 @@ def _read_images(job: Job, shard: Shard) -> Iterator[Any]:
     """Yield the same for images of a folder; their path in it is their id."""
     filesystem, _ = resolve_location(job.input)
     schema = pa.schema([(job.id_column, pa.string())])
-    yield pa.schema([*schema, *job.fields])
+    yield make_schema(job, schema.append(pa.field(job.image_column, pa.binary())))
     for start in range(0, len(shard.images), BATCH_ROWS):
         names = shard.images[start : start + BATCH_ROWS]
         records = [_load_image(filesystem, f"{shard.source}/{name}", job.reads_numbers) for name in names]
@@ -101,8 +102,8 @@ def _read_images(job: Job, shard: Shard) -> Iterator[Any]:
 def _load_image(filesystem: fs.FileSystem, path: str, reads_number: bool) -> ImageRecord:
     try:
         with filesystem.open_input_stream(path) as file:
-            return ImageRecord(file.read(), reads_number=reads_number)
-    except OSError as error:
+            return ImageRecord(file.read(MAX_BYTES + 1), reads_number=reads_number)
+    except (FileNotFoundError, PermissionError) as error:  # others, such as a failed network, are the shard's
         return ImageRecord(error=ImageError(400, f"cannot be read: {error}"))
 
 

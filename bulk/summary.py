@@ -1,8 +1,7 @@
 """Summarize a job: images by digit, acceptance and error, and drift, as table, JSON and picture."""
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from io import BytesIO
 from typing import Any
 
@@ -12,31 +11,27 @@ from tabulate import tabulate
 
 from bulk.scoring import METRICS_KEY
 from bulk.shards import Job, Shard, resolve_location
-from handler.drift import FEATURES, DriftWindow, count_features
+from handler.drift import compare_features, count_features
 
 SHIFT_PSI = 0.25  # drift above which to look into it, as in monitoring/rules/alerts.yml
 
-Samples = list[tuple[str, dict[str, str], float]]  # name, labels, value
 
-
-def read_metrics(job: Job, shard: Shard) -> Samples | None:
-    """Return the metrics in a shard's output; None if the output is missing or damaged."""
+def read_metrics(job: Job, shard: Shard) -> dict[str, float] | None:
+    """Return the metrics in a shard's output; None if that is missing or damaged, or has not the shard's rows."""
     filesystem, folder = resolve_location(job.output)
     try:
-        metadata = pq.read_metadata(f"{folder}/{shard.name}", filesystem=filesystem).metadata
-        return list(json.loads(metadata[METRICS_KEY.encode()]))
+        metadata = pq.read_metadata(f"{folder}/{shard.name}", filesystem=filesystem)
+        return dict(json.loads(metadata.metadata[METRICS_KEY.encode()])) if metadata.num_rows == shard.rows else None
     except (OSError, ValueError, LookupError):  # pyarrow's errors are ValueErrors
         return None
 
 
-def summarize(job: Job, parts: Iterable[Samples], baseline: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """Add up the metrics of all outputs; compare their features with the model's drift baseline."""
-    total: Counter[tuple[str, str]] = Counter()
-    for samples in parts:
-        total.update({(name, json.dumps(labels)): value for name, labels, value in samples})
+def summarize(job: Job, total: Mapping[str, float], baseline: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """Summarize the added metrics of all outputs; compare their features with the model's drift baseline."""
     family = Metric("total", "", "untyped")
-    for (name, labels), value in total.items():
-        family.add_sample(name, json.loads(labels), value)
+    for sample, value in total.items():
+        name, labels = json.loads(sample)
+        family.add_sample(name, labels, value)
 
     def count(name: str, label: str) -> dict[str, int]:
         chosen = [sample for sample in family.samples if sample.name == f"digits_{name}_total" and sample.value]
@@ -45,9 +40,7 @@ def summarize(job: Job, parts: Iterable[Samples], baseline: Mapping[str, Mapping
     digits, numbers, errors = count("predictions", "digit"), count("numbers", "accepted"), count("errors", "reason")
     read = sum(digits.values()) + sum(numbers.values())
     rejected = numbers.get("false", 0) + sum(count("low_confidence", "version").values())
-    window = DriftWindow()
-    window.add({feature: {} for feature in FEATURES})
-    window.add(count_features([family]).get(job.model_version, {"digit": {}}))
+    features = count_features([family]).get(job.model_version)
     return {
         "model_version": job.model_version,
         "sha256": job.sha256,
@@ -56,7 +49,7 @@ def summarize(job: Job, parts: Iterable[Samples], baseline: Mapping[str, Mapping
         "rejected": rejected,
         "errors": errors,
         "digits": digits,
-        "drift": window.compute_drift(baseline),
+        "drift": compare_features(features, baseline) if features else {},
     }
 
 

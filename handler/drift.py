@@ -43,6 +43,14 @@ def compute_psi(live: Mapping[str, float], baseline: Mapping[str, float]) -> flo
     return sum((live_share - share) * math.log(live_share / share) for live_share, share in pairs)
 
 
+def compare_features(live: Counts, baseline: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return the PSI of every feature whose bins the baseline has; none of fewer than MIN_WINDOW_IMAGES."""
+    if _count_images(live) < MIN_WINDOW_IMAGES:
+        return {}
+    comparable = [feature for feature in FEATURES if live[feature].keys() == baseline.get(feature, {}).keys()]
+    return {feature: compute_psi(live[feature], baseline[feature]) for feature in comparable}
+
+
 def compute_baseline(
     confidence: Sequence[float],
     foreground_ratio: Sequence[float],
@@ -119,16 +127,15 @@ class DriftWindow:
         return round(_count_images(self.snapshots[-1]) - _count_images(self.snapshots[0])) if self.snapshots else 0
 
     def compute_drift(self, baseline: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-        """Return the PSI of every feature whose bins the baseline has; none until there are MIN_WINDOW_IMAGES."""
-        if self.images < MIN_WINDOW_IMAGES:
+        """Return the PSI of every feature as `compare_features` does."""
+        if not self.snapshots:
             return {}
         first, last = self.snapshots[0], self.snapshots[-1]
         live = {
             feature: {name: count - first[feature].get(name, 0) for name, count in bins.items()}
             for feature, bins in last.items()
         }
-        comparable = [feature for feature in FEATURES if live[feature].keys() == baseline.get(feature, {}).keys()]
-        return {feature: compute_psi(live[feature], baseline[feature]) for feature in comparable}
+        return compare_features(live, baseline)
 
 
 def _count_images(counts: Counts) -> float:

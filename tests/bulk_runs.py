@@ -28,12 +28,18 @@ def make_pngs() -> list[bytes]:
     return [encode(Image.fromarray(digits()[0][index * 1009 % 5000])) for index in range(5000)]
 
 
+def make_jpeg(number: int) -> bytes:
+    """Return an image that Pillow decodes, under the limit of CPU time."""
+    return encode(Image.fromarray(digits()[0][number * 1009 % 5000]), "JPEG", quality=95)
+
+
 def write_shards(folder: Path, shards: int, rows: int) -> Path:
-    """Write Parquet files with ids, images and another column; the second row of every file is no image."""
+    """Write Parquet files with ids, images and another column; in all, row 1 is no image and row 2 a JPEG."""
     folder.mkdir()
     for shard in range(shards):
         numbers = range(shard * rows, (shard + 1) * rows)
-        images = [make_pngs()[number % 5000] if row != 1 else b"no image" for row, number in enumerate(numbers)]
+        images = [make_pngs()[number % 5000] for number in numbers]
+        images[1:3] = [b"no image", make_jpeg(numbers[2])]
         table = pa.table({"source": [f"file {shard}"] * rows, "image": images, "id": list(numbers)})
         pq.write_table(table, folder / f"part-{shard:03}.parquet")
     return folder

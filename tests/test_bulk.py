@@ -11,7 +11,7 @@ import pytest
 from common.command_line import run_command
 from handler.digit_handler import DigitHandler
 from serving.config import ROOT
-from tests.bulk_runs import make_pngs, pa, pq, read_rows, write_shards
+from tests.bulk_runs import pa, pq, read_rows, write_shards
 from tests.handler_calls import READ, call_handler
 from tests.images import SMOKE
 from tests.number_images import encode_number
@@ -58,7 +58,8 @@ def test_rows_are_the_handlers_responses(handler: DigitHandler, model_dir: Path,
     rows = read_rows(tmp_path / "out")
     assert [row["id"] for row in rows] == list(range(300))
     assert list(rows[0]) == ["id", "digit", "confidence", "accepted", "probabilities", "warnings", "error", "source"]
-    responses = call_handler(handler, model_dir, [{"body": make_pngs()[row["id"]]} for row in rows])
+    images = pq.read_table(tmp_path / "in")["image"].to_pylist()
+    responses = call_handler(handler, model_dir, [{"body": image} for image in images])
     for row, (_, response) in zip(rows, responses, strict=True):
         if row["id"] % 150 == 1:
             assert "not an image" in row["error"]
@@ -163,13 +164,41 @@ def test_folder_of_another_job_is_an_error(
     assert (tmp_path / "out" / "part-000.parquet").read_bytes() == before
 
 
+def test_output_of_another_input_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    score_here(write_shards(tmp_path / "in", 1, 5), tmp_path / "out")
+    assert score_here(write_shards(tmp_path / "other", 1, 5), tmp_path / "out") == 1
+    assert f"was started with input {tmp_path / 'in'}, now it is {tmp_path / 'other'};" in capsys.readouterr().err
+
+
+def test_rewritten_file_is_predicted_again(tmp_path: Path) -> None:
+    score_here(write_shards(tmp_path / "in", 1, 5), tmp_path / "out")
+    write_shards(tmp_path / "other", 1, 6).joinpath("part-000.parquet").rename(tmp_path / "in" / "part-000.parquet")
+    assert score_here(tmp_path / "in", tmp_path / "out") == 0
+    assert len(read_rows(tmp_path / "out")) == 6
+
+
+def test_pattern_does_not_match_outputs_below_its_folder(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path / "in", 2, 5)
+    for _ in range(2):
+        assert score_here(folder / "*.parquet", folder / "predictions") == 0
+    assert len(read_rows(folder / "predictions")) == 10
+
+
+def test_output_that_a_node_wrote_elsewhere_is_a_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk.score, "_run_tasks", lambda _, shards: ((shard, "") for shard in shards))
+    assert score_here(write_shards(tmp_path / "in", 1, 5), tmp_path / "out") == 1
+    assert "error: part-000.parquet: is not in OUTPUT, which all nodes have to share" in capsys.readouterr().err
+
+
 def test_changed_folder_of_images_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in").mkdir()
     for name in "ac":
         (tmp_path / "in" / f"{name}.png").write_bytes(SMOKE[1])
         code = score_here(tmp_path / "in", tmp_path / "out")
     assert code == 1
-    assert "was started with images_sha256" in capsys.readouterr().err
+    assert "was started with image_list_sha256" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -177,7 +206,8 @@ def test_changed_folder_of_images_is_an_error(tmp_path: Path, capsys: pytest.Cap
     [
         ({"image": [b""]}, "no column id; --id-column has to be one of: image"),
         ({"id": [1], "digit": [b""]}, "no column image; --image-column has to be one of: id, digit"),
-        ({"id": [1], "image": [b""], "digit": [7]}, "its column digit is also a column of the predictions; rename it"),
+        ({"id": [1], "image": ["1.png"]}, "column image is string; expected binary, or a struct with a field bytes"),
+        ({"id": [1], "image": [b""], "digit": [7]}, "column digit is also one of the predictions; rename it"),
     ],
 )
 def test_unsuitable_columns_are_an_error(
@@ -195,6 +225,8 @@ def test_unsuitable_columns_are_an_error(
     [
         (["{in}/none", "{out}"], "no Parquet files and no images; expected *.parquet or images such as *.png"),
         (["{in}/*.txt", "{out}"], "no Parquet files and no images"),
+        (["{in}", "{out}", "--id-column", "error"], "no column error; --id-column has to be one of: source, image, id"),
+        (["{in}/../mixed", "{out}"], "Parquet files and images; choose one kind by a pattern such as '*.parquet'"),
         (["{in}/part-000.parquet", "{in}"], "is not empty; expected a new folder, or one that this command started"),
         (["{in}", "{in}/out"], "/in/out: is in INPUT; choose a folder outside"),
         (["nowhere://x", "{out}"], "nowhere://x: "),
@@ -204,6 +236,8 @@ def test_unsuitable_places_are_an_error(
     words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_shards(tmp_path / "in", 1, 5)
+    write_table(tmp_path / "mixed", id=[1], image=[SMOKE[1]])
+    (tmp_path / "mixed" / "1.png").write_bytes(SMOKE[1])
     assert score_here(*[word.format(**{"in": folder, "out": tmp_path / "out"}) for word in words]) == 1
     assert message in capsys.readouterr().err
 

@@ -33,6 +33,8 @@ def expected(images: Path) -> list[dict[str, Any]]:
     assert run.returncode == 0, run.stderr
     rows = read_rows(images.parent / "out")
     assert [row["id"] for row in rows] == list(range(SHARDS * ROWS))
+    assert "not an image" in rows[1]["error"]
+    assert [row["error"] for row in rows if row["id"] % ROWS != 1] == [None] * SHARDS * (ROWS - 1)
     return rows
 
 

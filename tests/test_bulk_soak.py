@@ -18,8 +18,11 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from common.models import MODEL_FOLDERS, ONNX, RECORD
+from digits_client.client import DigitsClient
+from digits_client.types import Prediction
 from evaluation.sets import encode_png
 from evaluation.synthetic_photos import make_photo
 from handler.calibration import read_calibration
@@ -58,7 +61,7 @@ def make_reader(model: str, onnx: bool) -> ImageReader:
     return ImageReader(path, folder / RECORD, ROOT / "handler" / segment_model, "1.0")
 
 
-def measure_rate(reader: ImageReader, batch: int, images: Sequence[bytes] = make_pngs()[:1024]) -> float:
+def measure_rate(reader: ImageReader, batch: int, images: Sequence[bytes]) -> float:
     """Return images per second of one thread."""
     started = time.perf_counter()
     for start in range(0, len(images), batch):
@@ -66,10 +69,31 @@ def measure_rate(reader: ImageReader, batch: int, images: Sequence[bytes] = make
     return len(images) / (time.perf_counter() - started)
 
 
+def load_test_images() -> tuple[str, NDArray[np.uint8]]:
+    """Return the name of a data set and its images uint8 [N,28,28]."""
+    source = "mnist" if (ROOT / "data" / "MNIST").is_dir() else "mnist5k"
+    return source, load_raw_images(source)[0]
+
+
+def test_rows_are_the_served_predictions(client: DigitsClient, tmp_path: Path) -> None:
+    source, grays = load_test_images()
+    images = [encode_png(gray) for gray in grays]
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"id": range(len(images)), "image": images}), tmp_path / "in" / "images.parquet")
+    assert score(tmp_path / "in", tmp_path / "out").returncode == 0
+    rows, served = read_rows(tmp_path / "out"), list(client.predict_batch(images))
+    expected = np.array([prediction.probabilities for prediction in served if isinstance(prediction, Prediction)])
+    difference = abs(np.array([row["probabilities"] for row in rows]) - expected).max()
+    print(f"\n{len(images):,} images of {source}: probabilities differ from the served by at most {difference:.1e}")
+    assert difference <= 1e-4
+    for row, prediction in zip(rows, served, strict=True):
+        assert isinstance(prediction, Prediction)
+        assert (row["digit"], row["accepted"]) == (prediction.digit, prediction.accepted)
+
+
 @pytest.mark.parametrize("model", MODEL_FOLDERS)
 def test_onnx_models_give_the_scripted_models_logits_and_decisions(model: str) -> None:
-    source = "mnist" if (ROOT / "data" / "MNIST").is_dir() else "mnist5k"
-    grays, _ = load_raw_images(source)
+    source, grays = load_test_images()
     random = np.random.default_rng(39)
     images = [encode_png(gray) for gray in grays] + [make_photo(gray, random) for gray in grays[:500]]
     frames = np.array([frame(image) for image in images])
@@ -91,7 +115,7 @@ def test_reader_is_faster_with_onnx_models(model: str) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for batch in (1, 16):
-        rates = [[measure_rate(reader, batch) for reader in readers] for _ in range(TURNS)]
+        rates = [[measure_rate(reader, batch, make_pngs()[:1024]) for reader in readers] for _ in range(TURNS)]
         scripted, onnx = np.median(rates, axis=0)
         ratio = statistics.median(after / before for before, after in rates)
         print(f"\n{model}, batches of {batch}: scripted {scripted:,.0f}, ONNX {onnx:,.0f} images/s, ratio {ratio:.2f}")
@@ -102,7 +126,7 @@ def test_reader_is_faster_with_onnx_models(model: str) -> None:
 def test_a_million_images_in_flat_memory(tmp_path: Path) -> None:
     folder = write_million(tmp_path / "in")
     reader, random = make_reader("default", onnx=True), np.random.default_rng(39)
-    rate = statistics.median(measure_rate(reader, 64) for _ in range(TURNS))
+    rate = statistics.median(measure_rate(reader, 64, make_pngs()[:1024]) for _ in range(TURNS))
     photos = [make_photo(gray, random) for gray in digits()[0][::50]]
     photo_rate = statistics.median(measure_rate(reader, 64, photos) for _ in range(TURNS))
     memory, started = [], time.monotonic()

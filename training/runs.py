@@ -16,14 +16,7 @@ from training.predict import ROOT
 
 RUNS = Path("runs")
 SHIPPED_RUNS = {"default": "e4b77830522d", "large": "9bb9f5ee2208"}  # run ids; in commands, `released`
-FILES = (
-    MODEL,
-    PARAMETERS,
-    CURVES,
-    ONNX,
-    RECORD,
-    SCRIPTED,
-)  # as written: a run with the last is complete
+FILES = (MODEL, PARAMETERS, CURVES, ONNX, RECORD, SCRIPTED)  # as written; a run with the last one is complete
 
 
 class RunError(UserError):
