@@ -75,22 +75,6 @@ def load_test_images() -> tuple[str, NDArray[np.uint8]]:
     return source, load_raw_images(source)[0]
 
 
-def test_rows_are_the_served_predictions(client: DigitsClient, tmp_path: Path) -> None:
-    source, grays = load_test_images()
-    images = [encode_png(gray) for gray in grays]
-    (tmp_path / "in").mkdir()
-    pq.write_table(pa.table({"id": range(len(images)), "image": images}), tmp_path / "in" / "images.parquet")
-    assert score(tmp_path / "in", tmp_path / "out").returncode == 0
-    rows, served = read_rows(tmp_path / "out"), list(client.predict_batch(images))
-    expected = np.array([prediction.probabilities for prediction in served if isinstance(prediction, Prediction)])
-    difference = abs(np.array([row["probabilities"] for row in rows]) - expected).max()
-    print(f"\n{len(images):,} images of {source}: probabilities differ from the served by at most {difference:.1e}")
-    assert difference <= 1e-4
-    for row, prediction in zip(rows, served, strict=True):
-        assert isinstance(prediction, Prediction)
-        assert (row["digit"], row["accepted"]) == (prediction.digit, prediction.accepted)
-
-
 @pytest.mark.parametrize("model", MODEL_FOLDERS)
 def test_onnx_models_give_the_scripted_models_logits_and_decisions(model: str) -> None:
     source, grays = load_test_images()
@@ -126,7 +110,7 @@ def test_reader_is_faster_with_onnx_models(model: str) -> None:
 def test_a_million_images_in_flat_memory(tmp_path: Path) -> None:
     folder = write_million(tmp_path / "in")
     reader, random = make_reader("default", onnx=True), np.random.default_rng(39)
-    rate = statistics.median(measure_rate(reader, 64, make_pngs()[:1024]) for _ in range(TURNS))
+    rates = [measure_rate(reader, 64, make_pngs()) for _ in range(TURNS)]
     photos = [make_photo(gray, random) for gray in digits()[0][::50]]
     photo_rate = statistics.median(measure_rate(reader, 64, photos) for _ in range(TURNS))
     memory, started = [], time.monotonic()
@@ -136,6 +120,8 @@ def test_a_million_images_in_flat_memory(tmp_path: Path) -> None:
             workers = list_workers(process)
             memory += [max(worker.memory_info().rss for worker in workers)] if len(workers) == 2 else []
     seconds = time.monotonic() - started
+    rates += [measure_rate(reader, 64, make_pngs()) for _ in range(TURNS)]  # the machine's speed varies
+    rate = statistics.median(rates)
     ratio = IMAGES / seconds / (2 * rate)
     figures = f"{IMAGES / seconds:,.0f} images/s, {ratio:.2f} of twice the reader's {rate:,.0f}"
     print(f"\n{IMAGES:,} images on two cores: {seconds:.0f} s, {figures}; a worker has {max(memory) / 1e6:.0f} MB")
@@ -189,6 +175,22 @@ def test_worker_needs_no_torch_and_little_space(tmp_path: Path, short_path: Path
             process.wait(30)
     assert run.returncode == 0, run.stderr
     assert read_rows(tmp_path / "there") == read_rows(tmp_path / "here")
+
+
+def test_rows_are_the_served_predictions(client: DigitsClient, tmp_path: Path) -> None:
+    source, grays = load_test_images()
+    images = [encode_png(gray) for gray in grays]
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"id": range(len(images)), "image": images}), tmp_path / "in" / "images.parquet")
+    assert score(tmp_path / "in", tmp_path / "out").returncode == 0
+    rows, served = read_rows(tmp_path / "out"), list(client.predict_batch(images))
+    expected = np.array([prediction.probabilities for prediction in served if isinstance(prediction, Prediction)])
+    difference = abs(np.array([row["probabilities"] for row in rows]) - expected).max()
+    print(f"\n{len(images):,} images of {source}: probabilities differ from the served by at most {difference:.1e}")
+    assert difference <= 1e-4
+    for row, prediction in zip(rows, served, strict=True):
+        assert isinstance(prediction, Prediction)
+        assert (row["digit"], row["accepted"]) == (prediction.digit, prediction.accepted)
 
 
 def is_listening(port: int) -> bool:
