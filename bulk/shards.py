@@ -19,11 +19,10 @@ from handler.decoding import FORMATS
 IMAGES_PER_SHARD = 10_000  # of a folder of images
 THREADS = 16  # that read the metadata of files
 
-_DIGIT = [("digit", pa.int8()), ("confidence", pa.float32()), ("accepted", pa.bool_())]
-_NUMBER = [("number", pa.string()), ("confidence", pa.float32()), ("accepted", pa.bool_())]
+_DECISION = [("confidence", pa.float32()), ("accepted", pa.bool_())]
 _REST = [("warnings", pa.list_(pa.string())), ("error", pa.string())]
-DIGIT_FIELDS = pa.schema([*_DIGIT, ("probabilities", pa.list_(pa.float32())), *_REST])
-NUMBER_FIELDS = pa.schema([*_NUMBER, ("boxes", pa.list_(pa.list_(pa.int32()))), *_REST])
+DIGIT_FIELDS = pa.schema([("digit", pa.int8()), *_DECISION, ("probabilities", pa.list_(pa.float32())), *_REST])
+NUMBER_FIELDS = pa.schema([("number", pa.string()), *_DECISION, ("boxes", pa.list_(pa.list_(pa.int32()))), *_REST])
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,23 @@
 
 import json
 import os
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
 
-from common.models import MODEL_FOLDERS, RECORD
+from common.command_line import run_command
+from common.models import MODEL_FOLDERS, ONNX, RECORD
 from handler.calibration import Calibration
+from handler.networks import load_network
 from serving.config import ROOT
 from tests.datasets import mnist5k
-from training.export import LIBRARIES, MODEL, PARAMETERS, SCRIPTED, export_model, make_record
+from training.__main__ import make_parser
+from training.export import LIBRARIES, MODEL, ONNX_OPSET, PARAMETERS, SCRIPTED, export_model, make_record
 from training.model import DigitCNN, load_model
 from training.recipe import RECIPES, make_config
 from training.train import Trainer
@@ -50,6 +56,24 @@ def test_record_contains_everything_that_determines_the_run() -> None:
     assert not {"calibration", "reference"} & make_record(trainer, data, {}, None).keys()
     assert [len(written["smoke"][str(digit)]) for digit in range(10)] == [10] * 10
     assert {"version", "architecture", "epochs", "metrics"} <= set(written)
+
+
+@pytest.mark.parametrize("model", MODEL_FOLDERS)
+def test_command_writes_the_onnx_model_of_a_model_that_has_none(model: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / MODEL_FOLDERS[model] / "model", tmp_path / "model", ignore=shutil.ignore_patterns("*.onnx"))
+    assert run_command(make_parser(), ["export-onnx", "--model", model, "--out", str(tmp_path)]) == 0
+    images = np.random.default_rng(0).random((5, 1, 64, 64), np.float32)
+    logits = [load_network(folder / ONNX)(images) for folder in (ROOT / MODEL_FOLDERS[model], tmp_path)]
+    np.testing.assert_allclose(logits[0], logits[1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("path", [ROOT / folder / ONNX for folder in MODEL_FOLDERS.values()])
+def test_onnx_model_has_the_opset_a_dynamic_batch_and_no_paths(path: Path) -> None:
+    exported = onnx.load(path)
+    assert [opset.version for opset in exported.opset_import] == [ONNX_OPSET]
+    [images] = exported.graph.input
+    assert [size.dim_param or size.dim_value for size in images.type.tensor_type.shape.dim][::2] == ["batch", 64]
+    assert b"export.py" not in path.read_bytes()
 
 
 @pytest.mark.parametrize(("model", "accuracy"), [("default", 0.993), ("large", 0.996)])
